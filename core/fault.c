@@ -1,0 +1,150 @@
+/* Fault points: parsed once at start, before threads exist; afterwards only the hit counters
+ * change. */
+#include "core/fault.h"
+
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/clock.h"
+
+enum { MAX_POINTS = 16, NAME_BYTES = 64 };
+
+typedef struct fault_point {
+    char name[NAME_BYTES];
+    int64_t nth;
+    sy_fault_action action;
+    double sleep_s;
+    _Atomic int64_t n_hits;
+} fault_point;
+
+static fault_point points[MAX_POINTS];
+static int32_t n_points;
+
+static const struct {
+    const char *word;
+    sy_fault_action action;
+} actions[] = {
+    {"fail", SY_FAULT_FAIL},
+    {"kill", SY_FAULT_KILL},
+    {"stop", SY_FAULT_STOP},
+    {"nan", SY_FAULT_NAN},
+};
+
+static bool parse_count(const char *text, int64_t *out)
+{
+    char *end = NULL;
+    long long value = strtoll(text, &end, 10);
+    *out = value;
+    return end != text && *end == '\0' && value >= 0;
+}
+
+static bool parse_action(const char *text, fault_point *point)
+{
+    for (size_t i = 0; i < sizeof actions / sizeof actions[0]; i++) {
+        if (strcmp(text, actions[i].word) == 0) {
+            point->action = actions[i].action;
+            return true;
+        }
+    }
+    if (strncmp(text, "sleep=", 6) == 0) {
+        char *end = NULL;
+        point->sleep_s = strtod(text + 6, &end);
+        point->action = SY_FAULT_SLEEP;
+        return end != text + 6 && *end == '\0' && point->sleep_s >= 0;
+    }
+    return false;
+}
+
+/* entry: "name:nth:action[:rank]", cut up in place. *mine: this rank is meant. */
+static sy_status parse_point(char *entry, int32_t rank, fault_point *point, bool *mine)
+{
+    sy_status st = SY_OK;
+    char *fields[4] = {NULL}, *rest = entry;
+    int64_t only_rank = rank;
+    for (int i = 0; i < 4 && rest; i++) {
+        fields[i] = strsep(&rest, ":");
+    }
+    SY_REQUIRE(fields[2] && !rest && *fields[0] && strlen(fields[0]) < NAME_BYTES, SY_ERR_USAGE,
+               "SY_FAULT: '%s': write name:nth:action[:rank]", entry);
+    SY_REQUIRE(parse_count(fields[1], &point->nth) && point->nth >= 1, SY_ERR_USAGE,
+               "SY_FAULT: %s: '%s' is not a count from 1", fields[0], fields[1]);
+    SY_REQUIRE(parse_action(fields[2], point), SY_ERR_USAGE,
+               "SY_FAULT: %s: unknown action '%s': write fail, kill, stop, sleep=SECONDS or nan",
+               fields[0], fields[2]);
+    SY_REQUIRE(!fields[3] || parse_count(fields[3], &only_rank), SY_ERR_USAGE,
+               "SY_FAULT: %s: '%s' is not a rank", fields[0], fields[3]);
+    strcpy(point->name, fields[0]);
+    atomic_store(&point->n_hits, 0);
+    *mine = only_rank == rank;
+cleanup:
+    return st;
+}
+
+sy_status sy_fault_setup(int32_t rank)
+{
+    sy_status st = SY_OK;
+    const char *wanted = getenv("SY_FAULT");
+    char text[1024], *rest = text;
+    n_points = 0;
+    if (!wanted || !*wanted) {
+        return SY_OK;
+    }
+    SY_REQUIRE(strlen(wanted) < sizeof text, SY_ERR_USAGE, "SY_FAULT is longer than %zu characters",
+               sizeof text - 1);
+    strcpy(text, wanted);
+    int32_t n = 0;
+    for (char *entry = strsep(&rest, ","); entry; entry = strsep(&rest, ",")) {
+        bool mine = false;
+        SY_REQUIRE(n < MAX_POINTS, SY_ERR_USAGE, "SY_FAULT has more than %d points", MAX_POINTS);
+        SY_TRY(parse_point(entry, rank, &points[n], &mine));
+        n += mine ? 1 : 0;
+    }
+    n_points = n;
+cleanup:
+    return st;
+}
+
+/* The point that fires at this passage, or NULL. Every armed point of that name counts it. */
+static const fault_point *pass_point(const char *name)
+{
+    const fault_point *fires = NULL;
+    for (int32_t i = 0; i < n_points; i++) {
+        fault_point *p = &points[i];
+        if (strcmp(p->name, name) == 0 && atomic_fetch_add(&p->n_hits, 1) + 1 == p->nth) {
+            fires = p;
+        }
+    }
+    return fires;
+}
+
+sy_fault_action sy_fault_hit(const char *name)
+{
+    const fault_point *p = n_points ? pass_point(name) : NULL;
+    return p ? p->action : SY_FAULT_NONE;
+}
+
+sy_status sy_fault(const char *name)
+{
+    const fault_point *p = n_points ? pass_point(name) : NULL;
+    if (!p) {
+        return SY_OK;
+    }
+    switch (p->action) {
+    case SY_FAULT_FAIL:
+        return sy_error(SY_ERR_IO, "fault point '%s' fails as SY_FAULT asks", name);
+    case SY_FAULT_KILL:
+        raise(SIGKILL);
+        break;
+    case SY_FAULT_STOP:
+        raise(SIGSTOP); /* goes on here after SIGCONT */
+        break;
+    case SY_FAULT_SLEEP:
+        sy_clock_sleep_s(p->sleep_s);
+        break;
+    default:
+        break;
+    }
+    return SY_OK;
+}
