@@ -79,6 +79,10 @@ enum { SY_CALL_BYTES = 1024 };
 typedef sy_status sy_call(sy_stream *stream, const void *args);
 sy_status sy_stream_call(sy_stream *stream, sy_call *fn, const void *args, int64_t args_bytes);
 
+/* Tell the device that the next call on the stream reads (or writes) these bytes of device memory: what the args of a call point at
+   cannot be seen otherwise. check finds a missing wait with it; elsewhere it does nothing. Ops and copies need none. */
+void sy_stream_announce(sy_stream *stream, const void *ptr, int64_t bytes, bool writes);
+
 /* Events: recorded on one stream, waited for by another (enqueued) or by the host (counted). */
 sy_status sy_event_create(sy_device *dev, sy_event **out);
 void sy_event_destroy(sy_event **event);
