@@ -1,0 +1,146 @@
+/* Keys and checks of the section `data`. */
+#include "data/data_config.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "data/tokenizer.h"
+
+static const char *const objective_names[] = {"causal", "prefix_lm", "ul2", NULL};
+static const char *const train_keys[] = {"*path", "weight", NULL};
+static const char *const valid_keys[] = {"*name", "*path", NULL};
+
+#define AT(field) offsetof(sy_data_config, field)
+
+static const sy_config_key data_keys[] = {
+    {"tokenizer", SY_CFG_STR, AT(tokenizer), "bytes", 0, 0, NULL,
+     "Tokenizer the token files were made with: bytes."},
+    {"objective", SY_CFG_ENUM, AT(objective), "causal", 0, 0, objective_names,
+     "What is predicted from what: causal (each next token)."},
+    {"mask_documents", SY_CFG_BOOL, AT(mask_documents), "false", 0, 0, NULL,
+     "Attention stays inside a document, and positions count from its first token."},
+    {"train", SY_CFG_MAP_LIST, AT(train), "null", 0, 0, train_keys,
+     "Token files to train on, each with the PREFIX given to tokenize -o and its share of the "
+     "sequences (weight, default 1)."},
+    {"valid", SY_CFG_MAP_LIST, AT(valid), "null", 0, 0, valid_keys,
+     "Held-out token files; the loss of each is reported as valid/<name>/loss."},
+    {0},
+};
+
+static const char *map_get(const sy_map *map, const char *key)
+{
+    for (int32_t i = 0; i < map->n; i++) {
+        if (strcmp(map->entry[i].key, key) == 0) {
+            return map->entry[i].value;
+        }
+    }
+    return NULL;
+}
+
+static bool parse_weight(const char *text, double *out)
+{
+    char *end = NULL;
+    double value = strtod(text, &end);
+    if (end == text || *end != '\0' || !isfinite(value) || value <= 0) {
+        return false;
+    }
+    *out = value;
+    return true;
+}
+
+sy_data_train sy_data_train_entry(const sy_data_config *config, int32_t i)
+{
+    const sy_map *map = &config->train.item[i];
+    sy_data_train entry = {map_get(map, "path"), 1.0};
+    const char *weight = map_get(map, "weight");
+    if (weight != NULL) {
+        (void)parse_weight(weight, &entry.weight); /* the section's check saw it succeed */
+    }
+    return entry;
+}
+
+sy_data_valid sy_data_valid_entry(const sy_data_config *config, int32_t i)
+{
+    const sy_map *map = &config->valid.item[i];
+    return (sy_data_valid){map_get(map, "name"), map_get(map, "path")};
+}
+
+static bool is_empty(const char *text)
+{
+    return text == NULL || *text == '\0';
+}
+
+static sy_status check_train(const sy_data_config *data, const sy_config *config)
+{
+    for (int32_t i = 0; i < data->train.n; i++) {
+        const sy_map *map = &data->train.item[i];
+        const char *weight = map_get(map, "weight");
+        double value;
+        if (is_empty(map_get(map, "path"))) {
+            return sy_config_error(config, "data.train", "entry %d of data.train has no path",
+                                   i + 1);
+        }
+        if (weight != NULL && !parse_weight(weight, &value)) {
+            return sy_config_error(config, "data.train",
+                                   "weight '%s' of '%s' is not a positive number", weight,
+                                   map_get(map, "path"));
+        }
+    }
+    return SY_OK;
+}
+
+static sy_status check_valid(const sy_data_config *data, const sy_config *config)
+{
+    for (int32_t i = 0; i < data->valid.n; i++) {
+        sy_data_valid entry = sy_data_valid_entry(data, i);
+        if (is_empty(entry.name) || is_empty(entry.path)) {
+            return sy_config_error(config, "data.valid",
+                                   "entry %d of data.valid needs a name and a path", i + 1);
+        }
+        if (strchr(entry.name, '/') != NULL) {
+            return sy_config_error(config, "data.valid",
+                                   "the name '%s' becomes part of a metric's name and may have "
+                                   "no '/'",
+                                   entry.name);
+        }
+        for (int32_t j = 0; j < i; j++) {
+            if (strcmp(entry.name, sy_data_valid_entry(data, j).name) == 0) {
+                return sy_config_error(config, "data.valid", "the name '%s' is given twice",
+                                       entry.name);
+            }
+        }
+    }
+    return SY_OK;
+}
+
+static sy_status check_data(const void *section, const sy_config *config)
+{
+    sy_status st = SY_OK;
+    const sy_data_config *data = section;
+    if (sy_tokenizer_check(data->tokenizer) != SY_OK) {
+        char why[256];
+        (void)snprintf(why, sizeof why, "%s", sy_error_message());
+        sy_error_clear();
+        SY_TRY(sy_config_error(config, "data.tokenizer", "%s", why));
+    }
+    if (data->objective != SY_OBJECTIVE_CAUSAL) {
+        SY_TRY(sy_config_error(config, "data.objective",
+                               "data.objective '%s' is not implemented; use 'causal'",
+                               objective_names[data->objective]));
+    }
+    SY_TRY(check_train(data, config));
+    SY_TRY(check_valid(data, config));
+
+cleanup:
+    return st;
+}
+
+const sy_config_section sy_data_section = {
+    .name = "data",
+    .help = "What is read.",
+    .keys = data_keys,
+    .struct_bytes = sizeof(sy_data_config),
+    .check = check_data,
+};

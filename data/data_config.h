@@ -1,0 +1,44 @@
+/* The config section `data`. */
+#ifndef SY_DATA_DATA_CONFIG_H
+#define SY_DATA_DATA_CONFIG_H
+
+#include "core/config.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum sy_objective {
+    SY_OBJECTIVE_CAUSAL,
+    SY_OBJECTIVE_PREFIX_LM,
+    SY_OBJECTIVE_UL2
+} sy_objective;
+
+typedef struct sy_data_config {
+    char *tokenizer;
+    int32_t objective; /* sy_objective */
+    bool mask_documents;
+    sy_map_list train; /* read entries with sy_data_train_entry */
+    sy_map_list valid; /* ... and sy_data_valid_entry */
+} sy_data_config;
+
+extern const sy_config_section sy_data_section;
+
+typedef struct sy_data_train {
+    const char *path;
+    double weight; /* 1 where the entry has none */
+} sy_data_train;
+
+typedef struct sy_data_valid {
+    const char *name, *path;
+} sy_data_valid;
+
+/* Entry i of data.train, of data.valid. Not collective. The strings belong to the config. Requires
+   a config that passed the section's check, and 0 <= i < n of the list. */
+sy_data_train sy_data_train_entry(const sy_data_config *config, int32_t i);
+sy_data_valid sy_data_valid_entry(const sy_data_config *config, int32_t i);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

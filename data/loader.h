@@ -1,0 +1,72 @@
+/* Batches of a step, for one rank. The step's global batch is a function of (seed, position) alone;
+   this rank takes every dp_size-th micro-batch of it. A thread prepares the next step while the
+   current one is in use. */
+#ifndef SY_DATA_LOADER_H
+#define SY_DATA_LOADER_H
+
+#include "core/batch.h"
+#include "core/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct sy_loader sy_loader;
+
+typedef struct sy_loader_dataset {
+    const char *path; /* PREFIX of a token file */
+    double weight;    /* share of the sequences; unused where sequential */
+} sy_loader_dataset;
+
+typedef struct sy_loader_spec {
+    const sy_loader_dataset *datasets;
+    int32_t n_datasets;
+    /* false: training, endless, in the sampler's order, S whole targets each.
+       true: validation, one data set, in file order, once; the last sequence may be partial (target
+       -1, routed 0). */
+    bool sequential;
+    uint64_t seed;
+    int64_t vocab_size;   /* ids must be below it; 0: not checked */
+    int32_t S, B;         /* sequence; sequences in a micro-batch */
+    int32_t global_batch; /* sequences in a step */
+    int32_t dp_rank, dp_size;
+    bool mask_documents; /* doc and pos begin anew at document borders; else doc NULL, pos 0 .. S-1
+                          */
+} sy_loader_spec;
+
+/* Sequence i of a data set is tokens i*S .. i*S+S of its stream: S inputs, and targets shifted by
+   one. Micro-batch j of a step is sequences j*B .. min((j+1)*B, global_batch)-1 of it and belongs
+   to rank j mod dp_size; so the last one may have a smaller B, and a rank's last may have none (T =
+   0). n_micro is the same on every rank: ceil(n_sequences / (B * dp_size)). */
+typedef struct sy_step_batch {
+    const sy_batch *micro; /* [n_micro] */
+    int32_t n_micro;
+    int64_t position;    /* in the data, in sequences since the start of the run (of the file, if
+                            sequential) */
+    int32_t n_sequences; /* of the whole step, all ranks: global_batch, fewer at the end of
+                            validation data */
+    int64_t loss_tokens, routed_tokens; /* of this rank's micro-batches */
+} sy_step_batch;
+
+/* Open the data sets, allocate two steps' batches and start the thread.
+   Not collective. Errors: SY_ERR_USAGE for a file that cannot be used or is shorter than one
+   sequence, or for no file. */
+sy_status sy_loader_create(const sy_loader_spec *spec, sy_loader **out);
+/* Stop the thread and free; NULL is fine. Not collective. */
+void sy_loader_destroy(sy_loader **loader);
+
+/* The step that begins at a position; the one after it is then prepared in the background.
+   Not collective. Allocates nothing. *out and all it points to stay valid until the next take. Any
+   position may be asked at any time; the one that follows the last step is the fast one. Beyond the
+   end of validation data a step is empty (n_micro 0). Errors: those of reading, met by this call
+   even where the thread met them earlier; a later take tries anew. */
+sy_status sy_loader_take(sy_loader *loader, int64_t position, const sy_step_batch **out);
+
+/* Sequences of all data sets together, a partial one at the end of validation data included. Not
+ * collective. */
+int64_t sy_loader_n_sequences(const sy_loader *loader);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
