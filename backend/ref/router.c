@@ -1,0 +1,184 @@
+/* The router: scores, choice, capacity, combine weights, and the gradient of the weights
+ * (reference: algorithms 0.3). */
+#include "backend/ref/ref_impl.h"
+
+#include <math.h>
+
+static const int32_t *int_row(const sy_tensor *t, int64_t i)
+{
+    return (const int32_t *)t->data + i * t->shape[1];
+}
+
+sy_status sy__ref_router_scores(sy_stream *stream, const sy_router_scores_args *args)
+{
+    (void)stream;
+    const int64_t E = args->z.shape[1];
+    for (int64_t t = 0; t < args->z.shape[0]; t++) {
+        const double *z = sy__ref_row(&args->z, t);
+        double *p = sy__ref_row(&args->p, t);
+        double max = -INFINITY, sum = 0;
+        for (int64_t e = 0; e < E; e++) {
+            max = fmax(max, z[e]);
+        }
+        for (int64_t e = 0; e < E; e++) {
+            sum += exp(z[e] - max);
+        }
+        ((double *)args->lse.data)[t] = max + log(sum);
+        for (int64_t e = 0; e < E; e++) {
+            p[e] = args->score == SY_SCORE_SIGMOID ? sy__ref_sigmoid(z[e]) : exp(z[e] - max) / sum;
+        }
+    }
+    return SY_OK;
+}
+
+static bool chosen_before(const int32_t *expert, int64_t k, int64_t e)
+{
+    for (int64_t j = 0; j < k; j++) {
+        if (expert[j] == e) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The best expert not chosen yet; the first of equals. A NaN counts as the smallest value. */
+static int32_t next_best(const double *p, const double *bias, int64_t E, const int32_t *expert,
+                         int64_t k)
+{
+    int64_t best = -1;
+    double best_value = 0;
+    for (int64_t e = 0; e < E; e++) {
+        double value = p[e] + (bias ? bias[e] : 0);
+        value = isnan(value) ? -INFINITY : value;
+        if (!chosen_before(expert, k, e) && (best < 0 || value > best_value)) {
+            best = e;
+            best_value = value;
+        }
+    }
+    return (int32_t)best;
+}
+
+sy_status sy__ref_topk(sy_stream *stream, const sy_topk_args *args)
+{
+    (void)stream;
+    const int64_t E = args->p.shape[1], K = args->expert.shape[1];
+    const uint8_t *routed = args->routed.data;
+    for (int64_t t = 0; t < args->p.shape[0]; t++) {
+        int32_t *expert = (int32_t *)args->expert.data + t * K;
+        int32_t *token = (int32_t *)args->token.data + t * K;
+        const bool skip = routed && !routed[t];
+        for (int64_t k = 0; k < K; k++) {
+            token[k] = (int32_t)t;
+            expert[k] =
+                skip ? -1 : next_best(sy__ref_row(&args->p, t), args->bias.data, E, expert, k);
+        }
+    }
+    return SY_OK;
+}
+
+/* How many choices of the same expert come before choice (t, k): by place (all first choices by
+   token, then all second ones), or by priority. */
+static int64_t choices_before(const sy_capacity_args *args, int64_t t, int64_t k)
+{
+    const int64_t T = args->expert.shape[0], K = args->expert.shape[1];
+    const int32_t *expert = args->expert.data;
+    const double *priority = args->priority.data;
+    int64_t n = 0;
+    for (int64_t u = 0; u < T; u++) {
+        for (int64_t j = 0; j < K; j++) {
+            const int64_t here = t * K + k, there = u * K + j;
+            if (expert[there] != expert[here] || there == here) {
+                continue;
+            }
+            if (!priority) {
+                n += j < k || (j == k && u < t);
+            } else {
+                n += priority[there] > priority[here] ||
+                     (priority[there] == priority[here] && there < here);
+            }
+        }
+    }
+    return n;
+}
+
+sy_status sy__ref_capacity(sy_stream *stream, const sy_capacity_args *args)
+{
+    (void)stream;
+    const int64_t T = args->expert.shape[0], K = args->expert.shape[1];
+    uint8_t *kept = args->kept.data;
+    for (int64_t t = 0; t < T; t++) {
+        for (int64_t k = 0; k < K; k++) {
+            const bool any = int_row(&args->expert, t)[k] >= 0;
+            kept[t * K + k] =
+                any && (args->capacity < 0 || choices_before(args, t, k) < args->capacity);
+        }
+    }
+    return SY_OK;
+}
+
+/* Sum of p over the choices of a token, dropped ones too. */
+static double choice_sum(const double *p, const int32_t *expert, int64_t K)
+{
+    double sum = 0;
+    for (int64_t k = 0; k < K; k++) {
+        sum += expert[k] >= 0 ? p[expert[k]] : 0;
+    }
+    return sum;
+}
+
+sy_status sy__ref_topk_weigh(sy_stream *stream, const sy_topk_weigh_args *args)
+{
+    (void)stream;
+    const int64_t K = args->expert.shape[1];
+    const uint8_t *kept = args->kept.data;
+    for (int64_t t = 0; t < args->p.shape[0]; t++) {
+        const double *p = sy__ref_row(&args->p, t);
+        const int32_t *expert = int_row(&args->expert, t);
+        double *weight = sy__ref_row(&args->weight, t);
+        const double sum = args->normalize ? choice_sum(p, expert, K) : 1;
+        for (int64_t k = 0; k < K; k++) {
+            const bool keep = expert[k] >= 0 && (!kept || kept[t * K + k]);
+            weight[k] = keep ? args->scale * p[expert[k]] / sum : 0;
+        }
+    }
+    return SY_OK;
+}
+
+/* A weight is w_k = scale * p_k / sum (normalize) or scale * p_k. First dL/dp over all experts,
+   then through the score: softmax dz = p (dp - <p, dp>), sigmoid dz = p (1 - p) dp. */
+static void topk_backward_row(const sy_topk_backward_args *args, int64_t t)
+{
+    const int64_t E = args->p.shape[1], K = args->expert.shape[1];
+    const int32_t *expert = int_row(&args->expert, t);
+    const double *p = sy__ref_row(&args->p, t), *g = sy__ref_row(&args->g, t);
+    double *dz = sy__ref_row(&args->dz, t);
+    const double sum = args->normalize ? choice_sum(p, expert, K) : 1;
+    double mean_g = 0; /* the weighted mean of g: the path through the sum */
+    memset(dz, 0, (size_t)E * sizeof *dz);
+    for (int64_t k = 0; k < K && args->normalize; k++) {
+        mean_g += expert[k] >= 0 ? p[expert[k]] / sum * g[k] : 0;
+    }
+    for (int64_t k = 0; k < K; k++) {
+        if (expert[k] >= 0) {
+            dz[expert[k]] = args->scale / sum * (g[k] - mean_g);
+        }
+    }
+    const double inner = args->score == SY_SCORE_SOFTMAX ? sy__ref_dot(p, dz, E) : 0;
+    for (int64_t e = 0; e < E; e++) {
+        const double slope = args->score == SY_SCORE_SOFTMAX ? p[e] : p[e] * (1 - p[e]);
+        dz[e] = slope * (dz[e] - inner);
+    }
+}
+
+sy_status sy__ref_topk_backward(sy_stream *stream, const sy_topk_backward_args *args)
+{
+    (void)stream;
+    for (int64_t t = 0; t < args->p.shape[0]; t++) {
+        if (args->expert.shape[1] > 0 && int_row(&args->expert, t)[0] >= 0) {
+            topk_backward_row(args, t);
+        } else {
+            memset(sy__ref_row(&args->dz, t), 0, (size_t)args->dz.shape[1] * sizeof(double));
+        }
+    }
+    return SY_OK;
+}
