@@ -1,0 +1,149 @@
+/* Contracts of the ops of a block: embedding, norm, rotary positions, attention, activation, loss.
+ */
+#include <math.h>
+
+#include "backend/ops_check_impl.h"
+
+sy_status sy__check_embed(const sy_device *dev, const sy_embed_args *args)
+{
+    sy__check c = sy__check_start(dev, SY_OP_embed, args);
+    SY__WANT2(&c, &args->w, sy__set_a(&c), SY_CONTIGUOUS, SY_ANY, SY_ANY);
+    SY__WANT1(&c, &args->ids, SY_SET(SY_I32), SY_CONTIGUOUS, SY_ANY);
+    SY__WANT2(&c, &args->y, SY_SET(args->w.dtype), SY_CONTIGUOUS, args->ids.shape[0],
+              args->w.shape[1]);
+    return sy__check_end(&c);
+}
+
+sy_status sy__check_embed_backward(const sy_device *dev, const sy_embed_backward_args *args)
+{
+    sy__check c = sy__check_start(dev, SY_OP_embed_backward, args);
+    SY__WANT1(&c, &args->ids, SY_SET(SY_I32), SY_CONTIGUOUS, SY_ANY);
+    SY__WANT2(&c, &args->dy, sy__set_a(&c), SY_CONTIGUOUS, args->ids.shape[0], SY_ANY);
+    SY__WANT2(&c, &args->dw, sy__set_w(&c), SY_CONTIGUOUS, SY_ANY, args->dy.shape[1]);
+    return sy__check_end(&c);
+}
+
+sy_status sy__check_rmsnorm(const sy_device *dev, const sy_rmsnorm_args *args)
+{
+    sy__check c = sy__check_start(dev, SY_OP_rmsnorm, args);
+    const sy_tensor *x = &args->x;
+    SY__WANT3(&c, x, sy__set_a(&c), SY_STRIDED, SY_ANY, SY_ANY, SY_ANY);
+    SY__WANT1(&c, &args->w, SY_SET(x->dtype), SY_CONTIGUOUS, x->shape[2]);
+    sy__want(&c, &args->y, SY_SET(x->dtype), SY_STRIDED, 3, x->shape);
+    SY__WANT2(&c, &args->rstd, sy__set_w(&c), SY_CONTIGUOUS, x->shape[0], x->shape[1]);
+    sy__want_that(&c, args->eps >= 0 && isfinite(args->eps), "eps is finite and not negative");
+    return sy__check_end(&c);
+}
+
+sy_status sy__check_rmsnorm_backward(const sy_device *dev, const sy_rmsnorm_backward_args *args)
+{
+    sy__check c = sy__check_start(dev, SY_OP_rmsnorm_backward, args);
+    const sy_tensor *x = &args->x;
+    const unsigned same = SY_SET(x->dtype);
+    SY__WANT3(&c, x, sy__set_a(&c), SY_STRIDED, SY_ANY, SY_ANY, SY_ANY);
+    SY__WANT1(&c, &args->w, same, SY_CONTIGUOUS, x->shape[2]);
+    SY__WANT2(&c, &args->rstd, sy__set_w(&c), SY_CONTIGUOUS, x->shape[0], x->shape[1]);
+    sy__want(&c, &args->dy, same, SY_STRIDED, 3, x->shape);
+    sy__want(&c, &args->dx, same, SY_STRIDED, 3, x->shape);
+    SY__WANT1(&c, &args->dw, sy__set_w(&c), SY_OPTIONAL, x->shape[2]);
+    sy__want_that(&c, args->beta == 0 || args->beta == 1, "beta is 0 or 1");
+    if (args->beta == 0) {
+        sy__may_alias(&c, &args->dx, &args->dy);
+    }
+    return sy__check_end(&c);
+}
+
+sy_status sy__check_rope(const sy_device *dev, const sy_rope_args *args)
+{
+    sy__check c = sy__check_start(dev, SY_OP_rope, args);
+    const sy_tensor *x = &args->x;
+    SY__WANT3(&c, x, sy__set_a(&c), SY_STRIDED, SY_ANY, SY_ANY, SY_ANY);
+    SY__WANT1(&c, &args->pos, SY_SET(SY_I32), SY_CONTIGUOUS, x->shape[0]);
+    SY__WANT2(&c, &args->table, sy__set_w(&c), SY_CONTIGUOUS, SY_ANY, x->shape[2]);
+    sy__want_that(&c, x->shape[2] % 2 == 0, "the head size is even");
+    return sy__check_end(&c);
+}
+
+/* q [B*Sq, N_h, D] and k, v [B*Skv, N_kv, D]. */
+static void want_qkv(sy__check *c, const sy_tensor *q, const sy_tensor *k, const sy_tensor *v,
+                     int32_t B, double scale)
+{
+    SY__WANT3(c, q, sy__set_a(c), SY_STRIDED, SY_ANY, SY_ANY, SY_ANY);
+    SY__WANT3(c, k, SY_SET(q->dtype), SY_STRIDED, SY_ANY, SY_ANY, q->shape[2]);
+    sy__want(c, v, SY_SET(q->dtype), SY_STRIDED, 3, k->shape);
+    sy__want_that(c, B >= 0 && (B > 0 || (q->shape[0] == 0 && k->shape[0] == 0)),
+                  "B is positive where there are rows");
+    sy__want_that(c, B <= 0 || (q->shape[0] % B == 0 && k->shape[0] % B == 0),
+                  "the rows of q and of k are multiples of B");
+    sy__want_that(c, q->shape[1] == 0 || (k->shape[1] > 0 && q->shape[1] % k->shape[1] == 0),
+                  "the heads of q are a multiple of those of k");
+    sy__want_that(c, isfinite(scale), "scale is finite");
+}
+
+sy_status sy__check_attention(const sy_device *dev, const sy_attention_args *args)
+{
+    sy__check c = sy__check_start(dev, SY_OP_attention, args);
+    const sy_tensor *q = &args->q;
+    want_qkv(&c, q, &args->k, &args->v, args->B, args->scale);
+    SY__WANT1(&c, &args->doc, SY_SET(SY_I32), SY_OPTIONAL, q->shape[0]);
+    SY__WANT1(&c, &args->q_start, SY_SET(SY_I32), SY_OPTIONAL, args->B);
+    sy__want(&c, &args->o, SY_SET(q->dtype), SY_STRIDED, 3, q->shape);
+    SY__WANT2(&c, &args->lse, sy__set_w(&c), SY_CONTIGUOUS, q->shape[0], q->shape[1]);
+    sy__want_that(&c, !args->doc.data || q->shape[0] == args->k.shape[0],
+                  "q and k have the same rows where doc is given");
+    return sy__check_end(&c);
+}
+
+sy_status sy__check_attention_backward(const sy_device *dev, const sy_attention_backward_args *args)
+{
+    sy__check c = sy__check_start(dev, SY_OP_attention_backward, args);
+    const sy_tensor *q = &args->q, *k = &args->k;
+    const unsigned same = SY_SET(q->dtype);
+    want_qkv(&c, q, k, &args->v, args->B, args->scale);
+    sy__want_that(&c, q->shape[0] == k->shape[0], "q and k have the same rows");
+    SY__WANT1(&c, &args->doc, SY_SET(SY_I32), SY_OPTIONAL, q->shape[0]);
+    sy__want(&c, &args->o, same, SY_STRIDED, 3, q->shape);
+    SY__WANT2(&c, &args->lse, sy__set_w(&c), SY_CONTIGUOUS, q->shape[0], q->shape[1]);
+    sy__want(&c, &args->dout, same, SY_STRIDED, 3, q->shape);
+    sy__want(&c, &args->dq, same, SY_STRIDED, 3, q->shape);
+    sy__want(&c, &args->dk, same, SY_STRIDED, 3, k->shape);
+    sy__want(&c, &args->dv, same, SY_STRIDED, 3, k->shape);
+    return sy__check_end(&c);
+}
+
+sy_status sy__check_swiglu(const sy_device *dev, const sy_swiglu_args *args)
+{
+    sy__check c = sy__check_start(dev, SY_OP_swiglu, args);
+    const sy_tensor *y = &args->y;
+    SY__WANT2(&c, y, sy__set_a(&c), SY_CONTIGUOUS, SY_ANY, SY_ANY);
+    SY__WANT2(&c, &args->x, SY_SET(y->dtype), SY_CONTIGUOUS, y->shape[0], 2 * y->shape[1]);
+    return sy__check_end(&c);
+}
+
+sy_status sy__check_swiglu_backward(const sy_device *dev, const sy_swiglu_backward_args *args)
+{
+    sy__check c = sy__check_start(dev, SY_OP_swiglu_backward, args);
+    const int64_t R = args->dy.shape[0], F = args->dy.shape[1];
+    const unsigned same = SY_SET(args->dy.dtype);
+    SY__WANT2(&c, &args->dy, sy__set_a(&c), SY_CONTIGUOUS, SY_ANY, SY_ANY);
+    SY__WANT2(&c, &args->x, same, SY_CONTIGUOUS, R, 2 * F);
+    SY__WANT1(&c, &args->weight, sy__set_w(&c), SY_OPTIONAL, R);
+    SY__WANT2(&c, &args->dx, same, SY_CONTIGUOUS, R, 2 * F);
+    SY__WANT2(&c, &args->wa, same, SY_OPTIONAL, R, F);
+    SY__WANT1(&c, &args->dot, sy__set_w(&c), SY_OPTIONAL, R);
+    return sy__check_end(&c);
+}
+
+sy_status sy__check_xent(const sy_device *dev, const sy_xent_args *args)
+{
+    sy__check c = sy__check_start(dev, SY_OP_xent, args);
+    const int64_t n = args->logits.shape[0], V = args->logits.shape[1];
+    SY__WANT2(&c, &args->logits, sy__set_w(&c), SY_CONTIGUOUS, SY_ANY, SY_ANY);
+    SY__WANT1(&c, &args->targets, SY_SET(SY_I32), SY_CONTIGUOUS, n);
+    SY__WANT1(&c, &args->loss_weight, SY_SET(SY_F32), SY_OPTIONAL, n);
+    SY__WANT1(&c, &args->nll, sy__set_w(&c), SY_CONTIGUOUS, n);
+    SY__WANT2(&c, &args->dlogits, sy__set_a(&c), SY_OPTIONAL, n, V);
+    sy__want_that(&c, isfinite(args->grad_scale), "grad_scale is finite");
+    sy__may_alias(&c, &args->dlogits, &args->logits);
+    return sy__check_end(&c);
+}
