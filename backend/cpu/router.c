@@ -1,0 +1,164 @@
+/* The router's arithmetic per token: scores, choice, combine weights and their gradient (algorithms
+   0.3). Rows are short (E experts), so a token is one unit of work. */
+#include "backend/cpu/tile.h"
+
+#include <math.h>
+
+#include "backend/cpu/vmath.h"
+
+SY_CPU_CLONES static void sigmoid_run(float *y, const float *x, int64_t n)
+{
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; i++) {
+        y[i] = sy__sigmoid(x[i]);
+    }
+}
+
+sy_status sy__cpu_router_scores(sy_stream *stream, const sy_router_scores_args *args)
+{
+    const int64_t T = args->z.shape[0], E = args->z.shape[1];
+    float *lse = args->lse.data;
+    const int threads = sy__cpu_threads(stream);
+#pragma omp parallel for num_threads(threads) schedule(static) if (T * E > SY_CPU_PARALLEL_MIN / 4)
+    for (int64_t t = 0; t < T; t++) {
+        const float *z = (const float *)args->z.data + t * E;
+        float *p = (float *)args->p.data + t * E;
+        const float max = sy__cpu_max_run(z, E);
+        const double sum = sy__cpu_sum_exp_run(z, max, E);
+        lse[t] = (float)((double)max + log(sum));
+        if (args->score == SY_SCORE_SIGMOID) {
+            sigmoid_run(p, z, E);
+        } else {
+            sy__cpu_exp_run(p, z, max, (float)(1.0 / sum), E);
+        }
+    }
+    return SY_OK;
+}
+
+/* What an expert is chosen by. In double the sum is exact enough that the bias cannot make a tie.
+ */
+static inline double choice_value(const float *p, const float *bias, int64_t e)
+{
+    const double value = (double)p[e] + (bias == NULL ? 0.0 : (double)bias[e]);
+    return isnan(value) ? -INFINITY : value;
+}
+
+/* Insert the experts one by one into a list of the K best so far; an equal one goes behind. */
+static void choose(const float *p, const float *bias, int64_t E, int32_t *expert, int64_t K)
+{
+    int64_t n = 0;
+    for (int64_t e = 0; e < E; e++) {
+        const double value = choice_value(p, bias, e);
+        if (n == K && (K == 0 || choice_value(p, bias, expert[K - 1]) >= value)) {
+            continue;
+        }
+        int64_t place = n < K ? n++ : K - 1;
+        for (; place > 0 && choice_value(p, bias, expert[place - 1]) < value; place--) {
+            expert[place] = expert[place - 1];
+        }
+        expert[place] = (int32_t)e;
+    }
+}
+
+sy_status sy__cpu_topk(sy_stream *stream, const sy_topk_args *args)
+{
+    const int64_t T = args->p.shape[0], E = args->p.shape[1], K = args->expert.shape[1];
+    const uint8_t *routed = args->routed.data;
+    const int threads = sy__cpu_threads(stream);
+#pragma omp parallel for num_threads(threads) schedule(static) if (T * E > SY_CPU_PARALLEL_MIN)
+    for (int64_t t = 0; t < T; t++) {
+        int32_t *expert = (int32_t *)args->expert.data + t * K;
+        int32_t *token = (int32_t *)args->token.data + t * K;
+        for (int64_t k = 0; k < K; k++) {
+            token[k] = (int32_t)t;
+            expert[k] = -1;
+        }
+        if (routed == NULL || routed[t] != 0) {
+            choose((const float *)args->p.data + t * E, args->bias.data, E, expert, K);
+        }
+    }
+    return SY_OK;
+}
+
+/* Sum of p over all choices of a token, dropped ones too. */
+static float choice_sum(const float *p, const int32_t *expert, int64_t K)
+{
+    float sum = 0;
+    for (int64_t k = 0; k < K; k++) {
+        sum += expert[k] < 0 ? 0.0F : p[expert[k]];
+    }
+    return sum;
+}
+
+sy_status sy__cpu_topk_weigh(sy_stream *stream, const sy_topk_weigh_args *args)
+{
+    const int64_t T = args->p.shape[0], E = args->p.shape[1], K = args->expert.shape[1];
+    const uint8_t *kept = args->kept.data;
+    const float scale = (float)args->scale;
+    const int threads = sy__cpu_threads(stream);
+#pragma omp parallel for num_threads(threads) schedule(static) if (T * K > SY_CPU_PARALLEL_MIN)
+    for (int64_t t = 0; t < T; t++) {
+        const float *p = (const float *)args->p.data + t * E;
+        const int32_t *expert = (const int32_t *)args->expert.data + t * K;
+        float *weight = (float *)args->weight.data + t * K;
+        const float sum = args->normalize ? choice_sum(p, expert, K) : 1.0F;
+        for (int64_t k = 0; k < K; k++) {
+            const bool keep = expert[k] >= 0 && (kept == NULL || kept[t * K + k] != 0);
+            weight[k] = keep ? scale * (p[expert[k]] / sum) : 0.0F;
+        }
+    }
+    return SY_OK;
+}
+
+/* <w, g> over the choices, w = p / sum. */
+static float choice_mean(const float *p, const int32_t *expert, const float *g, int64_t K,
+                         float sum)
+{
+    float mean = 0;
+    for (int64_t k = 0; k < K; k++) {
+        mean += expert[k] < 0 ? 0.0F : p[expert[k]] / sum * g[k];
+    }
+    return mean;
+}
+
+/* dz of one token; the four rules differ in what stands before and inside the bracket:
+   A w (g - <w, g>), B p (g - <p, g>) on every expert, C s (1 - s) / sum (g - <w, g>), E s (1 - s)
+   g. */
+static void topk_backward_row(const sy_topk_backward_args *args, int64_t t)
+{
+    const int64_t E = args->p.shape[1], K = args->expert.shape[1];
+    const bool softmax = args->score == SY_SCORE_SOFTMAX;
+    const float *p = (const float *)args->p.data + t * E;
+    const float *g = (const float *)args->g.data + t * K;
+    const int32_t *expert = (const int32_t *)args->expert.data + t * K;
+    float *dz = (float *)args->dz.data + t * E;
+    const float sum = args->normalize ? choice_sum(p, expert, K) : 1.0F;
+    const float mean = args->normalize || softmax ? choice_mean(p, expert, g, K, sum) : 0.0F;
+    const float scale = (float)args->scale / sum;
+    memset(dz, 0, (size_t)E * sizeof *dz);
+    if (softmax && !args->normalize) {
+        sy__cpu_scale_run(dz, -scale * mean, p, E);
+    }
+    for (int64_t k = 0; k < K; k++) {
+        if (expert[k] >= 0) {
+            const float s = p[expert[k]], slope = softmax ? s : s * (1.0F - s);
+            dz[expert[k]] = scale * slope * (g[k] - mean);
+        }
+    }
+}
+
+sy_status sy__cpu_topk_backward(sy_stream *stream, const sy_topk_backward_args *args)
+{
+    const int64_t T = args->p.shape[0], E = args->p.shape[1], K = args->expert.shape[1];
+    const int32_t *expert = args->expert.data;
+    const int threads = sy__cpu_threads(stream);
+#pragma omp parallel for num_threads(threads) schedule(static) if (T * E > SY_CPU_PARALLEL_MIN)
+    for (int64_t t = 0; t < T; t++) {
+        if (K > 0 && expert[t * K] >= 0) {
+            topk_backward_row(args, t);
+        } else {
+            memset((float *)args->dz.data + t * E, 0, (size_t)E * sizeof(float));
+        }
+    }
+    return SY_OK;
+}
