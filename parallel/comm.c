@@ -1,0 +1,238 @@
+/* What all communicators have in common: the check of the arguments, the count of calls, the
+   recorder, shorthands on host memory, and the end of the job. */
+#include "parallel/comm_impl.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/alloc.h"
+#include "core/log.h"
+
+static const struct {
+    const char *name;
+    bool reduces;
+} collectives[SY__N_COLLECTIVES] = {
+    [SY__ALL_REDUCE] = {"all_reduce", true},  [SY__REDUCE_SCATTER] = {"reduce_scatter", true},
+    [SY__ALL_GATHER] = {"all_gather", false}, [SY__BROADCAST] = {"broadcast", false},
+    [SY__ALL_TO_ALL] = {"all_to_all", false}, [SY__SEND_RECV] = {"send_recv", false},
+};
+
+const char *sy__collective_name(sy__collective which)
+{
+    return collectives[which].name;
+}
+
+int64_t sy__comm_unit_bytes(const sy_comm_args *args)
+{
+    return args->row_bytes > 0 ? args->row_bytes : (int64_t)sy_dtype_bytes(args->dtype);
+}
+
+sy_status sy__comm_fail(const sy_comm *comm, const sy_comm_args *args, sy__collective which,
+                        const char *reason)
+{
+    char layer[32] = "";
+    if (args->layer >= 0) {
+        snprintf(layer, sizeof layer, " of layer %d", args->layer);
+    }
+    return sy_error(SY_ERR_COMM, "'%s'%s failed in %s over '%s' on rank %d of %d: %s", args->what,
+                    layer, sy__collective_name(which), comm->name, comm->rank, comm->size, reason);
+}
+
+void sy__comm_done(sy_comm *comm)
+{
+    __atomic_add_fetch(&comm->n_done, 1, __ATOMIC_RELEASE);
+}
+
+/* ---- argument checks ---- */
+
+static bool sends(const sy_comm_args *args, sy__collective which)
+{
+    return which != SY__BROADCAST && (which != SY__SEND_RECV || args->root >= 0);
+}
+
+static bool receives(const sy_comm_args *args, sy__collective which)
+{
+    return which != SY__SEND_RECV || args->source >= 0;
+}
+
+static sy_status check_peers(const sy_comm *comm, const sy_comm_args *a, sy__collective which)
+{
+    sy_status st = SY_OK;
+    if (which == SY__BROADCAST) {
+        SY_REQUIRE(a->root >= 0 && a->root < comm->size, SY_ERR_INTERNAL,
+                   "'%s': root %d is not a rank of '%s'", a->what, a->root, comm->name);
+    }
+    if (which == SY__SEND_RECV) {
+        SY_REQUIRE(a->root >= -1 && a->root < comm->size && a->source >= -1 &&
+                       a->source < comm->size,
+                   SY_ERR_INTERNAL, "'%s': to %d, from %d: not ranks of '%s'", a->what, a->root,
+                   a->source, comm->name);
+        SY_REQUIRE(comm->size > 1 || a->root == a->source, SY_ERR_INTERNAL,
+                   "'%s': '%s' has one rank, which sends what nobody receives", a->what,
+                   comm->name);
+    }
+cleanup:
+    return st;
+}
+
+static sy_status check_reduction(const sy_comm_args *a)
+{
+    sy_status st = SY_OK;
+    bool known = a->dtype == SY_F32 || a->dtype == SY_F64 || a->dtype == SY_I32 ||
+                 a->dtype == SY_I64 || a->dtype == SY_U8;
+    SY_REQUIRE(known && a->row_bytes == 0, SY_ERR_INTERNAL,
+               "'%s': a reduction takes f32, f64, i32, i64 or u8 elements", a->what);
+    SY_REQUIRE(a->reduce == SY_SUM || a->reduce == SY_MAX || a->reduce == SY_MIN, SY_ERR_INTERNAL,
+               "'%s': unknown reduction %d", a->what, (int)a->reduce);
+cleanup:
+    return st;
+}
+
+static sy_status check_args(const sy_comm *comm, const sy_comm_args *a, sy__collective which)
+{
+    sy_status st = SY_OK;
+    SY_REQUIRE(a->what, SY_ERR_INTERNAL, "a %s over '%s' does not say what it is",
+               sy__collective_name(which), comm->name);
+    SY_REQUIRE(a->n >= 0 && a->row_bytes >= 0, SY_ERR_INTERNAL, "'%s': negative size", a->what);
+    SY_REQUIRE(!comm->dev || (a->stream && sy_stream_device(a->stream) == comm->dev),
+               SY_ERR_INTERNAL, "'%s': '%s' moves device memory and needs a stream of its device",
+               a->what, comm->name);
+    SY_REQUIRE(!a->h_n_send == !a->h_n_recv, SY_ERR_INTERNAL,
+               "'%s': counts are given for one direction only", a->what);
+    if (!a->h_n_send && a->n > 0) {
+        SY_REQUIRE((a->send || !sends(a, which)) && (a->recv || !receives(a, which)),
+                   SY_ERR_INTERNAL, "'%s': a buffer is missing", a->what);
+    }
+    if (collectives[which].reduces) {
+        SY_TRY(check_reduction(a));
+    }
+    SY_TRY(check_peers(comm, a, which));
+cleanup:
+    return st;
+}
+
+static sy_status issue(sy_comm *comm, const sy_comm_args *args, sy__collective which,
+                       sy_collective *slot)
+{
+    sy_status st = SY_OK;
+    SY_TRY(check_args(comm, args, which));
+    comm->n_issued++;
+    sy__recorder_add(comm, args, which);
+    SY_TRY(slot(comm, args));
+cleanup:
+    return st;
+}
+
+sy_status sy_all_reduce(sy_comm *comm, const sy_comm_args *args)
+{
+    return issue(comm, args, SY__ALL_REDUCE, comm->ops->all_reduce);
+}
+
+sy_status sy_reduce_scatter(sy_comm *comm, const sy_comm_args *args)
+{
+    return issue(comm, args, SY__REDUCE_SCATTER, comm->ops->reduce_scatter);
+}
+
+sy_status sy_all_gather(sy_comm *comm, const sy_comm_args *args)
+{
+    return issue(comm, args, SY__ALL_GATHER, comm->ops->all_gather);
+}
+
+sy_status sy_broadcast(sy_comm *comm, const sy_comm_args *args)
+{
+    return issue(comm, args, SY__BROADCAST, comm->ops->broadcast);
+}
+
+sy_status sy_all_to_all(sy_comm *comm, const sy_comm_args *args)
+{
+    return issue(comm, args, SY__ALL_TO_ALL, comm->ops->all_to_all);
+}
+
+sy_status sy_send_recv(sy_comm *comm, const sy_comm_args *args)
+{
+    return issue(comm, args, SY__SEND_RECV, comm->ops->send_recv);
+}
+
+/* ---- life ---- */
+
+/* Not exit(): another thread may be inside a collective, and handlers would wait for it. */
+static void end_process(int32_t exit_code)
+{
+    _exit(exit_code);
+}
+
+sy_status sy_comm_world(bool mpi, sy_comm **out)
+{
+    return mpi ? sy__comm_mpi_world(out) : sy__comm_self_create("world", NULL, end_process, out);
+}
+
+sy_status sy_comm_split(sy_comm *comm, int32_t color, int32_t key, sy_device *dev, const char *name,
+                        sy_comm **out)
+{
+    sy_status st = SY_OK;
+    sy_comm *part = NULL;
+    SY_TRY(comm->ops->split(comm, color, key, dev, &part));
+    if (part) {
+        snprintf(part->name, sizeof part->name, "%s", name);
+    }
+    *out = part;
+cleanup:
+    return st;
+}
+
+void sy_comm_destroy(sy_comm **comm)
+{
+    if (*comm) {
+        sy__recorder_forget(*comm);
+        (*comm)->ops->destroy(*comm);
+        sy_free(comm);
+    }
+}
+
+void sy_comm_abort(sy_comm *comm, sy_status st)
+{
+    static _Thread_local char text[2 * SY_TRACE_MESSAGE];
+    sy_trace trace;
+    sy_error_take(&trace);
+    sy_error_format(&trace, true, text, sizeof text);
+    sy_log(SY_LOG_ERROR, "%s", text);
+    comm->ops->abort(comm, sy_status_exit_code(st));
+}
+
+/* ---- shorthands on host memory ---- */
+
+sy_status sy_host_all_reduce(sy_comm *host, void *inout, int64_t n, sy_dtype dtype,
+                             sy_reduce reduce, const char *what)
+{
+    sy_comm_args args = {.send = inout,
+                         .recv = inout,
+                         .n = n,
+                         .dtype = dtype,
+                         .reduce = reduce,
+                         .what = what,
+                         .layer = -1};
+    return sy_all_reduce(host, &args);
+}
+
+sy_status sy_host_broadcast(sy_comm *host, void *data, int64_t bytes, int32_t root,
+                            const char *what)
+{
+    sy_comm_args args = {
+        .recv = data, .n = bytes, .row_bytes = 1, .root = root, .what = what, .layer = -1};
+    return sy_broadcast(host, &args);
+}
+
+sy_status sy_host_all_gather(sy_comm *host, const void *send, void *recv, int64_t bytes,
+                             const char *what)
+{
+    sy_comm_args args = {
+        .send = send, .recv = recv, .n = bytes, .row_bytes = 1, .what = what, .layer = -1};
+    return sy_all_gather(host, &args);
+}
+
+sy_status sy_host_barrier(sy_comm *host, const char *what)
+{
+    int32_t one = 1; /* nobody has the sum before everybody has come */
+    return sy_host_all_reduce(host, &one, 1, SY_I32, SY_SUM, what);
+}

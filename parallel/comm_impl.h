@@ -1,0 +1,39 @@
+/* What the communicators share: the recorder, how an error reads, and how each kind is made. */
+#ifndef SY_PARALLEL_COMM_IMPL_H
+#define SY_PARALLEL_COMM_IMPL_H
+
+#include "parallel/comm.h"
+
+typedef enum sy__collective {
+    SY__ALL_REDUCE,
+    SY__REDUCE_SCATTER,
+    SY__ALL_GATHER,
+    SY__BROADCAST,
+    SY__ALL_TO_ALL,
+    SY__SEND_RECV,
+    SY__N_COLLECTIVES
+} sy__collective;
+const char *sy__collective_name(sy__collective which);
+
+/* Ends every process of the job with this exit status; does not return. */
+typedef void sy__end_job(int32_t exit_code);
+
+/* Bytes of one row or element of a collective. */
+int64_t sy__comm_unit_bytes(const sy_comm_args *args);
+/* SY_ERR_COMM in the one form that all communicators use. */
+sy_status sy__comm_fail(const sy_comm *comm, const sy_comm_args *args, sy__collective which,
+                        const char *reason);
+/* The oldest collective that is not done has just finished. Called in the order of the stream. */
+void sy__comm_done(sy_comm *comm);
+
+/* One more call of the process; the communicator has counted it already. Any thread. */
+void sy__recorder_add(const sy_comm *comm, const sy_comm_args *args, sy__collective which);
+/* The communicator goes away: its calls keep their last state. */
+void sy__recorder_forget(const sy_comm *comm);
+
+/* Not collective. */
+sy_status sy__comm_self_create(const char *name, sy_device *dev, sy__end_job *end, sy_comm **out);
+/* Collective over MPI_COMM_WORLD. */
+sy_status sy__comm_mpi_world(sy_comm **out);
+
+#endif

@@ -1,0 +1,252 @@
+/* Gradient buckets: a bucket waits for the earliest declared parameter that lies in it, because
+   backward completes that one last. Where there is one replica nothing is enqueued at all. */
+#include "parallel/grad_sync.h"
+
+#include "backend/ops.h"
+#include "core/alloc.h"
+
+typedef struct bucket_state {
+    sy_comm *replicas;
+    int32_t needs;   /* index of the parameter that must be reached */
+    bool fired;      /* in this step */
+    sy_event *ready; /* its gradients are complete on the compute stream; NULL: one replica */
+} bucket_state;
+
+struct sy_grad_sync {
+    sy_params *params; /* borrowed, as are the streams */
+    sy_stream *compute, *comm;
+    sy_event *edge;       /* from one stream to the other, outside backward */
+    bucket_state *bucket; /* [params->n_buckets] */
+    bool active;          /* between begin and finish */
+    bool any_replicas;    /* some bucket has more than one replica */
+};
+
+static sy_status setup_buckets(sy_grad_sync *gs)
+{
+    sy_status st = SY_OK;
+    const sy_params *params = gs->params;
+    for (int32_t b = 0; b < params->n_buckets; b++) {
+        const sy_segment *g = &params->segment[params->bucket[b].segment];
+        bucket_state *state = &gs->bucket[b];
+        state->needs = params->n;
+        state->replicas = params->mesh->group[g->replicas];
+        if (state->replicas->size > 1) {
+            SY_TRY(sy_event_create(params->dev, &state->ready));
+            gs->any_replicas = true;
+        }
+    }
+    for (int32_t i = params->n - 1; i >= 0; i--) {
+        const sy_param *p = params->param[i];
+        const sy_segment *g = &params->segment[p->segment];
+        const int64_t end = p->offset + sy_box_numel(&p->box);
+        for (int32_t b = g->first_bucket; b < g->first_bucket + g->n_buckets; b++) {
+            const sy_bucket *k = &params->bucket[b];
+            if (p->offset < k->offset + k->n && end > k->offset) {
+                gs->bucket[b].needs = i;
+            }
+        }
+    }
+cleanup:
+    return st;
+}
+
+sy_status sy_grad_sync_create(sy_params *params, sy_stream *compute, sy_stream *comm,
+                              sy_grad_sync **out)
+{
+    sy_status st = SY_OK;
+    sy_grad_sync *gs = NULL;
+    SY_REQUIRE(params->mesh, SY_ERR_INTERNAL, "gradients are to be reduced before bind");
+    SY_TRY(sy_alloc(1, sizeof *gs, (void **)&gs));
+    gs->params = params;
+    gs->compute = compute;
+    gs->comm = comm;
+    SY_TRY(sy_alloc(params->n_buckets, sizeof *gs->bucket, (void **)&gs->bucket));
+    SY_TRY(sy_event_create(params->dev, &gs->edge));
+    SY_TRY(setup_buckets(gs));
+    *out = gs;
+    gs = NULL;
+cleanup:
+    sy_grad_sync_destroy(&gs);
+    return st;
+}
+
+void sy_grad_sync_destroy(sy_grad_sync **gs)
+{
+    sy_grad_sync *g = *gs;
+    if (g) {
+        for (int32_t b = 0; g->bucket && b < g->params->n_buckets; b++) {
+            sy_event_destroy(&g->bucket[b].ready);
+        }
+        sy_event_destroy(&g->edge);
+        sy_free(&g->bucket);
+        sy_free(gs);
+    }
+}
+
+static char *at(void *base, sy_dtype dtype, int64_t element)
+{
+    return (char *)base + element * (int64_t)sy_dtype_bytes(dtype);
+}
+
+/* ---- backward ---- */
+
+/* What the others own has been sent and is not needed here: it starts the next step from zero. */
+static sy_status clear_others(sy_grad_sync *gs, const sy_bucket *b, int64_t own, int64_t own_n)
+{
+    sy_status st = SY_OK;
+    const sy_params *params = gs->params;
+    void *grad = params->segment[b->segment].grad;
+    const int64_t elem_bytes = (int64_t)sy_dtype_bytes(params->wide);
+    SY_TRY(sy_zero(gs->comm, at(grad, params->wide, b->offset), (own - b->offset) * elem_bytes));
+    SY_TRY(sy_zero(gs->comm, at(grad, params->wide, own + own_n),
+                   (b->offset + b->n - own - own_n) * elem_bytes));
+cleanup:
+    return st;
+}
+
+static sy_status reduce_bucket(sy_grad_sync *gs, int32_t bucket_idx)
+{
+    sy_status st = SY_OK;
+    const sy_params *params = gs->params;
+    const sy_bucket *b = &params->bucket[bucket_idx];
+    sy_comm *replicas = gs->bucket[bucket_idx].replicas;
+    void *grad = params->segment[b->segment].grad;
+    const int64_t own_n = b->n / replicas->size, own = b->offset + replicas->rank * own_n;
+    sy_comm_args args = {.stream = gs->comm,
+                         .send = at(grad, params->wide, b->offset),
+                         .recv = at(grad, params->wide, b->offset),
+                         .n = b->n,
+                         .dtype = params->wide,
+                         .reduce = SY_SUM,
+                         .what = "gradients",
+                         .layer = -1};
+    if (params->zero == 0) {
+        SY_TRY(sy_all_reduce(replicas, &args));
+    } else {
+        args.recv = at(grad, params->wide, own);
+        args.n = own_n;
+        SY_TRY(sy_reduce_scatter(replicas, &args));
+        SY_TRY(clear_others(gs, b, own, own_n));
+    }
+cleanup:
+    return st;
+}
+
+/* Fire every bucket that needs no parameter declared before `index`. */
+static sy_status fire(sy_grad_sync *gs, int32_t index)
+{
+    sy_status st = SY_OK;
+    for (int32_t i = 0; i < gs->params->n_buckets; i++) {
+        bucket_state *b = &gs->bucket[i];
+        if (!b->ready || b->fired || b->needs < index) {
+            continue;
+        }
+        b->fired = true;
+        SY_TRY(sy_event_record(b->ready, gs->compute));
+        SY_TRY(sy_stream_wait(gs->comm, b->ready));
+        SY_TRY(reduce_bucket(gs, i));
+    }
+cleanup:
+    return st;
+}
+
+sy_status sy_grad_sync_begin(sy_grad_sync *gs)
+{
+    for (int32_t i = 0; i < gs->params->n_buckets; i++) {
+        gs->bucket[i].fired = false;
+    }
+    gs->active = true;
+    return SY_OK;
+}
+
+sy_status sy_grad_sync_reached(sy_grad_sync *gs, const sy_param *param)
+{
+    sy_status st = SY_OK;
+    SY_REQUIRE(gs->active, SY_ERR_INTERNAL, "gradients of '%s' are complete outside begin, finish",
+               param->spec.name);
+    SY_TRY(fire(gs, param->index));
+cleanup:
+    return st;
+}
+
+/* `after` waits for all that was enqueued on `before`. */
+static sy_status order_streams(sy_grad_sync *gs, sy_stream *before, sy_stream *after)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy_event_record(gs->edge, before));
+    SY_TRY(sy_stream_wait(after, gs->edge));
+cleanup:
+    return st;
+}
+
+sy_status sy_grad_sync_finish(sy_grad_sync *gs)
+{
+    sy_status st = SY_OK;
+    SY_REQUIRE(gs->active, SY_ERR_INTERNAL, "gradient reduction is finished but was not begun");
+    gs->active = false;
+    if (gs->any_replicas) {
+        SY_TRY(fire(gs, 0));
+        SY_TRY(order_streams(gs, gs->comm, gs->compute));
+    }
+cleanup:
+    return st;
+}
+
+/* ---- after backward ---- */
+
+static sy_status gather_bucket(sy_grad_sync *gs, int32_t bucket_idx)
+{
+    const sy_bucket *b = &gs->params->bucket[bucket_idx];
+    const sy_segment *g = &gs->params->segment[b->segment];
+    sy_comm *replicas = gs->bucket[bucket_idx].replicas;
+    const int64_t own_n = b->n / replicas->size;
+    sy_comm_args args = {.stream = gs->comm,
+                         .send = at(g->value, g->dtype, b->offset + replicas->rank * own_n),
+                         .recv = at(g->value, g->dtype, b->offset),
+                         .n = own_n,
+                         .dtype = g->dtype,
+                         .what = "parameters",
+                         .layer = -1};
+    return sy_all_gather(replicas, &args);
+}
+
+sy_status sy_grad_sync_gather(sy_grad_sync *gs)
+{
+    sy_status st = SY_OK;
+    if (gs->params->zero == 0 || !gs->any_replicas) {
+        goto cleanup;
+    }
+    SY_TRY(order_streams(gs, gs->compute, gs->comm));
+    for (int32_t i = 0; i < gs->params->n_buckets; i++) {
+        if (gs->bucket[i].replicas->size > 1) {
+            SY_TRY(gather_bucket(gs, i));
+        }
+    }
+    SY_TRY(order_streams(gs, gs->comm, gs->compute));
+cleanup:
+    return st;
+}
+
+sy_status sy_grad_sync_norm(sy_grad_sync *gs, sy_tensor *out)
+{
+    sy_status st = SY_OK;
+    const sy_params *params = gs->params;
+    SY_REQUIRE(out->dtype == SY_F64 && sy_tensor_numel(out) == 1, SY_ERR_INTERNAL,
+               "the gradient norm goes into one f64");
+    SY_TRY(sy_zero(gs->compute, out->data, sizeof(double)));
+    for (int32_t i = 0; i < params->n_ranges; i++) {
+        const sy_range *r = &params->range[i];
+        const sy_segment *g = &params->segment[r->segment];
+        const sy_comm *replicas = params->mesh->group[g->replicas];
+        int64_t offset = r->offset, n = r->n;
+        if (params->zero == 0) { /* all replicas hold it: each counts its share */
+            n = r->n / replicas->size;
+            offset += replicas->rank * n;
+        }
+        sy_sum_squares_args args = {
+            .x = sy_tensor_1d(at(g->grad, params->wide, offset), params->wide, n), .out = *out};
+        SY_TRY(sy_sum_squares(gs->compute, &args));
+    }
+cleanup:
+    return st;
+}

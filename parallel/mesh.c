@@ -1,0 +1,72 @@
+/* The groups of a mesh: where a rank stands in each factorisation, and one split per group. */
+#include "parallel/mesh.h"
+
+#include "core/alloc.h"
+
+static const char *const group_names[SY_N_GROUPS] = {
+    [SY_WORLD] = "world", [SY_PP] = "pp", [SY_DP] = "dp",   [SY_CP] = "cp",      [SY_TP] = "tp",
+    [SY_EDP] = "edp",     [SY_EP] = "ep", [SY_ETP] = "etp", [SY_DENSE] = "dense"};
+
+const char *sy_group_name(sy_group group)
+{
+    return group_names[group];
+}
+
+/* Ranks of one color make the group. With pp = cp = tp = etp = 1 a rank is its own place in dp, and
+   (edp, ep) with ep fastest. */
+static int32_t color_of(sy_group group, int32_t rank, int32_t ep)
+{
+    switch (group) {
+    case SY_WORLD:
+    case SY_DP:
+    case SY_DENSE:
+        return 0;
+    case SY_EP:
+        return rank / ep;
+    case SY_EDP:
+        return rank % ep;
+    default:
+        return rank; /* a group of one */
+    }
+}
+
+sy_status sy_mesh_create(sy_comm *world, const sy_mesh_spec *spec, sy_mesh **out)
+{
+    sy_status st = SY_OK;
+    sy_mesh *mesh = NULL;
+    SY_REQUIRE(spec->ep >= 1 && world->size % spec->ep == 0, SY_ERR_USAGE,
+               "parallel.ep = %d does not divide the %d ranks; choose an ep that does, or start "
+               "another number of ranks",
+               spec->ep, world->size);
+    SY_TRY(sy_alloc(1, sizeof *mesh, (void **)&mesh));
+    mesh->dev = spec->dev;
+    SY_TRY(sy_placement_create(spec->n_experts, spec->ep, &mesh->placement));
+    for (int32_t g = 0; g < SY_N_GROUPS; g++) {
+        int32_t color = color_of((sy_group)g, world->rank, spec->ep);
+        SY_TRY(
+            sy_comm_split(world, color, world->rank, spec->dev, group_names[g], &mesh->group[g]));
+    }
+    SY_TRY(sy_comm_split(world, 0, world->rank, NULL, "host", &mesh->host));
+    SY_TRY(sy_comm_split(world, 0, world->rank, NULL, "io", &mesh->io));
+    SY_TRY(sy_comm_split(world, 0, world->rank, NULL, "watch", &mesh->watch));
+    *out = mesh;
+    mesh = NULL;
+cleanup:
+    sy_mesh_destroy(&mesh);
+    return st;
+}
+
+void sy_mesh_destroy(sy_mesh **mesh)
+{
+    sy_mesh *m = *mesh;
+    if (m) {
+        sy_comm_destroy(&m->watch);
+        sy_comm_destroy(&m->io);
+        sy_comm_destroy(&m->host);
+        for (int32_t g = SY_N_GROUPS - 1; g >= 0; g--) {
+            sy_comm_destroy(&m->group[g]);
+        }
+        sy_placement_destroy(&m->placement);
+        sy_free(mesh);
+    }
+}
