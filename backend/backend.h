@@ -45,6 +45,8 @@ struct sy_device {
     const sy_ops *ops;      /* NULL slots: lacking */
     const struct sy_device_vt *vt;
     void *self;             /* of the backend */
+    void *ops_self;         /* what the ops keep, made at their first use; freed by ops_self_free at close */
+    void (*ops_self_free)(void *ops_self);
 };
 
 /* Open a device. Not collective. A backend that was not built: SY_ERR_UNSUPPORTED, "backend 'cuda' was not built; reconfigure with
@@ -80,8 +82,9 @@ typedef sy_status sy_call(sy_stream *stream, const void *args);
 sy_status sy_stream_call(sy_stream *stream, sy_call *fn, const void *args, int64_t args_bytes);
 
 /* Tell the device that the next call on the stream reads (or writes) these bytes of device memory: what the args of a call point at
-   cannot be seen otherwise. check finds a missing wait with it; elsewhere it does nothing. Ops and copies need none. */
-void sy_stream_announce(sy_stream *stream, const void *ptr, int64_t bytes, bool writes);
+   cannot be seen otherwise. check finds a missing wait with it and returns SY_ERR_INTERNAL; elsewhere it does nothing. Ops and copies
+   need none. */
+sy_status sy_stream_announce(sy_stream *stream, const void *ptr, int64_t bytes, bool writes);
 
 /* Events: recorded on one stream, waited for by another (enqueued) or by the host (counted). */
 sy_status sy_event_create(sy_device *dev, sy_event **out);

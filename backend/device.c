@@ -72,6 +72,9 @@ void sy_device_close(sy_device **dev)
         void *ptr = self->blocks[self->n_blocks - 1].ptr;
         sy_device_free(*dev, &ptr);
     }
+    if ((*dev)->ops_self) {
+        (*dev)->ops_self_free((*dev)->ops_self);
+    }
     (*dev)->vt->close(*dev);
     sy_free(&self->blocks);
     sy_free(&self);
