@@ -1,0 +1,348 @@
+/* The loader, on files whose token at position p is base + p: an id tells where it came from. */
+#include "tests/support/data_files.h"
+
+#include <fcntl.h>
+
+#include "core/alloc.h"
+#include "data/loader.h"
+
+enum { S = 4, VOCAB = 1 << 20 };
+
+static int setup(void **state)
+{
+    *state = data_dir_open();
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    data_dir_close(*state);
+    assert_int_equal(sy_alloc_live(), 0);
+    return 0;
+}
+
+/* One training file of 20 whole sequences and 3 tokens over, in one document. */
+static const char *counting_file(data_dir *dir)
+{
+    const int32_t length = 20 * S + 3;
+    const char *prefix = data_path(dir, "train");
+    data_write_counting(prefix, 1000, &length, 1);
+    return prefix;
+}
+
+static sy_loader *open_loader(const sy_loader_spec *spec)
+{
+    sy_loader *loader = NULL;
+    assert_int_equal(sy_loader_create(spec, &loader), SY_OK);
+    return loader;
+}
+
+/* What one step's micro-batches of one rank put at each place of the global batch; a place filled
+ * twice fails. */
+static void gather(const sy_step_batch *step, int32_t *ids, int32_t *targets, int32_t *pos)
+{
+    int64_t n = 0;
+    for (int32_t m = 0; m < step->n_micro; m++) {
+        const sy_batch *b = &step->micro[m];
+        assert_int_equal(b->S, S);
+        for (int32_t i = 0; i < b->B * b->S; i++) {
+            int64_t at = b->token_glb[i];
+            assert_int_equal(ids[at], -7);
+            ids[at] = b->ids[i];
+            targets[at] = b->targets[i];
+            pos[at] = b->pos[i];
+            n += b->targets[i] >= 0;
+        }
+    }
+    assert_int_equal(n, step->loss_tokens);
+    assert_int_equal(n, step->routed_tokens);
+}
+
+/* Seven sequences a step: the same tokens at the same places however they are dealt. */
+static void loader_any_ranks_and_micro_batch_give_one_global_batch(void **state)
+{
+    enum { G = 7, STEPS = 3 };
+    const sy_loader_dataset data = {counting_file(*state), 1};
+    sy_loader_spec spec = {.datasets = &data,
+                           .n_datasets = 1,
+                           .seed = 3,
+                           .vocab_size = VOCAB,
+                           .S = S,
+                           .global_batch = G};
+    int32_t first[STEPS * G * S];
+    bool seen[20] = {false};
+    const int32_t sizes[5] = {1, 2, 3, 5, 8}, micro[4] = {1, 2, 3, 7};
+    bool have_first = false, idle_round = false;
+    for (int c = 0; c < 20; c++) {
+        spec.dp_size = sizes[c / 4];
+        spec.B = micro[c % 4];
+        const int32_t rounds = (G + spec.B * spec.dp_size - 1) / (spec.B * spec.dp_size);
+        int32_t ids[STEPS * G * S], targets[STEPS * G * S], pos[STEPS * G * S];
+        for (int i = 0; i < STEPS * G * S; i++) {
+            ids[i] = -7;
+        }
+        for (spec.dp_rank = 0; spec.dp_rank < spec.dp_size; spec.dp_rank++) {
+            sy_loader *loader = open_loader(&spec);
+            assert_int_equal(sy_loader_n_sequences(loader), 20);
+            for (int step = 0; step < STEPS; step++) {
+                const sy_step_batch *batch = NULL;
+                assert_int_equal(sy_loader_take(loader, step * G, &batch), SY_OK);
+                assert_int_equal(batch->n_micro, rounds);
+                assert_int_equal(batch->n_sequences, G);
+                gather(batch, ids + step * G * S, targets + step * G * S, pos + step * G * S);
+                for (int32_t m = 0; m < rounds; m++) {
+                    int32_t j = m * spec.dp_size + spec.dp_rank, left = G - j * spec.B;
+                    assert_int_equal(batch->micro[m].B, left < 0        ? 0
+                                                        : left < spec.B ? left
+                                                                        : spec.B);
+                    assert_null(batch->micro[m].doc);
+                    assert_null(batch->micro[m].routed);
+                    idle_round = idle_round || left <= 0;
+                }
+            }
+            sy_loader_destroy(&loader);
+        }
+        for (int i = 0; i < STEPS * G * S; i++) {
+            assert_int_equal(targets[i], ids[i] + 1);
+            assert_int_equal(ids[i], ids[i - i % S] + i % S);
+            assert_int_equal((ids[i - i % S] - 1000) % S, 0);
+            assert_int_equal(pos[i], i % S);
+        }
+        if (!have_first) {
+            memcpy(first, ids, sizeof first);
+            have_first = true;
+        }
+        assert_memory_equal(first, ids, sizeof first);
+    }
+    assert_true(idle_round);
+    /* 20 sequences: an epoch is all but the last of the three steps' 21. */
+    for (int i = 0; i < 20; i++) {
+        int32_t sequence = (first[i * S] - 1000) / S;
+        assert_in_range(sequence, 0, 19);
+        assert_false(seen[sequence]);
+        seen[sequence] = true;
+    }
+}
+
+static void loader_resumed_anywhere_continues_the_run(void **state)
+{
+    enum { G = 3, STEPS = 12 };
+    const sy_loader_dataset data[2] = {{counting_file(*state), 1},
+                                       {data_path(*state, "other"), 2.5}};
+    const int32_t lengths[2] = {9, 30};
+    data_write_counting(data[1].path, 5000, lengths, 2);
+    const sy_loader_spec spec = {.datasets = data,
+                                 .n_datasets = 2,
+                                 .vocab_size = VOCAB,
+                                 .S = S,
+                                 .B = 2,
+                                 .global_batch = G,
+                                 .dp_size = 1};
+    int32_t whole[STEPS][G * S];
+    const sy_step_batch *batch = NULL;
+    sy_loader *loader = open_loader(&spec);
+    for (int step = 0; step < STEPS; step++) {
+        assert_int_equal(sy_loader_take(loader, step * G, &batch), SY_OK);
+        assert_int_equal(batch->position, step * G);
+        memcpy(whole[step], batch->micro[0].ids, 2 * S * sizeof(int32_t));
+        memcpy(whole[step] + 2 * S, batch->micro[1].ids, S * sizeof(int32_t));
+    }
+    /* Back and forth in the one that has prefetched something else, and in a fresh one. */
+    const int64_t order[5] = {5, 5, 0, 11, 6};
+    for (int fresh = 0; fresh < 2; fresh++) {
+        for (int i = 0; i < 5; i++) {
+            if (fresh) {
+                sy_loader_destroy(&loader);
+                loader = open_loader(&spec);
+            }
+            assert_int_equal(sy_loader_take(loader, order[i] * G, &batch), SY_OK);
+            assert_memory_equal(batch->micro[0].ids, whole[order[i]], 2 * S * sizeof(int32_t));
+            assert_memory_equal(batch->micro[1].ids, whole[order[i]] + 2 * S, S * sizeof(int32_t));
+        }
+    }
+    sy_loader_destroy(&loader);
+}
+
+static void loader_warm_take_allocates_nothing(void **state)
+{
+    const sy_loader_dataset data = {counting_file(*state), 1};
+    const sy_loader_spec spec = {.datasets = &data,
+                                 .n_datasets = 1,
+                                 .vocab_size = VOCAB,
+                                 .S = S,
+                                 .B = 1,
+                                 .global_batch = 2,
+                                 .dp_size = 1};
+    const sy_step_batch *batch = NULL;
+    sy_loader *loader = open_loader(&spec);
+    assert_int_equal(sy_loader_take(loader, 0, &batch), SY_OK);
+    int64_t before = sy_alloc_total();
+    for (int64_t step = 1; step < 200; step++) {
+        assert_int_equal(sy_loader_take(loader, 2 * step, &batch), SY_OK);
+    }
+    assert_int_equal(sy_alloc_total(), before);
+    sy_loader_destroy(&loader);
+}
+
+/* Documents of 6, 1, 1 and 9 tokens; sequences of 4: borders inside and at the edge of sequences.
+ */
+static void loader_masked_documents_restart_number_and_position(void **state)
+{
+    const int32_t lengths[4] = {6, 1, 1, 9}, base = 100;
+    const char *prefix = data_path(*state, "docs");
+    data_write_counting(prefix, base, lengths, 4);
+    const sy_loader_dataset data = {prefix, 1};
+    const sy_loader_spec spec = {.datasets = &data,
+                                 .n_datasets = 1,
+                                 .sequential = true,
+                                 .vocab_size = VOCAB,
+                                 .S = S,
+                                 .B = 4,
+                                 .global_batch = 4,
+                                 .dp_size = 1,
+                                 .mask_documents = true};
+    const int32_t doc[16] = {0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0};
+    const int32_t pos[16] = {0, 1, 2, 3, 0, 1, 0, 0, 0, 1, 2, 3, 0, 1, 2, 3};
+    const sy_step_batch *batch = NULL;
+    sy_loader *loader = open_loader(&spec);
+    assert_int_equal(sy_loader_take(loader, 0, &batch), SY_OK);
+    assert_int_equal(batch->micro[0].B, 4);
+    assert_memory_equal(batch->micro[0].doc, doc, sizeof doc);
+    assert_memory_equal(batch->micro[0].pos, pos, sizeof pos);
+    for (int i = 0; i < 16; i++) {
+        assert_int_equal(batch->micro[0].ids[i], base + i);
+        assert_int_equal(batch->micro[0].targets[i], base + i + 1);
+    }
+    sy_loader_destroy(&loader);
+}
+
+/* 11 tokens are 10 targets: sequences of 4, 4 and 2. Two a step: the second step has one, and it is
+ * partial. */
+static void loader_validation_covers_each_target_once_in_order(void **state)
+{
+    const int32_t length = 11, base = 50;
+    const char *prefix = data_path(*state, "valid");
+    data_write_counting(prefix, base, &length, 1);
+    const sy_loader_dataset data = {prefix, 1};
+    sy_loader_spec spec = {.datasets = &data,
+                           .n_datasets = 1,
+                           .sequential = true,
+                           .vocab_size = base + length,
+                           .S = S,
+                           .B = 1,
+                           .global_batch = 2,
+                           .dp_size = 2};
+    for (int mask = 0; mask < 2; mask++) {
+        int64_t n_targets = 0;
+        spec.mask_documents = mask;
+        for (spec.dp_rank = 0; spec.dp_rank < 2; spec.dp_rank++) {
+            const sy_step_batch *batch = NULL;
+            sy_loader *loader = open_loader(&spec);
+            assert_int_equal(sy_loader_n_sequences(loader), 3);
+            for (int64_t at = 0; at < 3; at += batch->n_sequences) {
+                assert_int_equal(sy_loader_take(loader, at, &batch), SY_OK);
+                assert_int_equal(batch->n_micro, 1);
+                assert_int_equal(batch->n_sequences, at == 0 ? 2 : 1);
+                const sy_batch *b = &batch->micro[0];
+                assert_int_equal(b->B, at == 2 && spec.dp_rank == 1 ? 0 : 1);
+                for (int32_t i = 0; i < b->B * S; i++) {
+                    int64_t p = at * S + b->token_glb[i];
+                    assert_int_equal(b->targets[i], p < 10 ? base + p + 1 : -1);
+                    assert_int_equal(b->ids[i], p < 10 ? base + p : 0);
+                    assert_int_equal(b->routed[i], p < 10);
+                }
+                n_targets += batch->loss_tokens;
+            }
+            assert_int_equal(sy_loader_take(loader, 3, &batch), SY_OK);
+            assert_int_equal(batch->n_micro, 0);
+            assert_int_equal(batch->n_sequences, 0);
+            sy_loader_destroy(&loader);
+        }
+        assert_int_equal(n_targets, 10);
+    }
+}
+
+static void poke(const char *prefix, int64_t position, int32_t id)
+{
+    char path[160];
+    snprintf(path, sizeof path, "%s.bin", prefix);
+    int fd = open(path, O_WRONLY);
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, &id, sizeof id, 4 * position), sizeof id);
+    close(fd);
+}
+
+/* The thread meets a bad id in a step it prepares; the caller hears of it at that step, and not
+ * before. */
+static void loader_error_of_the_thread_reaches_the_take_of_its_step(void **state)
+{
+    const sy_loader_dataset data = {counting_file(*state), 1};
+    const sy_loader_spec spec = {.datasets = &data,
+                                 .n_datasets = 1,
+                                 .sequential = true,
+                                 .vocab_size = VOCAB,
+                                 .S = S,
+                                 .B = 1,
+                                 .global_batch = 1,
+                                 .dp_size = 1};
+    const sy_step_batch *batch = NULL, *before = NULL;
+    sy_loader *loader = open_loader(&spec);
+    poke(data.path, 2 * S + 1, VOCAB);
+    assert_int_equal(sy_loader_take(loader, 0, &batch), SY_OK);
+    assert_int_equal(sy_loader_take(loader, 1, &batch), SY_OK);
+    before = batch;
+    data_expect_error(sy_loader_take(loader, 2, &batch), SY_ERR_USAGE, "train.bin",
+                      "token id 1048576 at byte 36");
+    assert_ptr_equal(batch, before);
+    assert_int_equal(batch->micro[0].ids[0], 1000 + S);
+    data_expect_error(sy_loader_take(loader, 2, &batch), SY_ERR_USAGE, "train.bin",
+                      "token id 1048576 at byte 36");
+    poke(data.path, 2 * S + 1, 1000 + 2 * S + 1);
+    assert_int_equal(sy_loader_take(loader, 2, &batch), SY_OK);
+    assert_int_equal(batch->micro[0].ids[1], 1000 + 2 * S + 1);
+    sy_loader_destroy(&loader);
+}
+
+static void loader_unusable_data_is_refused(void **state)
+{
+    const int32_t length = S;
+    const char *small = data_path(*state, "small");
+    data_write_counting(small, 0, &length, 1);
+    sy_loader_dataset data = {small, 1};
+    sy_loader_spec spec = {.datasets = &data,
+                           .n_datasets = 1,
+                           .vocab_size = VOCAB,
+                           .S = S,
+                           .B = 1,
+                           .global_batch = 1,
+                           .dp_size = 1};
+    sy_loader *loader = NULL;
+    data_expect_error(sy_loader_create(&spec, &loader), SY_ERR_USAGE, small, "too few");
+    spec.vocab_size = 3;
+    data_expect_error(sy_loader_create(&spec, &loader), SY_ERR_USAGE, "small.bin",
+                      "token id 3 at byte 12");
+    data.path = data_path(*state, "none");
+    data_expect_error(sy_loader_create(&spec, &loader), SY_ERR_USAGE, "none.idx", "No such file");
+    spec.n_datasets = 0;
+    data_expect_error(sy_loader_create(&spec, &loader), SY_ERR_USAGE, "data.train",
+                      "no training data");
+    assert_null(loader);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(loader_any_ranks_and_micro_batch_give_one_global_batch,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(loader_resumed_anywhere_continues_the_run, setup, teardown),
+        cmocka_unit_test_setup_teardown(loader_warm_take_allocates_nothing, setup, teardown),
+        cmocka_unit_test_setup_teardown(loader_masked_documents_restart_number_and_position, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(loader_validation_covers_each_target_once_in_order, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(loader_error_of_the_thread_reaches_the_take_of_its_step,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(loader_unusable_data_is_refused, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
