@@ -1,0 +1,301 @@
+#include "model/attention.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "core/alloc.h"
+#include "model/kv.h"
+
+typedef struct attention {
+    const sy_model_config *config;
+    int64_t n_q, n_kv; /* N_h * D, N_kv * D */
+    sy_param *qkv, *bias, *q_norm, *k_norm, *o;
+} attention;
+
+typedef struct attention_saved {
+    sy_tensor qkv;            /* [T, n_q + 2 n_kv] as attention saw it: normed and rotated */
+    sy_tensor raw_q, raw_k;   /* before the norm, where there is one */
+    sy_tensor rstd_q, rstd_k; /* [T, G] wide */
+    sy_tensor out, lse;       /* [T, n_q]; [T, N_h] wide */
+} attention_saved;
+
+/* The q, k and v parts of a [T, n_q + 2 n_kv] matrix. */
+typedef struct qkv_view {
+    sy_tensor q, k, v;
+} qkv_view;
+
+static qkv_view split(const attention *at, const sy_tensor *qkv)
+{
+    return (qkv_view){.q = sy_tensor_cols(qkv, 0, at->n_q),
+                      .k = sy_tensor_cols(qkv, at->n_q, at->n_kv),
+                      .v = sy_tensor_cols(qkv, at->n_q + at->n_kv, at->n_kv)};
+}
+
+static sy_status declare_vector(sy_params *params, const char *name, int64_t n, sy_param **out)
+{
+    sy_param_spec spec = {.n_dim = 1,
+                          .shape_glb = {n},
+                          .shard_dim = -1,
+                          .replicas = SY_DENSE,
+                          .init = SY_INIT_ONES,
+                          .trainable = true};
+    snprintf(spec.name, sizeof spec.name, "%s", name);
+    return sy_params_declare(params, &spec, out);
+}
+
+/* One parameter of three pieces: <prefix>/q<suffix>, k, v. */
+static sy_status declare_qkv(attention *at, const char *prefix, const char *suffix,
+                             sy_param_spec spec, sy_params *params, sy_param **out)
+{
+    const char *part[3] = {"q", "k", "v"};
+    int64_t extent[3] = {at->n_q, at->n_kv, at->n_kv};
+    snprintf(spec.name, sizeof spec.name, "%s/qkv%s", prefix, suffix);
+    spec.shape_glb[0] = at->n_q + 2 * at->n_kv;
+    spec.n_pieces = 3;
+    for (int32_t i = 0; i < 3; i++) {
+        snprintf(spec.piece[i].name, sizeof spec.piece[i].name, "%s/%s%s", prefix, part[i], suffix);
+        spec.piece[i].extent = extent[i];
+    }
+    return sy_params_declare(params, &spec, out);
+}
+
+static sy_status attention_declare(void *self, const char *prefix, sy_params *params)
+{
+    sy_status st = SY_OK;
+    attention *at = self;
+    const sy_model_config *c = at->config;
+    char name[SY_PARAM_NAME];
+    sy_param_spec matrix = {.n_dim = 2,
+                            .shape_glb = {0, c->hidden},
+                            .shard_dim = -1,
+                            .replicas = SY_DENSE,
+                            .init = SY_INIT_NORMAL,
+                            .init_std = c->init_std,
+                            .trainable = true,
+                            .decay = true};
+    sy_param_spec vector = {.n_dim = 1,
+                            .shard_dim = -1,
+                            .replicas = SY_DENSE,
+                            .init = SY_INIT_ZEROS,
+                            .trainable = true};
+
+    snprintf(name, sizeof name, "%s/attn", prefix);
+    SY_TRY(declare_qkv(at, name, "", matrix, params, &at->qkv));
+    if (c->attention_bias) {
+        SY_TRY(declare_qkv(at, name, "_bias", vector, params, &at->bias));
+    }
+    if (c->qk_norm != SY_QK_NORM_NONE) {
+        bool head = c->qk_norm == SY_QK_NORM_HEAD;
+        snprintf(name, sizeof name, "%s/attn/q_norm", prefix);
+        SY_TRY(declare_vector(params, name, head ? c->head_dim : at->n_q, &at->q_norm));
+        snprintf(name, sizeof name, "%s/attn/k_norm", prefix);
+        SY_TRY(declare_vector(params, name, head ? c->head_dim : at->n_kv, &at->k_norm));
+    }
+    snprintf(matrix.name, sizeof matrix.name, "%s/attn/o", prefix);
+    matrix.shape_glb[0] = c->hidden;
+    matrix.shape_glb[1] = at->n_q;
+    matrix.init_std = c->init_std / sqrt(2.0 * c->layers);
+    SY_TRY(sy_params_declare(params, &matrix, &at->o));
+cleanup:
+    return st;
+}
+
+/* Normalise one of q, k in place; its raw values are copied out first, for backward. */
+static sy_status norm_part(attention *at, sy_pass *p, sy_arena *arena, const sy_param *w,
+                           sy_tensor *part, int64_t heads, sy_tensor *raw, sy_tensor *rstd)
+{
+    sy_status st = SY_OK;
+    int64_t T = part->shape[0], G = at->config->qk_norm == SY_QK_NORM_HEAD ? heads : 1;
+    SY_TRY(sy_arena_2d(arena, p->compute, T, part->shape[1], raw));
+    SY_TRY(sy_arena_2d(arena, p->wide, T, G, rstd));
+    SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = *part, .y = *raw}));
+    SY_TRY(sy_rmsnorm(p->stream, &(sy_rmsnorm_args){.x = sy_tensor_heads(raw, G),
+                                                    .w = w->value,
+                                                    .y = sy_tensor_heads(part, G),
+                                                    .rstd = *rstd,
+                                                    .eps = at->config->norm_eps}));
+cleanup:
+    return st;
+}
+
+/* qkv = rotate(norm(x W^T + b)). */
+static sy_status project(attention *at, sy_pass *p, sy_arena *arena, const sy_tensor *x,
+                         attention_saved *s)
+{
+    sy_status st = SY_OK;
+    const sy_model_config *c = at->config;
+    qkv_view view;
+    SY_TRY(sy_arena_2d(arena, p->compute, x->shape[0], at->n_q + 2 * at->n_kv, &s->qkv));
+    SY_TRY(sy_linear_forward(p, x, &at->qkv->value, &s->qkv));
+    if (at->bias != NULL) {
+        SY_TRY(sy_add_bias(p->stream, &(sy_add_bias_args){.y = s->qkv, .bias = at->bias->value}));
+    }
+    view = split(at, &s->qkv);
+    if (at->q_norm != NULL) {
+        SY_TRY(norm_part(at, p, arena, at->q_norm, &view.q, c->heads, &s->raw_q, &s->rstd_q));
+        SY_TRY(norm_part(at, p, arena, at->k_norm, &view.k, c->kv_heads, &s->raw_k, &s->rstd_k));
+    }
+    SY_TRY(sy_rope(p->stream, &(sy_rope_args){.x = sy_tensor_heads(&view.q, c->heads),
+                                              .pos = p->batch->pos,
+                                              .table = p->rope}));
+    SY_TRY(sy_rope(p->stream, &(sy_rope_args){.x = sy_tensor_heads(&view.k, c->kv_heads),
+                                              .pos = p->batch->pos,
+                                              .table = p->rope}));
+cleanup:
+    return st;
+}
+
+static sy_status attend(attention *at, sy_pass *p, const attention_saved *s)
+{
+    sy_status st = SY_OK;
+    const sy_model_config *c = at->config;
+    qkv_view view = split(at, &s->qkv);
+    sy_attention_args args = {.q = sy_tensor_heads(&view.q, c->heads),
+                              .doc = p->batch->doc,
+                              .o = sy_tensor_heads(&s->out, c->heads),
+                              .lse = s->lse,
+                              .B = p->batch->B,
+                              .scale = 1.0 / sqrt((double)c->head_dim)};
+    if (p->kind == SY_PASS_DECODE && p->batch->T > 0) {
+        sy_tensor k_all, v_all;
+        SY_TRY(sy_kv_append(p->kv, p, &view.k, &view.v, &k_all, &v_all));
+        args.k = sy_tensor_heads(&k_all, c->kv_heads);
+        args.v = sy_tensor_heads(&v_all, c->kv_heads);
+        args.q_start = p->kv->start;
+        args.doc = sy_tensor_none();
+    } else {
+        args.k = sy_tensor_heads(&view.k, c->kv_heads);
+        args.v = sy_tensor_heads(&view.v, c->kv_heads);
+    }
+    SY_TRY(sy_attention(p->stream, &args));
+cleanup:
+    return st;
+}
+
+static sy_status attention_forward(void *self, sy_pass *p, const sy_tensor *x, sy_tensor *y,
+                                   void **saved)
+{
+    sy_status st = SY_OK;
+    attention *at = self;
+    sy_arena *arena = saved != NULL ? p->saved : p->scratch;
+    int64_t mark = sy_arena_mark(p->scratch);
+    attention_saved *s = saved != NULL ? *saved : NULL;
+
+    if (s == NULL) {
+        SY_TRY(sy_host_arena_alloc(p->host, sizeof *s, (void **)&s));
+    }
+    SY_TRY(project(at, p, arena, x, s));
+    SY_TRY(sy_arena_2d(arena, p->compute, x->shape[0], at->n_q, &s->out));
+    SY_TRY(sy_arena_2d(arena, p->wide, x->shape[0], at->config->heads, &s->lse));
+    SY_TRY(attend(at, p, s));
+    SY_TRY(sy_linear_forward(p, &s->out, &at->o->value, y));
+    if (saved != NULL) {
+        *saved = s;
+    }
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+/* Through rotation and norm, in place on one of dq, dk. */
+static sy_status unproject_part(attention *at, sy_pass *p, const sy_param *w, int64_t heads,
+                                const sy_tensor *raw, const sy_tensor *rstd, sy_tensor *d)
+{
+    sy_status st = SY_OK;
+    int64_t G = at->config->qk_norm == SY_QK_NORM_HEAD ? heads : 1;
+    sy_tensor view;
+    SY_TRY(sy_rope(p->stream, &(sy_rope_args){.x = sy_tensor_heads(d, heads),
+                                              .pos = p->batch->pos,
+                                              .table = p->rope,
+                                              .inverse = true}));
+    if (w != NULL) {
+        view = sy_tensor_heads(d, G);
+        SY_TRY(
+            sy_rmsnorm_backward(p->stream, &(sy_rmsnorm_backward_args){.x = sy_tensor_heads(raw, G),
+                                                                       .w = w->value,
+                                                                       .rstd = *rstd,
+                                                                       .dy = view,
+                                                                       .dx = view,
+                                                                       .dw = w->grad}));
+    }
+cleanup:
+    return st;
+}
+
+static sy_status attention_grad(attention *at, sy_pass *p, const attention_saved *s,
+                                const sy_tensor *dout, const sy_tensor *dqkv)
+{
+    const sy_model_config *c = at->config;
+    qkv_view x = split(at, &s->qkv), d = split(at, dqkv);
+    return sy_attention_backward(
+        p->stream, &(sy_attention_backward_args){.q = sy_tensor_heads(&x.q, c->heads),
+                                                 .k = sy_tensor_heads(&x.k, c->kv_heads),
+                                                 .v = sy_tensor_heads(&x.v, c->kv_heads),
+                                                 .doc = p->batch->doc,
+                                                 .o = sy_tensor_heads(&s->out, c->heads),
+                                                 .lse = s->lse,
+                                                 .dout = sy_tensor_heads(dout, c->heads),
+                                                 .dq = sy_tensor_heads(&d.q, c->heads),
+                                                 .dk = sy_tensor_heads(&d.k, c->kv_heads),
+                                                 .dv = sy_tensor_heads(&d.v, c->kv_heads),
+                                                 .B = p->batch->B,
+                                                 .scale = 1.0 / sqrt((double)c->head_dim)});
+}
+
+static sy_status attention_backward(void *self, sy_pass *p, void *saved, const sy_tensor *x,
+                                    const sy_tensor *dy, sy_tensor *dx)
+{
+    sy_status st = SY_OK;
+    attention *at = self;
+    const sy_model_config *c = at->config;
+    const attention_saved *s = saved;
+    int64_t mark = sy_arena_mark(p->scratch), T = x->shape[0];
+    sy_tensor dout, dqkv;
+    qkv_view d;
+
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, T, at->n_q, &dout));
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, T, at->n_q + 2 * at->n_kv, &dqkv));
+    SY_TRY(sy_linear_dgrad(p, dy, &at->o->value, &dout, 0));
+    SY_TRY(sy_linear_wgrad(p, dy, &s->out, &at->o->grad));
+    SY_TRY(attention_grad(at, p, s, &dout, &dqkv));
+    d = split(at, &dqkv);
+    SY_TRY(unproject_part(at, p, at->q_norm, c->heads, &s->raw_q, &s->rstd_q, &d.q));
+    SY_TRY(unproject_part(at, p, at->k_norm, c->kv_heads, &s->raw_k, &s->rstd_k, &d.k));
+    if (at->bias != NULL && at->bias->grad.data != NULL) {
+        SY_TRY(sy_column_sum(p->stream, &(sy_column_sum_args){.x = dqkv, .out = at->bias->grad}));
+    }
+    if (dx->data != NULL) {
+        SY_TRY(sy_linear_dgrad(p, &dqkv, &at->qkv->value, dx, 0));
+    }
+    SY_TRY(sy_linear_wgrad(p, &dqkv, x, &at->qkv->grad));
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+static void attention_destroy(void *self)
+{
+    attention *at = self;
+    sy_free(&at);
+}
+
+static const sy_sublayer_ops attention_ops = {
+    .name = "attention",
+    .declare = attention_declare,
+    .forward = attention_forward,
+    .backward = attention_backward,
+    .destroy = attention_destroy,
+};
+
+sy_status sy_attention_create(const sy_model_config *config, sy_sublayer *out)
+{
+    sy_status st = SY_OK;
+    attention *at = NULL;
+    SY_TRY(sy_alloc(1, sizeof *at, (void **)&at));
+    at->config = config;
+    at->n_q = (int64_t)config->heads * config->head_dim;
+    at->n_kv = (int64_t)config->kv_heads * config->head_dim;
+    *out = (sy_sublayer){&attention_ops, at};
+cleanup:
+    return st;
+}

@@ -1,0 +1,161 @@
+#include "model/block.h"
+
+#include <stdio.h>
+
+typedef struct block_saved {
+    sy_tensor normed[2], rstd[2]; /* before attention, before the feed-forward part */
+    sy_tensor mid;                /* [T, H] the residual stream between the two */
+    void *attn, *ffn;
+} block_saved;
+
+static sy_status declare_norm(sy_block *block, const char *name, sy_params *params, sy_param **out)
+{
+    sy_param_spec spec = {.n_dim = 1,
+                          .shape_glb = {block->config->hidden},
+                          .shard_dim = -1,
+                          .replicas = SY_DENSE,
+                          .init = SY_INIT_ONES,
+                          .trainable = true};
+    snprintf(spec.name, sizeof spec.name, "layers/%03d/%s", block->layer, name);
+    return sy_params_declare(params, &spec, out);
+}
+
+sy_status sy_block_declare(sy_block *block, sy_params *params)
+{
+    sy_status st = SY_OK;
+    char prefix[32];
+    snprintf(prefix, sizeof prefix, "layers/%03d", block->layer);
+    SY_TRY(declare_norm(block, "attn_norm", params, &block->attn_norm));
+    SY_TRY(block->attn.ops->declare(block->attn.self, prefix, params));
+    SY_TRY(declare_norm(block, "ffn_norm", params, &block->ffn_norm));
+    SY_TRY(block->ffn.ops->declare(block->ffn.self, prefix, params));
+cleanup:
+    return st;
+}
+
+/* y = x + sublayer(norm(x)). */
+static sy_status half_forward(sy_block *block, sy_pass *p, const sy_sublayer *sub,
+                              const sy_param *norm, const sy_tensor *x, sy_tensor *y,
+                              sy_tensor *normed, sy_tensor *rstd, void **saved)
+{
+    sy_status st = SY_OK;
+    int64_t mark = sy_arena_mark(p->scratch), T = x->shape[0], H = x->shape[1];
+    sy_arena *arena = saved != NULL ? p->saved : p->scratch;
+    sy_tensor out;
+
+    SY_TRY(sy_arena_2d(arena, p->compute, T, H, normed));
+    SY_TRY(sy_arena_2d(arena, p->wide, T, 1, rstd));
+    SY_TRY(sy_rmsnorm(p->stream, &(sy_rmsnorm_args){.x = sy_tensor_heads(x, 1),
+                                                    .w = norm->value,
+                                                    .y = sy_tensor_heads(normed, 1),
+                                                    .rstd = *rstd,
+                                                    .eps = block->config->norm_eps}));
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, T, H, &out));
+    SY_TRY(sub->ops->forward(sub->self, p, normed, &out, saved));
+    SY_TRY(sy_add(p->stream, &(sy_add_args){.a = *x, .b = out, .y = *y}));
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+static sy_status both_halves(sy_block *block, sy_pass *p, const sy_tensor *x, sy_tensor *y,
+                             block_saved *s, bool keep)
+{
+    sy_status st = SY_OK;
+    int64_t mark = sy_arena_mark(p->scratch);
+    SY_TRY(
+        sy_arena_2d(keep ? p->saved : p->scratch, p->compute, x->shape[0], x->shape[1], &s->mid));
+    SY_TRY(half_forward(block, p, &block->attn, block->attn_norm, x, &s->mid, &s->normed[0],
+                        &s->rstd[0], keep ? &s->attn : NULL));
+    SY_TRY(half_forward(block, p, &block->ffn, block->ffn_norm, &s->mid, y, &s->normed[1],
+                        &s->rstd[1], keep ? &s->ffn : NULL));
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+sy_status sy_block_forward(sy_block *block, sy_pass *p, const sy_tensor *x, sy_tensor *y,
+                           void **saved)
+{
+    sy_status st = SY_OK;
+    sy_arena *saved_arena = p->saved;
+    block_saved *s = NULL;
+
+    p->layer = block->layer;
+    SY_TRY(sy_host_arena_alloc(p->host, sizeof *s, (void **)&s));
+    if (saved != NULL && p->recompute == SY_RECOMPUTE_BLOCK) {
+        p->saved = p->block;
+        sy_arena_release(p->block, 0);
+    }
+    SY_TRY(both_halves(block, p, x, y, s, saved != NULL));
+    if (saved != NULL) {
+        *saved = s;
+    }
+cleanup:
+    p->saved = saved_arena;
+    return st;
+}
+
+/* Forward again: fills in what was not kept. The sublayers' outputs are needed up to the second
+   one's input only, but both must refill what they saved. */
+static sy_status recompute(sy_block *block, sy_pass *p, const sy_tensor *x, block_saved *s)
+{
+    sy_status st = SY_OK;
+    sy_pass_kind kind = p->kind;
+    int64_t mark = sy_arena_mark(p->scratch);
+    sy_tensor y;
+    p->kind = SY_PASS_RECOMPUTE;
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, x->shape[0], x->shape[1], &y));
+    SY_TRY(both_halves(block, p, x, &y, s, true));
+cleanup:
+    p->kind = kind;
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+static sy_status half_backward(sy_pass *p, const sy_sublayer *sub, sy_param *norm,
+                               const sy_tensor *x, const sy_tensor *normed, const sy_tensor *rstd,
+                               void *saved, sy_tensor *g)
+{
+    sy_status st = SY_OK;
+    int64_t mark = sy_arena_mark(p->scratch);
+    sy_tensor dnormed;
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, x->shape[0], x->shape[1], &dnormed));
+    SY_TRY(sub->ops->backward(sub->self, p, saved, normed, g, &dnormed));
+    SY_TRY(sy_rmsnorm_backward(p->stream,
+                               &(sy_rmsnorm_backward_args){.x = sy_tensor_heads(x, 1),
+                                                           .w = norm->value,
+                                                           .rstd = *rstd,
+                                                           .dy = sy_tensor_heads(&dnormed, 1),
+                                                           .dx = sy_tensor_heads(g, 1),
+                                                           .dw = norm->grad,
+                                                           .beta = 1}));
+    if (p->grads != NULL) {
+        SY_TRY(sy_grad_sync_reached(p->grads, norm));
+    }
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+sy_status sy_block_backward(sy_block *block, sy_pass *p, void *saved, const sy_tensor *x,
+                            sy_tensor *g)
+{
+    sy_status st = SY_OK;
+    sy_arena *saved_arena = p->saved;
+    block_saved *s = saved;
+
+    p->layer = block->layer;
+    if (p->recompute == SY_RECOMPUTE_BLOCK) {
+        p->saved = p->block;
+        sy_arena_release(p->block, 0);
+        SY_TRY(recompute(block, p, x, s));
+    }
+    SY_TRY(half_backward(p, &block->ffn, block->ffn_norm, &s->mid, &s->normed[1], &s->rstd[1],
+                         s->ffn, g));
+    SY_TRY(half_backward(p, &block->attn, block->attn_norm, x, &s->normed[0], &s->rstd[0], s->attn,
+                         g));
+cleanup:
+    p->saved = saved_arena;
+    return st;
+}

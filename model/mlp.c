@@ -1,0 +1,142 @@
+#include "model/mlp.h"
+
+#include <stdio.h>
+
+#include "core/alloc.h"
+
+typedef struct mlp_saved {
+    sy_tensor h; /* [T, 2F] gate | up */
+} mlp_saved;
+
+sy_status sy_mlp_declare(sy_mlp *mlp, const char *prefix, sy_params *params)
+{
+    sy_status st = SY_OK;
+    sy_param_spec spec = {.n_dim = 2,
+                          .shape_glb = {2 * mlp->ffn, mlp->hidden},
+                          .n_pieces = 2,
+                          .piece_dim = 0,
+                          .shard_dim = -1,
+                          .replicas = SY_DENSE,
+                          .init = SY_INIT_NORMAL,
+                          .init_std = mlp->init_std,
+                          .trainable = true,
+                          .decay = true};
+    snprintf(spec.name, sizeof spec.name, "%s/gate_up", prefix);
+    snprintf(spec.piece[0].name, sizeof spec.piece[0].name, "%s/gate", prefix);
+    snprintf(spec.piece[1].name, sizeof spec.piece[1].name, "%s/up", prefix);
+    spec.piece[0].extent = spec.piece[1].extent = mlp->ffn;
+    SY_TRY(sy_params_declare(params, &spec, &mlp->gate_up));
+
+    snprintf(spec.name, sizeof spec.name, "%s/down", prefix);
+    spec.n_pieces = 0;
+    spec.shape_glb[0] = mlp->hidden;
+    spec.shape_glb[1] = mlp->ffn;
+    spec.init_std = mlp->down_std;
+    SY_TRY(sy_params_declare(params, &spec, &mlp->down));
+cleanup:
+    return st;
+}
+
+/* h [T, 2F] from x, into an arena. */
+static sy_status compute_h(const sy_mlp *mlp, sy_pass *p, sy_arena *arena, const sy_tensor *x,
+                           sy_tensor *h)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy_arena_2d(arena, p->compute, x->shape[0], 2 * mlp->ffn, h));
+    SY_TRY(sy_linear_forward(p, x, &mlp->gate_up->value, h));
+cleanup:
+    return st;
+}
+
+sy_status sy_mlp_forward(const sy_mlp *mlp, sy_pass *p, const sy_tensor *x, sy_tensor *y,
+                         void **saved)
+{
+    sy_status st = SY_OK;
+    int64_t mark = sy_arena_mark(p->scratch);
+    mlp_saved *s = saved != NULL ? *saved : NULL;
+    sy_tensor h, a;
+
+    if (saved != NULL && s == NULL) {
+        SY_TRY(sy_host_arena_alloc(p->host, sizeof *s, (void **)&s));
+    }
+    SY_TRY(compute_h(mlp, p, saved != NULL ? p->saved : p->scratch, x, &h));
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, x->shape[0], mlp->ffn, &a));
+    SY_TRY(sy_swiglu(p->stream, &(sy_swiglu_args){.x = h, .y = a}));
+    SY_TRY(sy_linear_forward(p, &a, &mlp->down->value, y));
+    if (saved != NULL) {
+        s->h = h;
+        *saved = s;
+    }
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+sy_status sy_mlp_backward(const sy_mlp *mlp, sy_pass *p, void *saved, const sy_tensor *x,
+                          const sy_tensor *dy, sy_tensor *dx)
+{
+    sy_status st = SY_OK;
+    const mlp_saved *s = saved;
+    int64_t mark = sy_arena_mark(p->scratch), T = x->shape[0];
+    sy_tensor da, dh, a;
+
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, T, mlp->ffn, &da));
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, T, mlp->ffn, &a));
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, T, 2 * mlp->ffn, &dh));
+    SY_TRY(sy_linear_dgrad(p, dy, &mlp->down->value, &da, 0));
+    SY_TRY(sy_swiglu_backward(p->stream,
+                              &(sy_swiglu_backward_args){.x = s->h, .dy = da, .dx = dh, .wa = a}));
+    SY_TRY(sy_linear_wgrad(p, dy, &a, &mlp->down->grad));
+    if (dx->data != NULL) {
+        SY_TRY(sy_linear_dgrad(p, &dh, &mlp->gate_up->value, dx, 0));
+    }
+    SY_TRY(sy_linear_wgrad(p, &dh, x, &mlp->gate_up->grad));
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+static sy_status sublayer_declare(void *self, const char *prefix, sy_params *params)
+{
+    char name[SY_PARAM_NAME];
+    snprintf(name, sizeof name, "%s/mlp", prefix);
+    return sy_mlp_declare(self, name, params);
+}
+
+static sy_status sublayer_forward(void *self, sy_pass *p, const sy_tensor *x, sy_tensor *y,
+                                  void **saved)
+{
+    return sy_mlp_forward(self, p, x, y, saved);
+}
+
+static sy_status sublayer_backward(void *self, sy_pass *p, void *saved, const sy_tensor *x,
+                                   const sy_tensor *dy, sy_tensor *dx)
+{
+    return sy_mlp_backward(self, p, saved, x, dy, dx);
+}
+
+static void sublayer_destroy(void *self)
+{
+    sy_mlp *mlp = self;
+    sy_free(&mlp);
+}
+
+static const sy_sublayer_ops mlp_ops = {
+    .name = "mlp",
+    .declare = sublayer_declare,
+    .forward = sublayer_forward,
+    .backward = sublayer_backward,
+    .destroy = sublayer_destroy,
+};
+
+sy_status sy_mlp_create(int64_t hidden, int64_t ffn, double init_std, double down_std,
+                        sy_sublayer *out)
+{
+    sy_status st = SY_OK;
+    sy_mlp *mlp = NULL;
+    SY_TRY(sy_alloc(1, sizeof *mlp, (void **)&mlp));
+    *mlp = (sy_mlp){.hidden = hidden, .ffn = ffn, .init_std = init_std, .down_std = down_std};
+    *out = (sy_sublayer){&mlp_ops, mlp};
+cleanup:
+    return st;
+}

@@ -1,0 +1,248 @@
+#include "model/model.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "core/alloc.h"
+#include "model/attention.h"
+#include "model/head.h"
+
+struct sy_model_saved {
+    sy_tensor *x; /* [L] input of each block, [T, H] */
+    void **block; /* [L] */
+    sy_tensor g;  /* [T, H] gradient of the last block's output */
+};
+
+sy_status sy_model_create(const sy_model_config *config, const sy_sublayer *ffn, sy_model **out)
+{
+    sy_status st = SY_OK;
+    sy_model *model = NULL;
+    int32_t n_taken = 0;
+
+    SY_TRY(sy_alloc(1, sizeof *model, (void **)&model));
+    SY_TRY(sy_alloc(config->layers, sizeof *model->block, (void **)&model->block));
+    model->config = config;
+    model->n_layers = config->layers;
+    for (; n_taken < config->layers; n_taken++) {
+        sy_block *block = &model->block[n_taken];
+        *block = (sy_block){.config = config, .layer = n_taken, .ffn = ffn[n_taken]};
+    }
+    for (int32_t i = 0; i < config->layers; i++) {
+        SY_TRY(sy_attention_create(config, &model->block[i].attn));
+    }
+    *out = model;
+    model = NULL;
+cleanup:
+    for (int32_t i = n_taken; i < config->layers && n_taken == 0; i++) {
+        ffn[i].ops->destroy(ffn[i].self);
+    }
+    sy_model_destroy(&model);
+    return st;
+}
+
+static void destroy_sublayer(sy_sublayer *sub)
+{
+    if (sub->ops != NULL) {
+        sub->ops->destroy(sub->self);
+    }
+}
+
+void sy_model_destroy(sy_model **model)
+{
+    if (*model == NULL) {
+        return;
+    }
+    for (int32_t i = 0; i < (*model)->n_layers; i++) {
+        destroy_sublayer(&(*model)->block[i].attn);
+        destroy_sublayer(&(*model)->block[i].ffn);
+    }
+    sy_free(&(*model)->block);
+    sy_free(model);
+}
+
+static sy_param_spec matrix_spec(const char *name, int64_t n0, int64_t n1, double std)
+{
+    sy_param_spec spec = {.n_dim = 2,
+                          .shape_glb = {n0, n1},
+                          .shard_dim = -1,
+                          .replicas = SY_DENSE,
+                          .init = SY_INIT_NORMAL,
+                          .init_std = std,
+                          .trainable = true,
+                          .decay = true};
+    snprintf(spec.name, sizeof spec.name, "%s", name);
+    return spec;
+}
+
+sy_status sy_model_declare(sy_model *model, sy_params *params)
+{
+    sy_status st = SY_OK;
+    const sy_model_config *c = model->config;
+    sy_param_spec embed = matrix_spec("embed", c->vocab_size, c->hidden, c->init_std);
+    sy_param_spec head = matrix_spec("head", c->vocab_size, c->hidden, c->init_std);
+    sy_param_spec norm = {.name = "norm",
+                          .n_dim = 1,
+                          .shape_glb = {c->hidden},
+                          .shard_dim = -1,
+                          .replicas = SY_DENSE,
+                          .init = SY_INIT_ONES,
+                          .trainable = true};
+
+    SY_TRY(sy_params_declare(params, &embed, &model->embed));
+    for (int32_t i = 0; i < model->n_layers; i++) {
+        SY_TRY(sy_block_declare(&model->block[i], params));
+    }
+    SY_TRY(sy_params_declare(params, &norm, &model->norm));
+    model->head = model->embed;
+    if (!c->tie_embeddings) {
+        SY_TRY(sy_params_declare(params, &head, &model->head));
+    }
+cleanup:
+    return st;
+}
+
+static sy_status embed(sy_model *model, sy_pass *p, sy_tensor *x)
+{
+    return sy_embed(p->stream,
+                    &(sy_embed_args){.w = model->embed->value, .ids = p->batch->ids, .y = *x});
+}
+
+/* All blocks without saving: two buffers in turn. *y is one of them. */
+static sy_status run_blocks(sy_model *model, sy_pass *p, sy_tensor *y)
+{
+    sy_status st = SY_OK;
+    sy_tensor buf[2];
+    int32_t i = 0;
+    for (int32_t k = 0; k < 2; k++) {
+        SY_TRY(sy_arena_2d(p->scratch, p->compute, p->batch->T, model->config->hidden, &buf[k]));
+    }
+    SY_TRY(embed(model, p, &buf[0]));
+    for (i = 0; i < model->n_layers; i++) {
+        SY_TRY(sy_block_forward(&model->block[i], p, &buf[i % 2], &buf[(i + 1) % 2], NULL));
+    }
+    *y = buf[i % 2];
+cleanup:
+    return st;
+}
+
+static sy_status run_blocks_saving(sy_model *model, sy_pass *p, sy_model_saved *s, sy_tensor *y)
+{
+    sy_status st = SY_OK;
+    int64_t T = p->batch->T, H = model->config->hidden;
+    SY_TRY(sy_arena_2d(p->keep, p->compute, T, H, &s->x[0]));
+    SY_TRY(embed(model, p, &s->x[0]));
+    for (int32_t i = 0; i < model->n_layers; i++) {
+        sy_tensor *out = i + 1 < model->n_layers ? &s->x[i + 1] : y;
+        SY_TRY(sy_arena_2d(p->keep, p->compute, T, H, out));
+        SY_TRY(sy_block_forward(&model->block[i], p, &s->x[i], out, &s->block[i]));
+    }
+cleanup:
+    return st;
+}
+
+static sy_status create_saved(sy_model *model, sy_pass *p, sy_model_saved **out)
+{
+    sy_status st = SY_OK;
+    sy_model_saved *s = NULL;
+    int64_t L = model->n_layers;
+    SY_TRY(sy_host_arena_alloc(p->host, sizeof *s, (void **)&s));
+    SY_TRY(sy_host_arena_alloc(p->host, L * (int64_t)sizeof *s->x, (void **)&s->x));
+    SY_TRY(sy_host_arena_alloc(p->host, L * (int64_t)sizeof *s->block, (void **)&s->block));
+    SY_TRY(sy_arena_2d(p->keep, p->compute, p->batch->T, model->config->hidden, &s->g));
+    *out = s;
+cleanup:
+    return st;
+}
+
+sy_status sy_model_forward(sy_model *model, sy_pass *p, sy_model_saved **saved)
+{
+    sy_status st = SY_OK;
+    sy_head head = {model->config, model->norm, model->head};
+    int64_t mark = sy_arena_mark(p->scratch);
+    sy_model_saved *s = NULL;
+    sy_tensor y, no_grad = sy_tensor_none();
+
+    if (saved != NULL) {
+        SY_TRY(create_saved(model, p, &s));
+        SY_TRY(run_blocks_saving(model, p, s, &y));
+    } else {
+        SY_TRY(run_blocks(model, p, &y));
+    }
+    SY_TRY(sy_head_loss(&head, p, &y, s != NULL ? &s->g : &no_grad));
+    if (p->stats != NULL) {
+        SY_TRY(
+            sy_sum(p->stream, &(sy_sum_args){.x = p->nll, .out = p->stats->nll_sum, .scale = 1}));
+    }
+    if (saved != NULL) {
+        *saved = s;
+    }
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+sy_status sy_model_backward(sy_model *model, sy_pass *p, sy_model_saved *s)
+{
+    sy_status st = SY_OK;
+    if (p->grads != NULL) {
+        SY_TRY(sy_grad_sync_reached(p->grads, model->norm)); /* the head was done in forward */
+    }
+    for (int32_t i = model->n_layers - 1; i >= 0; i--) {
+        SY_TRY(sy_block_backward(&model->block[i], p, s->block[i], &s->x[i], &s->g));
+    }
+    if (model->embed->grad.data != NULL) {
+        SY_TRY(sy_embed_backward(
+            p->stream,
+            &(sy_embed_backward_args){.ids = p->batch->ids, .dy = s->g, .dw = model->embed->grad}));
+    }
+    if (p->grads != NULL) {
+        SY_TRY(sy_grad_sync_reached(p->grads, model->embed));
+    }
+cleanup:
+    return st;
+}
+
+sy_status sy_model_decode(sy_model *model, sy_pass *p, sy_tensor *logits)
+{
+    sy_status st = SY_OK;
+    sy_head head = {model->config, model->norm, model->head};
+    int64_t mark = sy_arena_mark(p->scratch);
+    sy_tensor y;
+    SY_TRY(run_blocks(model, p, &y));
+    if (p->batch->T > 0) {
+        SY_TRY(sy_head_logits(&head, p, &y, logits));
+    }
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+sy_status sy_model_end_step(sy_model *model, const int64_t *h_load, int32_t E, bool skipped,
+                            sy_stream *stream)
+{
+    sy_status st = SY_OK;
+    for (int32_t i = 0; i < model->n_layers; i++) {
+        const sy_sublayer *ffn = &model->block[i].ffn;
+        if (ffn->ops->end_step != NULL) {
+            const int64_t *load = h_load != NULL ? h_load + (int64_t)i * E : NULL;
+            SY_TRY(ffn->ops->end_step(ffn->self, load, skipped, stream));
+        }
+    }
+cleanup:
+    return st;
+}
+
+sy_status sy_model_walk(sy_model *model, sy_emit *emit, void *to)
+{
+    sy_status st = SY_OK;
+    char prefix[32];
+    for (int32_t i = 0; i < model->n_layers; i++) {
+        const sy_sublayer *ffn = &model->block[i].ffn;
+        snprintf(prefix, sizeof prefix, "layers/%03d", i);
+        if (ffn->ops->walk != NULL) {
+            SY_TRY(ffn->ops->walk(ffn->self, prefix, emit, to));
+        }
+    }
+cleanup:
+    return st;
+}

@@ -1,0 +1,187 @@
+/* Exact counts: every rank learns how many rows each rank sends to each expert (one all-gather, one
+   host wait), then exactly these rows travel. Rows beyond the receive buffer go in further passes:
+   pass q of a destination takes arrivals [q*recv_rows, (q+1)*recv_rows) in the order (source,
+   expert, token). Everybody knows the whole matrix, so everybody knows everybody's passes. */
+#include "moe/exchange.h"
+
+/* counts[source][place]: rows; places of rank d are d*E_loc .. */
+typedef struct count_matrix {
+    const int32_t *n;
+    int32_t ep, E, E_loc;
+} count_matrix;
+
+static int64_t block_rows(const count_matrix *m, int32_t source, int32_t dest)
+{
+    int64_t n = 0;
+    for (int32_t i = 0; i < m->E_loc; i++) {
+        n += m->n[(int64_t)source * m->E + dest * m->E_loc + i];
+    }
+    return n;
+}
+
+static int64_t min64(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t max64(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Length of [begin, begin+n) inside [lo, hi), and where it starts within the block. */
+static int64_t clip(int64_t begin, int64_t n, int64_t lo, int64_t hi, int64_t *first)
+{
+    int64_t from = max64(begin, lo), to = min64(begin + n, hi);
+    *first = max64(from - begin, 0);
+    return max64(to - from, 0);
+}
+
+static int32_t count_passes(const count_matrix *m, int64_t recv_rows)
+{
+    int64_t most = 0;
+    for (int32_t d = 0; d < m->ep; d++) {
+        int64_t n = 0;
+        for (int32_t s = 0; s < m->ep; s++) {
+            n += block_rows(m, s, d);
+        }
+        most = max64(most, n);
+    }
+    return (int32_t)max64(1, (most + recv_rows - 1) / recv_rows);
+}
+
+/* What this rank sends in a pass: for each destination a range of its block. */
+static void fill_send(const count_matrix *m, int32_t rank, int64_t lo, int64_t hi,
+                      sy_plan_pass *pass)
+{
+    int64_t wire = 0;
+    for (int32_t d = 0; d < m->ep; d++) {
+        int64_t before = 0, first = 0, n = block_rows(m, rank, d);
+        for (int32_t s = 0; s < rank; s++) {
+            before += block_rows(m, s, d);
+        }
+        pass->h_n_send[d] = clip(before, n, lo, hi, &first);
+        pass->h_first[d] = wire + first;
+        pass->n_send += pass->h_n_send[d];
+        wire += n;
+    }
+}
+
+/* What arrives: rows per (source, local expert) inside the window, in arrival order. */
+static void fill_recv(const count_matrix *m, int32_t rank, int64_t lo, int64_t hi,
+                      sy_plan_pass *pass, int32_t *h_count)
+{
+    int64_t at = 0, first = 0;
+    for (int32_t s = 0; s < m->ep; s++) {
+        for (int32_t i = 0; i < m->E_loc; i++) {
+            int64_t n = m->n[(int64_t)s * m->E + rank * m->E_loc + i];
+            int64_t in = clip(at, n, lo, hi, &first);
+            h_count[s * m->E_loc + i] = (int32_t)in;
+            pass->h_n_recv[s] += in;
+            at += n;
+        }
+        pass->n_arrive += pass->h_n_recv[s];
+    }
+}
+
+static int64_t aligned_rows(const int32_t *h_count, int32_t ep, int32_t E_loc, int64_t align)
+{
+    int64_t R = 0;
+    for (int32_t i = 0; i < E_loc; i++) {
+        int64_t n = 0;
+        for (int32_t s = 0; s < ep; s++) {
+            n += h_count[s * E_loc + i];
+        }
+        R += (n + align - 1) / align * align;
+    }
+    return R;
+}
+
+static sy_status finish_pass(sy_pass *p, const sy_plan *plan, const int32_t *h_count,
+                             sy_plan_pass *pass)
+{
+    sy_status st = SY_OK;
+    int64_t align = p->mesh->dev->row_multiple;
+    sy_tensor count;
+    SY_TRY(sy_arena_2d(p->keep, SY_I32, plan->ep, plan->E_loc, &count));
+    SY_TRY(sy_arena_1d(p->keep, SY_I32, plan->E_loc + 1, &pass->expert_start));
+    SY_TRY(sy_arena_1d(p->keep, SY_I32, pass->R, &pass->computed_from));
+    SY_TRY(sy_arena_1d(p->keep, SY_I32, pass->n_arrive, &pass->arrival_to));
+    SY_TRY(sy_copy_h2d(p->stream, count.data, h_count, sy_tensor_bytes(&count)));
+    SY_TRY(sy_plan_receive(p->stream, &(sy_plan_receive_args){.count = count,
+                                                              .expert_start = pass->expert_start,
+                                                              .computed_from = pass->computed_from,
+                                                              .arrival_to = pass->arrival_to,
+                                                              .align = align}));
+cleanup:
+    return st;
+}
+
+static sy_status build_pass(sy_pass *p, const sy_plan *plan, const count_matrix *m, int64_t lo,
+                            int64_t hi, sy_plan_pass *pass)
+{
+    sy_status st = SY_OK;
+    int32_t rank = p->mesh->group[SY_EP]->rank, *h_count = NULL;
+    int64_t bytes = plan->ep * (int64_t)sizeof(int64_t);
+    SY_TRY(sy_host_arena_alloc(p->host, bytes, (void **)&pass->h_n_send));
+    SY_TRY(sy_host_arena_alloc(p->host, bytes, (void **)&pass->h_n_recv));
+    SY_TRY(sy_host_arena_alloc(p->host, bytes, (void **)&pass->h_first));
+    SY_TRY(sy_host_arena_alloc(p->host, (int64_t)plan->ep * plan->E_loc * (int64_t)sizeof(int32_t),
+                               (void **)&h_count));
+    fill_send(m, rank, lo, hi, pass);
+    fill_recv(m, rank, lo, hi, pass, h_count);
+    pass->R = aligned_rows(h_count, plan->ep, plan->E_loc, p->mesh->dev->row_multiple);
+    if (p->mesh->dev->dry) { /* measure the worst case */
+        pass->n_send = plan->N;
+        pass->n_arrive = hi - lo;
+        pass->R = hi - lo + (int64_t)plan->E_loc * (p->mesh->dev->row_multiple - 1);
+    }
+    SY_TRY(finish_pass(p, plan, h_count, pass));
+cleanup:
+    return st;
+}
+
+/* The matrix [ep, E] of all ranks' counts, on the host. */
+static sy_status gather_counts(sy_pass *p, const sy_plan *plan, int32_t **h_matrix)
+{
+    sy_status st = SY_OK;
+    sy_comm *ep = p->mesh->group[SY_EP];
+    int64_t mark = sy_arena_mark(p->scratch);
+    sy_tensor matrix;
+    SY_TRY(sy_arena_2d(p->scratch, SY_I32, plan->ep, plan->E, &matrix));
+    SY_TRY(sy_host_arena_alloc(p->host, sy_tensor_bytes(&matrix), (void **)h_matrix));
+    SY_TRY(sy_all_gather(ep, &(sy_comm_args){.stream = p->stream,
+                                             .send = plan->count.data,
+                                             .recv = matrix.data,
+                                             .n = plan->E,
+                                             .dtype = SY_I32,
+                                             .what = "moe counts",
+                                             .layer = p->layer}));
+    SY_TRY(sy_copy_d2h(p->stream, *h_matrix, matrix.data, sy_tensor_bytes(&matrix)));
+    SY_TRY(sy_stream_sync(p->stream));
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+static sy_status prepare(sy_pass *p, int64_t recv_rows, sy_plan *plan)
+{
+    sy_status st = SY_OK;
+    count_matrix m = {.ep = plan->ep, .E = plan->E, .E_loc = plan->E_loc};
+    int32_t *h_matrix = NULL;
+    SY_TRY(gather_counts(p, plan, &h_matrix));
+    m.n = h_matrix;
+    plan->n_passes = count_passes(&m, recv_rows);
+    SY_TRY(sy_host_arena_alloc(p->host, plan->n_passes * (int64_t)sizeof *plan->pass,
+                               (void **)&plan->pass));
+    for (int32_t q = 0; q < plan->n_passes; q++) {
+        SY_TRY(build_pass(p, plan, &m, q * recv_rows, (q + 1) * recv_rows, &plan->pass[q]));
+    }
+    if (p->stats != NULL) {
+        p->stats->n_extra_passes += plan->n_passes - 1;
+    }
+cleanup:
+    return st;
+}
+
+const sy_exchange_ops sy_exchange_exact = {.name = "exact", .prepare = prepare};

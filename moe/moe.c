@@ -1,0 +1,368 @@
+#include "moe/moe_impl.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "core/alloc.h"
+#include "core/clock.h"
+#include "core/rng.h"
+#include "moe/capacity.h"
+
+static sy_status declare(void *self, const char *prefix, sy_params *params)
+{
+    sy_status st = SY_OK;
+    sy__moe *moe = self;
+    int64_t E = moe->config->experts;
+    char name[SY_PARAM_NAME];
+    sy_param_spec router = {.wide = true,
+                            .n_dim = 2,
+                            .shape_glb = {E, moe->model->hidden},
+                            .shard_dim = -1,
+                            .replicas = SY_DENSE,
+                            .init = SY_INIT_NORMAL,
+                            .init_std = moe->model->init_std,
+                            .trainable = true,
+                            .decay = true};
+    sy_param_spec bias = {.wide = true,
+                          .n_dim = 1,
+                          .shape_glb = {E},
+                          .shard_dim = -1,
+                          .replicas = SY_DENSE,
+                          .init = SY_INIT_ZEROS};
+
+    snprintf(name, sizeof name, "%s/moe", prefix);
+    snprintf(router.name, sizeof router.name, "%s/moe/router", prefix);
+    snprintf(bias.name, sizeof bias.name, "%s/moe/bias", prefix);
+    SY_TRY(sy_params_declare(params, &router, &moe->router_w));
+    if (moe->config->bias_update_rate > 0) {
+        SY_TRY(sy_params_declare(params, &bias, &moe->bias));
+    }
+    SY_TRY(sy_experts_declare(&moe->experts, name, params));
+    if (moe->has_shared) {
+        SY_TRY(sy_shared_declare(&moe->shared, name, params));
+    }
+cleanup:
+    return st;
+}
+
+sy_status sy__moe_jitter(const sy__moe *moe, sy_pass *p, sy_tensor *x)
+{
+    uint64_t stream =
+        ((uint64_t)SY_RNG_JITTER << 56) ^ ((uint64_t)moe->layer << 40) ^ (uint64_t)p->step;
+    bool training = p->kind == SY_PASS_TRAIN || p->kind == SY_PASS_RECOMPUTE;
+    if (moe->config->jitter <= 0 || !training) {
+        return SY_OK;
+    }
+    return sy_jitter(p->stream, &(sy_jitter_args){.x = *x,
+                                                  .token_glb = p->batch->token_glb,
+                                                  .y = *x,
+                                                  .eps = moe->config->jitter,
+                                                  .seed = p->seed,
+                                                  .stream = stream});
+}
+
+sy_status sy__moe_router_input(const sy__moe *moe, sy_pass *p, const sy_tensor *x, sy_tensor *out)
+{
+    sy_status st = SY_OK;
+    sy_tensor jittered = *x;
+    if (moe->config->jitter > 0 && p->kind != SY_PASS_EVAL && p->kind != SY_PASS_DECODE) {
+        SY_TRY(sy_arena_2d(p->scratch, p->compute, x->shape[0], x->shape[1], &jittered));
+        SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = *x, .y = jittered}));
+        SY_TRY(sy__moe_jitter(moe, p, &jittered));
+    }
+    *out = jittered;
+    if (p->compute != p->wide) {
+        SY_TRY(sy_arena_2d(p->scratch, p->wide, x->shape[0], x->shape[1], out));
+        SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = jittered, .y = *out}));
+    }
+cleanup:
+    return st;
+}
+
+static sy_status score(const sy__moe *moe, sy_pass *p, const sy_tensor *x, sy_scores *s)
+{
+    sy_status st = SY_OK;
+    int64_t mark = sy_arena_mark(p->scratch), T = x->shape[0], E = moe->config->experts;
+    sy_tensor input;
+    SY_TRY(sy_arena_2d(p->keep, p->wide, T, E, &s->z));
+    SY_TRY(sy_arena_2d(p->keep, p->wide, T, E, &s->p));
+    SY_TRY(sy_arena_1d(p->keep, p->wide, T, &s->lse));
+    SY_TRY(sy__moe_router_input(moe, p, x, &input));
+    SY_TRY(sy_linear_forward(p, &input, &moe->router_w->value, &s->z));
+    SY_TRY(sy_router_scores(
+        p->stream,
+        &(sy_router_scores_args){
+            .z = s->z, .p = s->p, .lse = s->lse, .score = (sy_score)moe->config->score}));
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+static sy_status choose(const sy__moe *moe, sy_pass *p, const sy_scores *s, int64_t C,
+                        sy_choices *c)
+{
+    sy_status st = SY_OK;
+    int64_t T = s->z.shape[0];
+    sy_tensor bias = moe->bias != NULL ? moe->bias->value : sy_tensor_none();
+    c->T = T;
+    c->K = moe->router->slots(moe->config);
+    SY_TRY(sy_arena_2d(p->keep, SY_I32, T, c->K, &c->token));
+    SY_TRY(sy_arena_2d(p->keep, SY_I32, T, c->K, &c->expert));
+    SY_TRY(sy_arena_2d(p->keep, SY_U8, T, c->K, &c->kept));
+    SY_TRY(sy_arena_2d(p->keep, p->wide, T, c->K, &c->weight));
+    if (C >= 0 && moe->config->drop_policy == SY_DROP_PROBABILITY) {
+        SY_TRY(sy_arena_2d(p->keep, p->wide, T, c->K, &c->priority));
+    }
+    SY_TRY(moe->router->choose(moe->config, p, s, &bias, c));
+    SY_TRY(sy_capacity_apply(moe->config, p, C, c));
+    SY_TRY(moe->router->weigh(moe->config, p, s, c));
+cleanup:
+    return st;
+}
+
+/* Add to the step's statistics, and count the choices in the scope of the balance loss. Collective
+ * over dp where the scope is the global batch. */
+static sy_status count(const sy__moe *moe, sy_pass *p, sy__moe_saved *s)
+{
+    sy_status st = SY_OK;
+    int64_t E = moe->config->experts;
+    int32_t scope = moe->config->aux_loss_scope;
+    int64_t n_scopes = scope == SY_AUX_SEQUENCE ? p->batch->B : 1;
+    const sy_choices *c = &s->choices;
+    sy_tensor load = sy_tensor_rows(&p->stats->load, moe->layer, 1);
+    sy_tensor kept = sy_tensor_rows(&p->stats->kept, moe->layer, 1);
+    sy_tensor sums = sy_tensor_rows(&p->stats->sums, moe->layer, 1);
+
+    SY_TRY(sy_router_stats(p->stream,
+                           &(sy_router_stats_args){.p = s->scores.p,
+                                                   .expert = c->expert,
+                                                   .kept = c->kept,
+                                                   .load = sy_tensor_1d(load.data, SY_I64, E),
+                                                   .kept_load = sy_tensor_1d(kept.data, SY_I64, E),
+                                                   .sums = sy_tensor_1d(sums.data, SY_F64, 2)}));
+    if (p->kind != SY_PASS_TRAIN) {
+        goto cleanup;
+    }
+    SY_TRY(sy_arena_2d(p->keep, SY_I64, n_scopes, E, &s->count));
+    if (scope == SY_AUX_GLOBAL_BATCH) {
+        SY_TRY(sy_all_reduce(p->mesh->group[SY_DP], &(sy_comm_args){.stream = p->stream,
+                                                                    .send = load.data,
+                                                                    .recv = s->count.data,
+                                                                    .n = E,
+                                                                    .dtype = SY_I64,
+                                                                    .reduce = SY_SUM,
+                                                                    .what = "moe global load",
+                                                                    .layer = p->layer}));
+    } else {
+        SY_TRY(sy_expert_count(
+            p->stream,
+            &(sy_expert_count_args){.expert = sy_tensor_1d(c->expert.data, SY_I32, c->T * c->K),
+                                    .count = s->count}));
+    }
+cleanup:
+    return st;
+}
+
+static int64_t recv_rows(const sy__moe *moe, const sy_pass *p)
+{
+    int64_t own = p->T_max * moe->router->slots(moe->config);
+    int64_t all = own * p->mesh->placement->ep;
+    double rows = ceil(moe->config->recv_factor * (double)own);
+    int64_t n = rows < (double)all ? (int64_t)rows : all;
+    return n > 0 ? n : 1;
+}
+
+/* From scores to plan. */
+static sy_status route(const sy__moe *moe, sy_pass *p, const sy_tensor *x, sy__moe_saved *s)
+{
+    sy_status st = SY_OK;
+    bool eval = p->kind == SY_PASS_EVAL || p->kind == SY_PASS_DECODE;
+    int64_t C = sy_capacity_slots(moe->config, eval, x->shape[0]);
+    sy_plan_spec spec = {.E = moe->config->experts, .recv_rows = recv_rows(moe, p)};
+
+    if (moe->config->pad_to_capacity && C >= 0) { /* the same shape on ranks with fewer tokens */
+        spec.capacity = sy_capacity_slots(moe->config, eval, p->T_max);
+    }
+    SY_TRY(score(moe, p, x, &s->scores));
+    SY_TRY(choose(moe, p, &s->scores, C, &s->choices));
+    if (p->stats != NULL) {
+        SY_TRY(count(moe, p, s));
+    }
+    SY_TRY(sy_plan_build(p, &spec, &s->choices, &s->plan));
+cleanup:
+    return st;
+}
+
+sy_status sy__moe_fill_rows(const sy__moe *moe, sy_pass *p, const sy_plan *plan,
+                            const sy_plan_pass *pass, const sy_tensor *x, sy_arena *arena,
+                            sy_tensor *rows, sy_tensor *h)
+{
+    sy_status st = SY_OK;
+    sy_tensor none = sy_tensor_none();
+    (void)plan;
+    SY_TRY(sy_arena_2d(arena, p->compute, pass->R, x->shape[1], rows));
+    SY_TRY(sy_arena_2d(arena, p->compute, pass->R, 2 * moe->experts.ffn, h));
+    SY_TRY(sy_dispatch(p, plan, pass, x, rows, &none, &none));
+    SY_TRY(sy_experts_hidden(&moe->experts, p, &pass->expert_start, rows, h));
+cleanup:
+    return st;
+}
+
+/* One pass of the plan: rows out, through the experts, back into wire order. */
+static sy_status run_pass(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
+                          const sy_plan_pass *pass, const sy_tensor *x, sy_tensor *wire)
+{
+    sy_status st = SY_OK;
+    int64_t mark = sy_arena_mark(p->scratch);
+    sy_tensor out, none = sy_tensor_none();
+    double t0 = sy_clock_s(), t1, t2;
+    SY_TRY(sy__moe_fill_rows(moe, p, &s->plan, pass, x, s->kept_rows ? p->saved : p->scratch,
+                             &s->rows, &s->h));
+    t1 = sy_clock_s();
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, x->shape[1], &out));
+    SY_TRY(sy_experts_output(&moe->experts, p, &pass->expert_start, &s->h, &out));
+    t2 = sy_clock_s();
+    SY_TRY(sy_combine(p, &s->plan, pass, &out, wire, &none, &none));
+    if (p->stats != NULL) {
+        p->stats->dispatch_s += t1 - t0;
+        p->stats->experts_s += t2 - t1;
+        p->stats->combine_s += sy_clock_s() - t2;
+    }
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+static sy_status experts_forward(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
+                                 const sy_tensor *x, sy_tensor *y)
+{
+    sy_status st = SY_OK;
+    int64_t mark = sy_arena_mark(p->scratch), n = s->plan.n_wire;
+    sy_tensor wire;
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, n, x->shape[1], &wire));
+    for (int32_t q = 0; q < s->plan.n_passes; q++) {
+        SY_TRY(run_pass(moe, p, s, &s->plan.pass[q], x, &wire));
+    }
+    SY_TRY(sy_combine_rows(
+        p->stream,
+        &(sy_combine_rows_args){.rows = wire,
+                                .weight = sy_tensor_1d(s->plan.row_weight.data, p->wide, n),
+                                .token_start = s->plan.token_start,
+                                .token_row = s->plan.token_row,
+                                .y = *y}));
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+static sy_status forward(void *self, sy_pass *p, const sy_tensor *x, sy_tensor *y, void **saved)
+{
+    sy_status st = SY_OK;
+    sy__moe *moe = self;
+    sy_arena *keep = p->keep;
+    sy__moe_saved *s = saved != NULL ? *saved : NULL;
+    int64_t mark = sy_arena_mark(p->scratch);
+
+    if (saved == NULL) {
+        p->keep = p->scratch; /* nothing outlives this call */
+    }
+    if (s == NULL) {
+        SY_TRY(sy_host_arena_alloc(p->host, sizeof *s, (void **)&s));
+        SY_TRY(route(moe, p, x, s));
+    }
+    s->kept_rows = saved != NULL && s->plan.n_passes == 1 && p->recompute != SY_RECOMPUTE_MOE;
+    SY_TRY(experts_forward(moe, p, s, x, y));
+    if (moe->has_shared) {
+        SY_TRY(sy_shared_forward(&moe->shared, p, x, y, saved != NULL ? &s->shared : NULL));
+    }
+    if (saved != NULL) {
+        *saved = s;
+    }
+cleanup:
+    p->keep = keep;
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+/* Loss-free balancing: b_e += rate * sign(mean load - load_e), once per step. Wang et al. 2024
+ * (arXiv 2408.15664); DeepSeek-V3 2.1.2. */
+static sy_status end_step(void *self, const int64_t *h_load, bool skipped, sy_stream *stream)
+{
+    sy_status st = SY_OK;
+    sy__moe *moe = self;
+    int64_t E = moe->config->experts;
+    double total = 0, *h_bias = NULL;
+    sy_dtype dtype = SY_F32;
+    void *raw = NULL;
+
+    if (moe->bias == NULL || skipped || h_load == NULL) {
+        return SY_OK;
+    }
+    dtype = moe->bias->value.dtype;
+    SY_TRY(sy_alloc(E, sizeof *h_bias, (void **)&h_bias));
+    SY_TRY(sy_alloc(E, sizeof(double), &raw));
+    SY_TRY(sy_copy_d2h(stream, raw, moe->bias->value.data, sy_tensor_bytes(&moe->bias->value)));
+    SY_TRY(sy_stream_sync(stream));
+    sy_convert(SY_F64, h_bias, dtype, raw, E);
+    for (int64_t e = 0; e < E; e++) {
+        total += (double)h_load[e];
+    }
+    for (int64_t e = 0; e < E; e++) {
+        double gap = total / (double)E - (double)h_load[e];
+        h_bias[e] += moe->config->bias_update_rate * ((gap > 0) - (gap < 0));
+    }
+    sy_convert(dtype, raw, SY_F64, h_bias, E);
+    SY_TRY(sy_copy_h2d(stream, moe->bias->value.data, raw, sy_tensor_bytes(&moe->bias->value)));
+    SY_TRY(sy_stream_sync(stream));
+cleanup:
+    sy_free(&raw);
+    sy_free(&h_bias);
+    return st;
+}
+
+static void destroy(void *self)
+{
+    sy__moe *moe = self;
+    sy_free(&moe);
+}
+
+static const sy_sublayer_ops moe_ops = {
+    .name = "moe",
+    .declare = declare,
+    .forward = forward,
+    .backward = sy__moe_backward,
+    .end_step = end_step,
+    .destroy = destroy,
+};
+
+sy_status sy_moe_create(const sy_model_config *model, const sy_moe_config *config, int32_t layer,
+                        sy_sublayer *out)
+{
+    sy_status st = SY_OK;
+    sy__moe *moe = NULL;
+    double std = model->init_std, down_std = std / sqrt(2.0 * model->layers);
+    SY_TRY(sy_alloc(1, sizeof *moe, (void **)&moe));
+    *moe = (sy__moe){
+        .model = model,
+        .config = config,
+        .router = sy_router_find(config->router),
+        .layer = layer,
+        .experts = {config->experts, model->hidden, config->expert_hidden, std, down_std, NULL,
+                    NULL},
+        .shared = {.mlp = {model->hidden, config->shared_hidden, std, down_std, NULL, NULL},
+                   .gated = config->shared_gate},
+        .has_shared = config->shared_experts > 0};
+    SY_REQUIRE(moe->router != NULL, SY_ERR_USAGE, "unknown router '%s'", config->router);
+    *out = (sy_sublayer){&moe_ops, moe};
+    moe = NULL;
+cleanup:
+    sy_free(&moe);
+    return st;
+}
+
+int64_t sy_moe_active_params(const sy_model_config *model, const sy_moe_config *config)
+{
+    int64_t H = model->hidden;
+    int64_t shared = config->shared_experts > 0 ? config->shared_hidden : 0;
+    return H * config->experts + 3 * H * ((int64_t)config->top_k * config->expert_hidden + shared);
+}

@@ -1,0 +1,139 @@
+/* Backward of the MoE sublayer. dy goes out to the experts (a dispatch) with the weights riding
+   along; the gradient of the rows comes home (a combine) with the router signal G riding along. */
+#include "core/clock.h"
+#include "moe/moe_impl.h"
+
+/* One pass: gradients of the experts; dwire [n_wire, H] and g_wire [n_wire, 1] get this pass's
+ * rows. */
+static sy_status run_pass(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
+                          const sy_plan_pass *pass, const sy_tensor *x, const sy_tensor *dy,
+                          sy_tensor *dwire, sy_tensor *g_wire)
+{
+    sy_status st = SY_OK;
+    int64_t mark = sy_arena_mark(p->scratch), H = x->shape[1];
+    sy_tensor rows = s->rows, h = s->h, dout, weight, drows, dot;
+    double t0 = sy_clock_s(), t1, t2;
+
+    if (!s->kept_rows) {
+        SY_TRY(sy__moe_fill_rows(moe, p, &s->plan, pass, x, p->scratch, &rows, &h));
+    }
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, H, &dout));
+    SY_TRY(sy_arena_2d(p->scratch, p->wide, pass->R, 1, &weight));
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, H, &drows));
+    SY_TRY(sy_arena_2d(p->scratch, p->wide, pass->R, 1, &dot));
+    SY_TRY(sy_dispatch(p, &s->plan, pass, dy, &dout, &s->plan.row_weight, &weight));
+    t1 = sy_clock_s();
+    SY_TRY(sy_experts_backward(&moe->experts, p, &pass->expert_start, &rows, &h, &dout, &weight,
+                               &drows, &dot));
+    t2 = sy_clock_s();
+    SY_TRY(sy_combine(p, &s->plan, pass, &drows, dwire, &dot, g_wire));
+    if (p->stats != NULL) {
+        p->stats->dispatch_s += t1 - t0;
+        p->stats->experts_s += t2 - t1;
+        p->stats->combine_s += sy_clock_s() - t2;
+    }
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+/* dx = sum of the rows' gradients; g [T, K]. */
+static sy_status experts_backward(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
+                                  const sy_tensor *x, const sy_tensor *dy, sy_tensor *dx,
+                                  sy_tensor *g)
+{
+    sy_status st = SY_OK;
+    int64_t mark = sy_arena_mark(p->scratch), n = s->plan.n_wire;
+    sy_tensor dwire, g_wire;
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, n, x->shape[1], &dwire));
+    SY_TRY(sy_arena_2d(p->scratch, p->wide, n, 1, &g_wire));
+    for (int32_t q = 0; q < s->plan.n_passes; q++) {
+        SY_TRY(run_pass(moe, p, s, &s->plan.pass[q], x, dy, &dwire, &g_wire));
+    }
+    SY_TRY(sy_combine_rows(p->stream, &(sy_combine_rows_args){.rows = dwire,
+                                                              .token_start = s->plan.token_start,
+                                                              .token_row = s->plan.token_row,
+                                                              .y = *dx}));
+    SY_TRY(sy_gather_rows(
+        p->stream, &(sy_gather_rows_args){.x = g_wire,
+                                          .idx = s->plan.choice_row,
+                                          .y = sy_tensor_2d(g->data, g->dtype, s->plan.N, 1)}));
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+static sy_status losses(const sy__moe *moe, sy_pass *p, const sy__moe_saved *s, sy_tensor *dz)
+{
+    sy_tensor sums = sy_tensor_rows(&p->stats->sums, moe->layer, 1);
+    sums = sy_tensor_cols(&sums, SY_SUM_AUX, 2);
+    return sy_balance_loss(p->stream,
+                           &(sy_balance_loss_args){.z = s->scores.z,
+                                                   .p = s->scores.p,
+                                                   .lse = s->scores.lse,
+                                                   .routed = p->batch->routed,
+                                                   .count = s->count,
+                                                   .dz = *dz,
+                                                   .sums = sy_tensor_1d(sums.data, SY_F64, 2),
+                                                   .aux_coeff = moe->config->aux_loss_coeff,
+                                                   .z_coeff = moe->config->z_loss_coeff,
+                                                   .per_token = p->per_routed_token,
+                                                   .score = (sy_score)moe->config->score});
+}
+
+/* dW_r += dz^T x_r; dx += dz W_r (through the jitter). */
+static sy_status router_linear_backward(const sy__moe *moe, sy_pass *p, const sy_tensor *x,
+                                        const sy_tensor *dz, sy_tensor *dx)
+{
+    sy_status st = SY_OK;
+    int64_t T = x->shape[0], H = x->shape[1];
+    sy_tensor input, wide, narrow;
+    SY_TRY(sy__moe_router_input(moe, p, x, &input));
+    SY_TRY(sy_linear_wgrad(p, dz, &input, &moe->router_w->grad));
+    if (p->compute == p->wide && moe->config->jitter <= 0) {
+        SY_TRY(sy_linear_dgrad(p, dz, &moe->router_w->value, dx, 1));
+        goto cleanup;
+    }
+    SY_TRY(sy_arena_2d(p->scratch, p->wide, T, H, &wide));
+    SY_TRY(sy_linear_dgrad(p, dz, &moe->router_w->value, &wide, 0));
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, T, H, &narrow));
+    SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = wide, .y = narrow}));
+    SY_TRY(sy__moe_jitter(moe, p, &narrow));
+    SY_TRY(sy_add(p->stream, &(sy_add_args){.a = *dx, .b = narrow, .y = *dx}));
+cleanup:
+    return st;
+}
+
+static sy_status router_backward(const sy__moe *moe, sy_pass *p, const sy__moe_saved *s,
+                                 const sy_tensor *x, const sy_tensor *g, sy_tensor *dx)
+{
+    sy_status st = SY_OK;
+    int64_t mark = sy_arena_mark(p->scratch);
+    sy_tensor dz;
+    SY_TRY(sy_arena_2d(p->scratch, p->wide, x->shape[0], moe->config->experts, &dz));
+    SY_TRY(moe->router->backward(moe->config, p, &s->scores, &s->choices, g, &dz));
+    SY_TRY(losses(moe, p, s, &dz));
+    SY_TRY(router_linear_backward(moe, p, x, &dz, dx));
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+sy_status sy__moe_backward(void *self, sy_pass *p, void *saved, const sy_tensor *x,
+                           const sy_tensor *dy, sy_tensor *dx)
+{
+    sy_status st = SY_OK;
+    sy__moe *moe = self;
+    sy__moe_saved *s = saved;
+    int64_t mark = sy_arena_mark(p->scratch);
+    sy_tensor g;
+    SY_TRY(sy_arena_2d(p->scratch, p->wide, s->plan.T, s->choices.K, &g));
+    SY_TRY(experts_backward(moe, p, s, x, dy, dx, &g));
+    SY_TRY(router_backward(moe, p, s, x, &g, dx));
+    if (moe->has_shared) {
+        SY_TRY(sy_shared_backward(&moe->shared, p, s->shared, x, dy, dx));
+    }
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}

@@ -1,0 +1,199 @@
+#include "moe/moe_config.h"
+
+#include "moe/router.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define KEY(field, kind, def, lo, hi, choices, text)                                               \
+    {                                                                                              \
+#field, kind, offsetof(sy_moe_config, field), def, lo, hi, choices, text                   \
+    }
+
+static const char *const score_choices[] = {"softmax", "sigmoid", NULL};
+static const char *const drop_choices[] = {"position", "probability", NULL};
+static const char *const scope_choices[] = {"micro_batch", "sequence", "global_batch", NULL};
+
+static const sy_config_key keys[] = {
+    KEY(experts, SY_CFG_I32, "0", 0, 1 << 16, NULL,
+        "Routed experts per MoE layer (E). 0: a dense model."),
+    KEY(top_k, SY_CFG_I32, "2", 1, 1 << 10, NULL, "Experts per token (K)."),
+    KEY(expert_hidden, SY_CFG_I32, "0", 0, 1 << 22, NULL,
+        "Width of an expert (F_e). 0: model.ffn_hidden."),
+    KEY(layers, SY_CFG_STR_LIST, "all", 0, 0, NULL,
+        "Which layers are MoE: all, every:N (layers i with i mod N = N-1), or a list of layer "
+        "numbers from 0."),
+    KEY(shared_experts, SY_CFG_I32, "0", 0, 1 << 10, NULL,
+        "Shared experts: every token visits them."),
+    KEY(shared_hidden, SY_CFG_I32, "0", 0, 1 << 24, NULL,
+        "Total width of the shared experts. 0: shared_experts * expert_hidden."),
+    KEY(shared_gate, SY_CFG_BOOL, "false", 0, 0, NULL,
+        "Scale the shared experts by sigmoid(x w) (Qwen2-MoE)."),
+    KEY(router, SY_CFG_STR, "topk", 0, 0, NULL, "Routing method."),
+    KEY(score, SY_CFG_ENUM, "softmax", 0, 0, score_choices, "From router logits to scores."),
+    KEY(normalize_weights, SY_CFG_BOOL, "true", 0, 0, NULL,
+        "Divide the chosen scores by their sum. With top_k 1 the default is false and true is "
+        "refused: the router would get no gradient."),
+    KEY(routed_scale, SY_CFG_F64, "1.0", 0, 1e6, NULL,
+        "Factor on the routed experts' weights (DeepSeek-V3: 2.5)."),
+    KEY(jitter, SY_CFG_F64, "0.0", 0, 1, NULL,
+        "Multiply the router's input by U(1-x, 1+x) in training (Switch: 0.01)."),
+    KEY(capacity_factor, SY_CFG_OPT_F64, "null", 0, 1e6, NULL,
+        "Capacity C = ceil(factor * T * K / E) per expert, source rank and micro-batch in "
+        "training. null: dropless."),
+    KEY(eval_capacity_factor, SY_CFG_OPT_F64, "null", 0, 1e6, NULL,
+        "The same in evaluation and generation. null: dropless."),
+    KEY(min_capacity, SY_CFG_I32, "4", 0, 1 << 24, NULL, "Capacity is at least this many rows."),
+    KEY(drop_policy, SY_CFG_ENUM, "position", 0, 0, drop_choices,
+        "Who is dropped beyond capacity: later positions (first choices before second ones), or "
+        "the smallest weights."),
+    KEY(pad_to_capacity, SY_CFG_BOOL, "false", 0, 0, NULL,
+        "Exchange full capacity with fixed shapes instead of exact counts. Needs capacity_factor."),
+    KEY(recv_factor, SY_CFG_F64, "2.0", 0.01, 1e6, NULL,
+        "Receive buffer of a rank, in multiples of its own T * K rows. Rows beyond it travel in "
+        "further passes."),
+    KEY(aux_loss_coeff, SY_CFG_F64, "0.01", 0, 1e6, NULL,
+        "Coefficient of the balance loss E * sum f P per layer, summed over layers (1 at "
+        "balance)."),
+    KEY(aux_loss_scope, SY_CFG_ENUM, "sequence", 0, 0, scope_choices,
+        "Tokens over which the load fractions f are taken."),
+    KEY(z_loss_coeff, SY_CFG_F64, "0.001", 0, 1e6, NULL,
+        "Coefficient of mean logsumexp(z)^2 per layer, summed over layers."),
+    KEY(bias_update_rate, SY_CFG_F64, "0.0", 0, 1, NULL,
+        "Aux-loss-free balancing: step of the choosing bias after each update (DeepSeek-V3: "
+        "0.001). 0: no bias."),
+    KEY(force_balance, SY_CFG_BOOL, "false", 0, 0, NULL,
+        "For benchmarks only: experts are dealt round-robin whatever the router says. Labelled in "
+        "every output."),
+    {0},
+};
+
+/* Parse "every:N". 0 if it is not of that form. */
+static int32_t every(const char *text)
+{
+    char *end = NULL;
+    if (strncmp(text, "every:", 6) != 0) {
+        return 0;
+    }
+    long n = strtol(text + 6, &end, 10);
+    return *end == '\0' && end != text + 6 && n >= 1 && n <= 1000 ? (int32_t)n : 0;
+}
+
+static bool is_number(const char *text)
+{
+    return *text != '\0' && strspn(text, "0123456789") == strlen(text) && strlen(text) < 6;
+}
+
+static sy_status check_layers(const sy_moe_config *m, const sy_config *config)
+{
+    for (int32_t i = 0; i < m->layers.n; i++) {
+        const char *text = m->layers.item[i];
+        bool word = strcmp(text, "all") == 0 || every(text) > 0;
+        if (!(m->layers.n == 1 && word) && !is_number(text)) {
+            return sy_config_error(config, "moe.layers",
+                                   "'%s' is not all, every:N or a list of layer numbers", text);
+        }
+    }
+    return SY_OK;
+}
+
+static sy_status check(const void *section, const sy_config *config)
+{
+    sy_status st = SY_OK;
+    const sy_moe_config *m = section;
+    SY_TRY(check_layers(m, config));
+    if (m->experts > 0 && m->top_k > m->experts) {
+        SY_TRY(sy_config_error(config, "moe.top_k", "moe.top_k %d is larger than moe.experts %d",
+                               m->top_k, m->experts));
+    }
+    if (m->top_k == 1 && m->normalize_weights &&
+        sy_config_was_set(config, "moe.normalize_weights")) {
+        SY_TRY(sy_config_error(
+            config, "moe.normalize_weights",
+            "with moe.top_k 1 a normalised weight is always 1 and the router gets no "
+            "gradient; set it to false"));
+    }
+    if (m->pad_to_capacity && !m->capacity_factor.set) {
+        SY_TRY(sy_config_error(config, "moe.pad_to_capacity",
+                               "padding to capacity needs moe.capacity_factor"));
+    }
+    if (m->shared_gate && m->shared_experts == 0) {
+        SY_TRY(
+            sy_config_error(config, "moe.shared_gate", "a shared gate needs moe.shared_experts"));
+    }
+cleanup:
+    return st;
+}
+
+const sy_config_section sy_moe_section = {
+    .name = "moe",
+    .help = "Mixture of experts.",
+    .keys = keys,
+    .struct_bytes = sizeof(sy_moe_config),
+    .check = check,
+};
+
+static sy_status check_router(const sy_moe_config *m, const sy_config *config)
+{
+    const char *const *names = sy_router_names();
+    const char *near = NULL;
+    int32_t n = 0;
+    if (sy_router_find(m->router) != NULL) {
+        return SY_OK;
+    }
+    while (names[n] != NULL) {
+        n++;
+    }
+    near = sy_nearest_name(m->router, names, n);
+    return sy_config_error(config, "moe.router", "unknown router '%s' (did you mean '%s'?)",
+                           m->router, near != NULL ? near : names[0]);
+}
+
+static sy_status set_number(sy_config *config, const char *key, int64_t value)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%ld", (long)value);
+    return sy_config_default(config, key, text);
+}
+
+sy_status sy_moe_config_resolve(sy_config *config, int32_t n_layers, int32_t ffn_hidden)
+{
+    sy_status st = SY_OK;
+    const sy_moe_config *m = sy_config_get(config, "moe");
+    SY_TRY(check_router(m, config));
+    if (m->expert_hidden == 0) {
+        SY_TRY(set_number(config, "moe.expert_hidden", ffn_hidden));
+    }
+    if (m->shared_experts > 0 && m->shared_hidden == 0) {
+        SY_TRY(
+            set_number(config, "moe.shared_hidden", (int64_t)m->shared_experts * m->expert_hidden));
+    }
+    if (m->top_k == 1 && !sy_config_was_set(config, "moe.normalize_weights")) {
+        SY_TRY(sy_config_default(config, "moe.normalize_weights", "false"));
+    }
+    for (int32_t i = 0; i < m->layers.n; i++) {
+        if (is_number(m->layers.item[i]) && atoi(m->layers.item[i]) >= n_layers) {
+            SY_TRY(sy_config_error(config, "moe.layers", "there is no layer %s: model.layers is %d",
+                                   m->layers.item[i], n_layers));
+        }
+    }
+cleanup:
+    return st;
+}
+
+bool sy_moe_config_layer(const sy_moe_config *config, int32_t layer)
+{
+    if (config->experts == 0) {
+        return false;
+    }
+    for (int32_t i = 0; i < config->layers.n; i++) {
+        const char *text = config->layers.item[i];
+        int32_t n = every(text);
+        if (strcmp(text, "all") == 0 || (n > 0 && layer % n == n - 1) ||
+            (is_number(text) && atoi(text) == layer)) {
+            return true;
+        }
+    }
+    return false;
+}

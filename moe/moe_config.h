@@ -1,0 +1,43 @@
+/* Config section `moe`. */
+#ifndef SY_MOE_MOE_CONFIG_H
+#define SY_MOE_MOE_CONFIG_H
+
+#include "core/config.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum sy_drop_policy { SY_DROP_POSITION, SY_DROP_PROBABILITY } sy_drop_policy;
+typedef enum sy_aux_scope { SY_AUX_MICRO_BATCH, SY_AUX_SEQUENCE, SY_AUX_GLOBAL_BATCH } sy_aux_scope;
+
+typedef struct sy_moe_config {
+    int32_t experts, top_k, expert_hidden;
+    sy_str_list layers;
+    int32_t shared_experts, shared_hidden;
+    bool shared_gate;
+    char *router;
+    int32_t score; /* sy_score of backend/ops.h */
+    bool normalize_weights;
+    double routed_scale, jitter;
+    sy_opt_f64 capacity_factor, eval_capacity_factor;
+    int32_t min_capacity, drop_policy;
+    bool pad_to_capacity;
+    double recv_factor;
+    double aux_loss_coeff, z_loss_coeff, bias_update_rate;
+    int32_t aux_loss_scope;
+    bool force_balance;
+} sy_moe_config;
+
+extern const sy_config_section sy_moe_section;
+
+/* Defaults that depend on other keys (expert_hidden = ffn_hidden, normalize_weights = top_k > 1, shared_hidden = shared_experts * expert_hidden) and checks
+   that need other sections (layers within model.layers). After parsing. */
+sy_status sy_moe_config_resolve(sy_config *config, int32_t n_layers, int32_t ffn_hidden);
+/* Is layer i (of n) a MoE layer? False for all where experts is 0. */
+bool sy_moe_config_layer(const sy_moe_config *config, int32_t layer);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,112 @@
+#include "moe/shared.h"
+
+#include <stdio.h>
+
+typedef struct shared_saved {
+    void *mlp;
+    sy_tensor out;   /* [T, H] of the MLP, before the gate */
+    sy_tensor logit; /* [T, 1] wide */
+} shared_saved;
+
+sy_status sy_shared_declare(sy_shared *s, const char *prefix, sy_params *params)
+{
+    sy_status st = SY_OK;
+    char name[SY_PARAM_NAME];
+    sy_param_spec spec = {.n_dim = 2,
+                          .shape_glb = {1, s->mlp.hidden},
+                          .shard_dim = -1,
+                          .replicas = SY_DENSE,
+                          .init = SY_INIT_NORMAL,
+                          .init_std = s->mlp.init_std,
+                          .trainable = true,
+                          .decay = true};
+    snprintf(name, sizeof name, "%s/shared", prefix);
+    SY_TRY(sy_mlp_declare(&s->mlp, name, params));
+    if (s->gated) {
+        snprintf(spec.name, sizeof spec.name, "%s/shared/router", prefix);
+        SY_TRY(sy_params_declare(params, &spec, &s->gate));
+    }
+cleanup:
+    return st;
+}
+
+static sy_tensor column(const sy_tensor *t)
+{
+    return sy_tensor_1d(t->data, t->dtype, t->shape[0]);
+}
+
+sy_status sy_shared_forward(const sy_shared *s, sy_pass *p, const sy_tensor *x, sy_tensor *y,
+                            void **saved)
+{
+    sy_status st = SY_OK;
+    int64_t mark = sy_arena_mark(p->scratch), T = x->shape[0], H = x->shape[1];
+    sy_arena *arena = saved != NULL && s->gated ? p->saved : p->scratch;
+    shared_saved *v = saved != NULL ? *saved : NULL;
+    sy_tensor part;
+
+    if (v == NULL) {
+        SY_TRY(sy_host_arena_alloc(p->host, sizeof *v, (void **)&v));
+    }
+    SY_TRY(sy_arena_2d(arena, p->compute, T, H, &v->out));
+    SY_TRY(sy_mlp_forward(&s->mlp, p, x, &v->out, saved != NULL ? &v->mlp : NULL));
+    part = v->out;
+    if (s->gated) {
+        SY_TRY(sy_arena_2d(arena, p->wide, T, 1, &v->logit));
+        SY_TRY(sy_linear_forward(p, x, &s->gate->value, &v->logit));
+        SY_TRY(sy_arena_2d(p->scratch, p->compute, T, H, &part));
+        SY_TRY(sy_gate(p->stream, &(sy_gate_args){.x = v->out, .s = column(&v->logit), .y = part}));
+    }
+    SY_TRY(sy_add(p->stream, &(sy_add_args){.a = *y, .b = part, .y = *y}));
+    if (saved != NULL) {
+        *saved = v;
+    }
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+/* Gradients through the gate: dout of the MLP's output; the gate's own share of dx is added. */
+static sy_status gate_grad(const sy_shared *s, sy_pass *p, const shared_saved *v,
+                           const sy_tensor *x, const sy_tensor *dy, sy_tensor *dout, sy_tensor *dx)
+{
+    sy_status st = SY_OK;
+    int64_t T = x->shape[0];
+    sy_tensor ds, ds_compute;
+    SY_TRY(sy_arena_2d(p->scratch, p->wide, T, 1, &ds));
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, T, 1, &ds_compute));
+    SY_TRY(sy_gate_backward(
+        p->stream,
+        &(sy_gate_backward_args){
+            .x = v->out, .s = column(&v->logit), .dy = *dy, .dx = *dout, .ds = column(&ds)}));
+    SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = ds, .y = ds_compute}));
+    SY_TRY(sy_linear_wgrad(p, &ds_compute, x, &s->gate->grad));
+    if (dx->data != NULL) {
+        SY_TRY(sy_linear_dgrad(p, &ds_compute, &s->gate->value, dx, 1));
+    }
+cleanup:
+    return st;
+}
+
+sy_status sy_shared_backward(const sy_shared *s, sy_pass *p, void *saved, const sy_tensor *x,
+                             const sy_tensor *dy, sy_tensor *dx)
+{
+    sy_status st = SY_OK;
+    const shared_saved *v = saved;
+    int64_t mark = sy_arena_mark(p->scratch), T = x->shape[0], H = x->shape[1];
+    sy_tensor dout = *dy, part = sy_tensor_none();
+
+    if (s->gated) {
+        SY_TRY(sy_arena_2d(p->scratch, p->compute, T, H, &dout));
+        SY_TRY(gate_grad(s, p, v, x, dy, &dout, dx));
+    }
+    if (dx->data != NULL) {
+        SY_TRY(sy_arena_2d(p->scratch, p->compute, T, H, &part));
+    }
+    SY_TRY(sy_mlp_backward(&s->mlp, p, v->mlp, x, &dout, &part));
+    if (dx->data != NULL) {
+        SY_TRY(sy_add(p->stream, &(sy_add_args){.a = *dx, .b = part, .y = *dx}));
+    }
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
