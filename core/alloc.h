@@ -1,4 +1,5 @@
-/* Host allocation with a live count: zero at exit is a test, and "allocates nothing" can be counted. */
+/* Host allocation with a live count: zero at exit is a test, and "allocates nothing" can be
+ * counted. */
 #ifndef SY_CORE_ALLOC_H
 #define SY_CORE_ALLOC_H
 
@@ -8,10 +9,11 @@
 extern "C" {
 #endif
 
-/* n elements of elem_bytes each, zeroed, 64-byte aligned. n == 0 gives a valid pointer. Overflow and exhaustion: SY_ERR_MEMORY.
-   Usage: SY_TRY(sy_alloc(n, sizeof *p, (void **)&p)). */
+/* n elements of elem_bytes each, zeroed, 64-byte aligned. n == 0 gives a valid pointer. Overflow
+   and exhaustion: SY_ERR_MEMORY. Usage: SY_TRY(sy_alloc(n, sizeof *p, (void **)&p)). */
 sy_status sy_alloc(int64_t n, size_t elem_bytes, void **out);
-/* Grow or shrink; the old contents are kept, what is new is zero. *ptr may be NULL. On failure *ptr is untouched. */
+/* Grow or shrink; the old contents are kept, what is new is zero. *ptr may be NULL. On failure *ptr
+ * is untouched. */
 sy_status sy_realloc(int64_t n, size_t elem_bytes, void **ptr);
 sy_status sy_strdup(const char *text, char **out);
 /* printf into a new string. */

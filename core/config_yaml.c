@@ -75,7 +75,6 @@ static sy_status advance(reader *r)
 
 static sy_status check_event(reader *r, int32_t depth)
 {
-    sy_status st = SY_OK;
     const yaml_event_t *e = &r->event;
     const void *anchor = NULL, *tag = NULL;
     if (e->type == YAML_SCALAR_EVENT) {
@@ -99,7 +98,7 @@ static sy_status check_event(reader *r, int32_t depth)
     if (++r->n_nodes > MAX_NODES) {
         return sy__refuse(r->source, event_line(r), "more than %d values", MAX_NODES);
     }
-    return st;
+    return SY_OK;
 }
 
 /* The current scalar as a string of ours. */

@@ -38,8 +38,8 @@ static inline sy_bf16 sy_bf16_from_f32(float f)
     return (sy_bf16)((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
 }
 
-/* n elements between host arrays of any two float types (F32, BF16, F64). Not collective. dst may equal src
-   only where the types are equal. double -> bf16 rounds once (not through float). */
+/* n elements between host arrays of any two float types (F32, BF16, F64). Not collective. dst may
+   equal src only where the types are equal. double -> bf16 rounds once (not through float). */
 void sy_convert(sy_dtype dst_type, void *dst, sy_dtype src_type, const void *src, int64_t n);
 
 #ifdef __cplusplus

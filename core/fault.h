@@ -1,6 +1,7 @@
-/* Fault points: named places where a test can make the program fail, stall or die. SY_FAULT in the environment arms them:
-     SY_FAULT="name:nth:action[:rank]"   action: fail | kill | stop | sleep=SECONDS | nan; nth counts from 1; several with ','.
-   Unarmed, a point costs one load and a branch. */
+/* Fault points: named places where a test can make the program fail, stall or die. SY_FAULT in the
+   environment arms them: SY_FAULT="name:nth:action[:rank]"   action: fail | kill | stop |
+   sleep=SECONDS | nan; nth counts from 1; several with ','. Unarmed, a point costs one load and a
+   branch. */
 #ifndef SY_CORE_FAULT_H
 #define SY_CORE_FAULT_H
 
@@ -10,13 +11,21 @@
 extern "C" {
 #endif
 
-typedef enum sy_fault_action { SY_FAULT_NONE, SY_FAULT_FAIL, SY_FAULT_KILL, SY_FAULT_STOP, SY_FAULT_SLEEP, SY_FAULT_NAN } sy_fault_action;
+typedef enum sy_fault_action {
+    SY_FAULT_NONE,
+    SY_FAULT_FAIL,
+    SY_FAULT_KILL,
+    SY_FAULT_STOP,
+    SY_FAULT_SLEEP,
+    SY_FAULT_NAN
+} sy_fault_action;
 
 /* Parse SY_FAULT for this rank; SY_ERR_USAGE names what is wrong in it. */
 sy_status sy_fault_setup(int32_t rank);
-/* Pass the point: kill, stop and sleep happen here; fail returns SY_ERR_IO with the point's name; nan returns SY_OK (see sy_fault_hit). */
+/* Pass the point: kill, stop and sleep happen here; fail returns SY_ERR_IO with the point's name;
+ * nan returns SY_OK (see sy_fault_hit). */
 sy_status sy_fault(const char *name);
-/* As sy_fault, but tells the action and carries out none of them. For points that corrupt a value. */
+/* As sy_fault, but tells the action and carries out none: for points that corrupt a value. */
 sy_fault_action sy_fault_hit(const char *name);
 
 #ifdef __cplusplus

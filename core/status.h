@@ -1,5 +1,6 @@
-/* Errors: one status type, never mixed with a value, and a thread-local trace of where it came from.
-   The first message wins; each SY_TRY on the way up adds a frame. Rank 0 prints one trace for the job. */
+/* Errors: one status type, never mixed with a value, and a thread-local trace of where it came
+   from. The first message wins; each SY_TRY on the way up adds a frame. Rank 0 prints one trace for
+   the job. */
 #ifndef SY_CORE_STATUS_H
 #define SY_CORE_STATUS_H
 
@@ -40,7 +41,8 @@ typedef struct sy_trace {
 } sy_trace;
 
 /* Record an error of this thread and return its status. Not collective.
-   The first message since sy_error_clear() is kept; later calls return their own status, and add a frame. */
+   The first message since sy_error_clear() is kept; later calls return their own status, and add a
+   frame. */
 sy_status sy_error_at(const char *file, int32_t line, const char *func, sy_status status,
                       const char *format, ...) __attribute__((format(printf, 5, 6)));
 /* Add a frame to this thread's trace. Called by SY_TRY only. */
@@ -60,22 +62,22 @@ const char *sy_status_name(sy_status status);
 
 #define sy_error(status, ...) sy_error_at(__FILE__, __LINE__, __func__, (status), __VA_ARGS__)
 
-/* The only two macros with control flow. Both want `sy_status st = SY_OK;` and a `cleanup:` label. */
-#define SY_TRY(expr)                                       \
-    do {                                                   \
-        st = (expr);                                       \
-        if (st != SY_OK) {                                 \
-            sy_error_frame(__FILE__, __LINE__, __func__);  \
-            goto cleanup;                                  \
-        }                                                  \
+/* The only two macros with control flow. Both want `sy_status st = SY_OK;` and `cleanup:`. */
+#define SY_TRY(expr)                                                                               \
+    do {                                                                                           \
+        st = (expr);                                                                               \
+        if (st != SY_OK) {                                                                         \
+            sy_error_frame(__FILE__, __LINE__, __func__);                                          \
+            goto cleanup;                                                                          \
+        }                                                                                          \
     } while (0)
 
-#define SY_REQUIRE(cond, status, ...)             \
-    do {                                          \
-        if (!(cond)) {                            \
-            st = sy_error((status), __VA_ARGS__); \
-            goto cleanup;                         \
-        }                                         \
+#define SY_REQUIRE(cond, status, ...)                                                              \
+    do {                                                                                           \
+        if (!(cond)) {                                                                             \
+            st = sy_error((status), __VA_ARGS__);                                                  \
+            goto cleanup;                                                                          \
+        }                                                                                          \
     } while (0)
 
 #ifdef __cplusplus

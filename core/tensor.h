@@ -1,4 +1,5 @@
-/* A borrowed view: pointer, dtype, shape, strides. It owns nothing. data NULL means "absent" for an optional operand. */
+/* A borrowed view: pointer, dtype, shape, strides. It owns nothing. data NULL means "absent" for an
+ * optional operand. */
 #ifndef SY_CORE_TENSOR_H
 #define SY_CORE_TENSOR_H
 
@@ -22,7 +23,8 @@ typedef struct sy_tensor {
     sy_dtype dtype;
     int32_t n_dim;
     int64_t shape[SY_MAX_DIM];
-    int64_t stride[SY_MAX_DIM]; /* in elements; the last one is 1 wherever an op does not say otherwise */
+    int64_t stride[SY_MAX_DIM]; /* in elements; the last one is 1 wherever an op does not say
+                                   otherwise */
 } sy_tensor;
 
 /* Contiguous views. */
@@ -32,10 +34,11 @@ sy_tensor sy_tensor_3d(void *data, sy_dtype dtype, int64_t n0, int64_t n1, int64
 sy_tensor sy_tensor_nd(void *data, sy_dtype dtype, int32_t n_dim, const int64_t *shape);
 sy_tensor sy_tensor_none(void); /* absent: data NULL */
 
-/* Slices along dimension 0 and along the last dimension; requires 0 <= first, first + n <= extent. */
+/* Slices along dimension 0 and the last dimension; requires 0 <= first, first + n <= extent. */
 sy_tensor sy_tensor_rows(const sy_tensor *t, int64_t first, int64_t n);
 sy_tensor sy_tensor_cols(const sy_tensor *t, int64_t first, int64_t n);
-/* [T, G*D] (row stride kept) seen as [T, G, D]; requires n_dim 2, last stride 1, shape[1] == groups * D. */
+/* [T, G*D] (row stride kept) seen as [T, G, D]; requires n_dim 2, last stride 1, shape[1] == groups
+ * * D. */
 sy_tensor sy_tensor_heads(const sy_tensor *t, int64_t groups);
 
 int64_t sy_tensor_numel(const sy_tensor *t); /* 0 where any extent is 0; absent: 0 */
@@ -45,7 +48,8 @@ bool sy_tensor_same_shape(const sy_tensor *a, const sy_tensor *b);
 /* "bf16 [4, 256]" into buf; returns buf. */
 const char *sy_tensor_format(const sy_tensor *t, char *buf, size_t buf_bytes);
 
-/* *out = a * b (* c); SY_ERR_USAGE on overflow or a negative factor: sizes from outside go through here. */
+/* *out = a * b (* c); SY_ERR_USAGE on overflow or a negative factor: sizes from outside go through
+ * here. */
 sy_status sy_size_product(const int64_t *factors, int32_t n, int64_t *out);
 /* Checked narrowing for interfaces that take an int (MPI, BLAS). */
 sy_status sy_i32_from_i64(int64_t value, int32_t *out);

@@ -36,7 +36,7 @@ static const sy_config_key toy_keys[] = {
     {"name", SY_CFG_STR, offsetof(toy, name), NULL, 0, 0, NULL, "What it is called."},
     {"dir", SY_CFG_STR, offsetof(toy, dir), "null", 0, 0, NULL, "Where it is kept."},
     {"mode", SY_CFG_ENUM, offsetof(toy, mode), "softmax", 0, 0, modes, "Which way."},
-    {"factor", SY_CFG_OPT_F64, offsetof(toy, factor), "1.25", 0.5, 1e300, NULL, "Or none."},
+    {"factor", SY_CFG_OPT_F64, offsetof(toy, factor), "1.25", 0.5, HUGE_VAL, NULL, "Or none."},
     {"freeze", SY_CFG_STR_LIST, offsetof(toy, freeze), "null", 0, 0, NULL, "Patterns."},
     {"betas", SY_CFG_F64_PAIR, offsetof(toy, betas), "[0.9, 0.95]", 0, 1, NULL, "Two."},
     {"train", SY_CFG_MAP_LIST, offsetof(toy, train), "null", 0, 0, train_keys, "Sources."},
@@ -261,7 +261,7 @@ static void parse_yaml_tricks_are_refused(void **state)
         "count: 12:30",   "count: 1.0",  "count: 1e1",      "count: 0x",
         "count: 0xg",     "count: +",    "count: --1",      "rate: .nan",
         "rate: .inf",     "rate: nan",   "rate: inf",       "rate: 0x1p-1",
-        "rate: 1e999",    "rate: 00.5",  "rate: 0.1.2",     "rate: e",
+        "factor: 1e999",  "rate: 00.5",  "rate: 0.1.2",     "rate: e",
         "rate: .",        "rate: 1e",    "flag: on",        "flag: True",
         "flag: TRUE",     "flag: 1",     "count: &a 3",     "count: *a",
         "count: !!int 3", "count: !x 3", "rate: 0,5",       "<<: {count: 3}",
@@ -484,7 +484,7 @@ static void echo_text_of_any_string_parses_to_the_same(void **state)
                                           "\\",
                                           "line\nbreak\ttab",
                                           "caf\xc3\xa9",
-                                          "\xe2\x80\xa8",
+                                          "a \xe2\x80\xa8 b",
                                           "\xc2\x85",
                                           "\xef\xbb\xbf",
                                           "\xf0\x9f\x90\xa7",
@@ -569,15 +569,16 @@ static void help_shows_every_key_with_its_facts(void **state)
 static void nearest_name_takes_small_slips_only(void **state)
 {
     (void)state;
-    static const char *const names[] = {"train", "eval", "generate", "upcycle", "moe.top_k"};
-    assert_string_equal(sy_nearest_name("trian", names, 5), "train");
-    assert_string_equal(sy_nearest_name("genrate", names, 5), "generate");
-    assert_string_equal(sy_nearest_name("moe.topk", names, 5), "moe.top_k");
-    assert_string_equal(sy_nearest_name("moe.top-k", names, 5), "moe.top_k");
-    assert_string_equal(sy_nearest_name("EVAL", names, 5), "eval");
-    assert_null(sy_nearest_name("x", names, 5));
-    assert_null(sy_nearest_name("checkpoint", names, 5));
-    assert_null(sy_nearest_name("", names, 5));
+    static const char *const names[] = {"train", "eval", "generate", "upcycle", "moe.top_k", "run"};
+    assert_string_equal(sy_nearest_name("trian", names, 6), "train");
+    assert_string_equal(sy_nearest_name("urn", names, 6), "run");
+    assert_string_equal(sy_nearest_name("genrate", names, 6), "generate");
+    assert_string_equal(sy_nearest_name("moe.topk", names, 6), "moe.top_k");
+    assert_string_equal(sy_nearest_name("moe.top-k", names, 6), "moe.top_k");
+    assert_string_equal(sy_nearest_name("EVAL", names, 6), "eval");
+    assert_null(sy_nearest_name("x", names, 6));
+    assert_null(sy_nearest_name("checkpoint", names, 6));
+    assert_null(sy_nearest_name("", names, 6));
     assert_null(sy_nearest_name("train", names, 0));
 }
 

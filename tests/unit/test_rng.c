@@ -114,11 +114,14 @@ static void permute_of_the_largest_lengths_stays_inside(void **state)
     static const int64_t lengths[] = {((int64_t)1 << 32) + 1, (int64_t)1 << 62, INT64_MAX};
     for (size_t k = 0; k < sizeof lengths / sizeof lengths[0]; k++) {
         int64_t n = lengths[k], previous = -1;
+        int n_upper = 0; /* of the first places, so a domain too small for n shows */
         for (int64_t i = 0; i < 1000; i++) {
             int64_t to = sy_rng_permute(3, SY_RNG_DATA, n, i % 2 ? n - 1 - i : i);
             assert_true(to >= 0 && to < n && to != previous);
             previous = to;
+            n_upper += i % 2 == 0 && to >= n / 2;
         }
+        assert_in_range(n_upper, 190, 310);
     }
 }
 
