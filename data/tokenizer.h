@@ -50,6 +50,7 @@ void sy_tokenizer_close(sy_tokenizer **tokenizer);
  * sy_tokenizer_open. */
 sy_status sy_tokenizer_check(const char *spec);
 
+/* Upper bounds for the arrays of encode and decode. Not collective. */
 int64_t sy_tokenizer_max_ids(const sy_tokenizer *tokenizer, int64_t n_bytes);
 int64_t sy_tokenizer_max_bytes(const sy_tokenizer *tokenizer, int64_t n_ids);
 /* Where a long text may be cut without changing its ids. Not collective. */

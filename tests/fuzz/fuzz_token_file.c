@@ -133,7 +133,7 @@ static bool run_case(data_dir *dir, uint64_t fuzz_case)
     return false;
 }
 
-static uint64_t n_cases = 20000, first_case = 0;
+static uint64_t n_cases = 5000, first_case = 0;
 
 static void token_file_mutated_is_refused_or_read_in_bounds(void **state)
 {

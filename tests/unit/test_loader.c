@@ -4,6 +4,7 @@
 #include <fcntl.h>
 
 #include "core/alloc.h"
+#include "core/clock.h"
 #include "data/loader.h"
 
 enum { S = 4, VOCAB = 1 << 20 };
@@ -303,6 +304,33 @@ static void loader_error_of_the_thread_reaches_the_take_of_its_step(void **state
     sy_loader_destroy(&loader);
 }
 
+/* A step prepared before the file changed still shows the old id. How soon that is depends on the
+ * machine: wait longer each time. */
+static void loader_next_step_is_prepared_before_it_is_taken(void **state)
+{
+    const sy_loader_dataset data = {counting_file(*state), 1};
+    const sy_loader_spec spec = {.datasets = &data,
+                                 .n_datasets = 1,
+                                 .sequential = true,
+                                 .vocab_size = VOCAB,
+                                 .S = S,
+                                 .B = 1,
+                                 .global_batch = 1,
+                                 .dp_size = 1};
+    const sy_step_batch *batch = NULL;
+    bool old = false;
+    sy_loader *loader = open_loader(&spec);
+    for (int64_t k = 0; k < 19 && !old; k++) {
+        assert_int_equal(sy_loader_take(loader, k, &batch), SY_OK);
+        sy_clock_sleep_s(0.01 * (double)(k + 1));
+        poke(data.path, (k + 1) * S, 7);
+        assert_int_equal(sy_loader_take(loader, k + 1, &batch), SY_OK);
+        old = batch->micro[0].ids[0] == 1000 + (int32_t)(k + 1) * S;
+    }
+    assert_true(old);
+    sy_loader_destroy(&loader);
+}
+
 static void loader_unusable_data_is_refused(void **state)
 {
     const int32_t length = S;
@@ -342,6 +370,8 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(loader_error_of_the_thread_reaches_the_take_of_its_step,
                                         setup, teardown),
+        cmocka_unit_test_setup_teardown(loader_next_step_is_prepared_before_it_is_taken, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(loader_unusable_data_is_refused, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -38,7 +38,7 @@ static void sampler_one_dataset_visits_each_sequence_once_per_epoch(void **state
 static void sampler_blend_keeps_shares_and_whole_epochs(void **state)
 {
     (void)state;
-    enum { N = 4, BLOCKS = 3000 };
+    enum { N = 4, BLOCKS = 1500 };
     const int64_t n_sequences[N] = {10, 5000, 7, 333};
     const double weight[N] = {2.0, 1.0, 0.997, 0.004};
     const double total = 2.0 + 1.0 + 0.997 + 0.004;

@@ -159,6 +159,8 @@ static void reader_damaged_index_is_refused_with_reason(void **state)
         {18, 4, 8, "d.idx", "truncated"},          /* one sequence more */
         {18, UINT64_MAX, 8, "d.idx", "truncated"}, /* sizes that overflow */
         {18, UINT64_MAX / 12 + 1, 8, "d.idx", "truncated"},
+        {18, 3 + (UINT64_C(1) << 62), 8, "d.idx", "cannot hold"}, /* 12 times that is 36 again */
+        {26, 3 + (UINT64_C(1) << 61), 8, "d.idx", "cannot hold"},
         {26, 2, 8, "d.idx", "truncated"}, /* one document less */
         {26, UINT64_MAX / 8 + 1, 8, "d.idx", "truncated"},
         {34, UINT32_MAX, 4, "d.idx", "length -1"},
