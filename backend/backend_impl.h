@@ -42,7 +42,7 @@ typedef struct sy_device_vt {
     /* A host function in the stream's order, args copied. */
     sy_status (*call)(sy_stream *stream, sy_call *fn, const void *args, int64_t args_bytes);
     /* The next call on the stream touches these bytes. (optional) */
-    void (*announce)(sy_stream *stream, const void *ptr, int64_t bytes, bool writes);
+    sy_status (*announce)(sy_stream *stream, const void *ptr, int64_t bytes, bool writes);
     /* An op whose contract holds: run(stream, args) calls the slot of the table. */
     sy_status (*run_op)(sy_stream *stream, sy_op op, sy_call *run, const void *args,
                         int64_t args_bytes);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "backend/cpu/cpu_impl.h"
+#include "backend/ref/ref_impl.h"
 #include "core/alloc.h"
 #include "core/thread.h"
 

@@ -5,8 +5,6 @@
 
 #include "backend/backend_impl.h"
 
-extern const sy_ops sy__ref_ops; /* backend/ref/ref_ops.c */
-
 /* wide F32, computes in F32 and BF16, as many threads as asked for or as there are cores. */
 void sy__host_describe_cpu(sy_device *dev, const sy_device_spec *spec);
 

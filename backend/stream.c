@@ -93,11 +93,10 @@ sy_status sy_stream_call(sy_stream *stream, sy_call *fn, const void *args, int64
     return stream->dev->vt->call(stream, fn, args, args_bytes);
 }
 
-void sy_stream_announce(sy_stream *stream, const void *ptr, int64_t bytes, bool writes)
+sy_status sy_stream_announce(sy_stream *stream, const void *ptr, int64_t bytes, bool writes)
 {
-    if (stream->dev->vt->announce && bytes > 0) {
-        stream->dev->vt->announce(stream, ptr, bytes, writes);
-    }
+    bool heard = stream->dev->vt->announce && bytes > 0;
+    return heard ? stream->dev->vt->announce(stream, ptr, bytes, writes) : SY_OK;
 }
 
 sy_status sy_event_create(sy_device *dev, sy_event **out)
