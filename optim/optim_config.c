@@ -1,0 +1,54 @@
+#include "optim/optim_config.h"
+
+#define KEY(field, kind, def, lo, hi, choices, text)                                               \
+    {                                                                                              \
+#field, kind, offsetof(sy_optim_config, field), def, lo, hi, choices, text                 \
+    }
+
+static const char *const name_choices[] = {"adamw", NULL};
+static const char *const schedule_choices[] = {"cosine",       "wsd",      "linear",
+                                               "inverse_sqrt", "constant", NULL};
+
+static const sy_config_key keys[] = {
+    KEY(name, SY_CFG_ENUM, "adamw", 0, 0, name_choices, "Optimizer."),
+    KEY(lr, SY_CFG_F64, "3.0e-4", 0, 1e3, NULL, "Peak learning rate."),
+    KEY(min_lr, SY_CFG_OPT_F64, "null", 0, 1e3, NULL,
+        "Learning rate at the end of decay. null: 0.1 * lr."),
+    KEY(betas, SY_CFG_F64_PAIR, "[0.9, 0.95]", 0, 1, NULL, "Decay of the first and second moment."),
+    KEY(eps, SY_CFG_F64, "1.0e-8", 0, 1, NULL, "Added to the root of the second moment."),
+    KEY(weight_decay, SY_CFG_F64, "0.1", 0, 1e3, NULL,
+        "Decoupled decay, on matrices only (no norms, no biases)."),
+    KEY(clip_norm, SY_CFG_F64, "1.0", 0, 1e9, NULL,
+        "Largest global gradient norm, over dense and expert parameters together. 0: no clipping."),
+    KEY(schedule, SY_CFG_ENUM, "cosine", 0, 0, schedule_choices,
+        "Course of the learning rate after warm-up."),
+    KEY(warmup_steps, SY_CFG_I64, "0", 0, 1e15, NULL,
+        "Linear warm-up: the rate of step s is lr * s / warmup_steps."),
+    KEY(decay_steps, SY_CFG_I64, "0", 0, 1e15, NULL,
+        "Step at which the rate reaches min_lr. 0: train.steps. wsd decays over its last fifth."),
+    {0},
+};
+
+static sy_status check(const void *section, const sy_config *config)
+{
+    const sy_optim_config *o = section;
+    for (int32_t i = 0; i < 2; i++) {
+        if (o->betas[i] >= 1) {
+            return sy_config_error(config, "optim.betas",
+                                   "a beta of %g never forgets; it must be below 1", o->betas[i]);
+        }
+    }
+    if (o->min_lr.set && o->min_lr.value > o->lr) {
+        return sy_config_error(config, "optim.min_lr", "optim.min_lr %g is larger than optim.lr %g",
+                               o->min_lr.value, o->lr);
+    }
+    return SY_OK;
+}
+
+const sy_config_section sy_optim_section = {
+    .name = "optim",
+    .help = "Optimizer and learning rate.",
+    .keys = keys,
+    .struct_bytes = sizeof(sy_optim_config),
+    .check = check,
+};

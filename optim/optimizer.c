@@ -1,0 +1,177 @@
+#include "optim/optimizer.h"
+
+#include <math.h>
+
+#include "core/alloc.h"
+
+static char *at(void *base, int64_t offset, sy_dtype dtype)
+{
+    return (char *)base + offset * (int64_t)sy_dtype_bytes(dtype);
+}
+
+sy_status sy_optimizer_create(const sy_optim_config *config, sy_params *params, sy_optimizer **out)
+{
+    sy_status st = SY_OK;
+    sy_optimizer *opt = NULL;
+    int64_t bytes = params->shard_n * (int64_t)sy_dtype_bytes(params->wide);
+    void *ctl = NULL;
+
+    SY_TRY(sy_alloc(1, sizeof *opt, (void **)&opt));
+    opt->config = config;
+    opt->params = params;
+    if (params->compute != params->wide) {
+        SY_TRY(sy_device_alloc(params->dev, bytes, SY_MEM_OPTIM, &opt->master));
+    }
+    SY_TRY(sy_device_alloc(params->dev, bytes, SY_MEM_OPTIM, &opt->m));
+    SY_TRY(sy_device_alloc(params->dev, bytes, SY_MEM_OPTIM, &opt->v));
+    SY_TRY(sy_device_alloc(params->dev, sizeof opt->h_ctl, SY_MEM_OPTIM, &ctl));
+    opt->ctl = sy_tensor_1d(ctl, SY_F64, SY_CTL_N);
+    *out = opt;
+    opt = NULL;
+cleanup:
+    sy_optimizer_destroy(&opt);
+    return st;
+}
+
+void sy_optimizer_destroy(sy_optimizer **opt)
+{
+    if (*opt == NULL) {
+        return;
+    }
+    sy_device_free((*opt)->params->dev, &(*opt)->ctl.data);
+    sy_device_free((*opt)->params->dev, &(*opt)->v);
+    sy_device_free((*opt)->params->dev, &(*opt)->m);
+    sy_device_free((*opt)->params->dev, &(*opt)->master);
+    sy_free(opt);
+}
+
+double sy_clip_scale(double norm, double clip_norm)
+{
+    return clip_norm > 0 && norm > clip_norm ? clip_norm / norm : 1;
+}
+
+/* A wide segment is its own master. */
+static sy_tensor master_of(const sy_optimizer *opt, const sy_range *range)
+{
+    const sy_params *params = opt->params;
+    const sy_segment *seg = &params->segment[range->segment];
+    bool own = seg->dtype == params->wide;
+    char *data = own ? at(seg->value, range->offset, seg->dtype)
+                     : at(opt->master, range->shard_offset, params->wide);
+    return sy_tensor_1d(data, params->wide, range->n);
+}
+
+static sy_tensor value_of(const sy_params *params, const sy_range *range)
+{
+    const sy_segment *seg = &params->segment[range->segment];
+    return sy_tensor_1d(at(seg->value, range->offset, seg->dtype), seg->dtype, range->n);
+}
+
+sy_status sy_optimizer_sync_masters(sy_optimizer *opt, sy_stream *stream)
+{
+    sy_status st = SY_OK;
+    for (int32_t i = 0; i < opt->params->n_ranges; i++) {
+        const sy_range *range = &opt->params->range[i];
+        if (opt->params->segment[range->segment].dtype != opt->params->wide) {
+            SY_TRY(sy_cast(stream, &(sy_cast_args){.x = value_of(opt->params, range),
+                                                   .y = master_of(opt, range)}));
+        }
+    }
+cleanup:
+    return st;
+}
+
+static sy_status update_range(sy_optimizer *opt, const sy_range *range, sy_stream *stream)
+{
+    sy_params *params = opt->params;
+    const sy_segment *seg = &params->segment[range->segment];
+    sy_tensor param = seg->dtype == params->wide ? sy_tensor_none() : value_of(params, range);
+    return sy_adamw(
+        stream, &(sy_adamw_args){.master = master_of(opt, range),
+                                 .m = sy_tensor_1d(at(opt->m, range->shard_offset, params->wide),
+                                                   params->wide, range->n),
+                                 .v = sy_tensor_1d(at(opt->v, range->shard_offset, params->wide),
+                                                   params->wide, range->n),
+                                 .grad = sy_tensor_1d(at(seg->grad, range->offset, params->wide),
+                                                      params->wide, range->n),
+                                 .param = param,
+                                 .ctl = opt->ctl,
+                                 .beta1 = opt->config->betas[0],
+                                 .beta2 = opt->config->betas[1],
+                                 .eps = opt->config->eps,
+                                 .decay = seg->decay ? opt->config->weight_decay : 0});
+}
+
+/* Gradients outside this rank's ranges: what others update here and this rank has only contributed
+ * to. */
+static sy_status zero_rest(sy_optimizer *opt, sy_stream *stream)
+{
+    sy_status st = SY_OK;
+    sy_params *params = opt->params;
+    int64_t wide_bytes = (int64_t)sy_dtype_bytes(params->wide), done = 0;
+    int32_t segment = -1;
+    for (int32_t i = 0; i <= params->n_ranges; i++) {
+        const sy_range *range = i < params->n_ranges ? &params->range[i] : NULL;
+        if (range == NULL || range->segment != segment) {
+            if (segment >= 0) {
+                const sy_segment *seg = &params->segment[segment];
+                SY_TRY(sy_zero(stream, at(seg->grad, done, params->wide),
+                               (seg->n - done) * wide_bytes));
+            }
+            if (range == NULL) {
+                break;
+            }
+            segment = range->segment;
+            done = 0;
+        }
+        const sy_segment *seg = &params->segment[segment];
+        SY_TRY(sy_zero(stream, at(seg->grad, done, params->wide),
+                       (range->offset - done) * wide_bytes));
+        done = range->offset + range->n;
+    }
+cleanup:
+    return st;
+}
+
+sy_status sy_optimizer_step(sy_optimizer *opt, const sy_update *update, sy_stream *stream)
+{
+    sy_status st = SY_OK;
+    double t = (double)(opt->t + 1);
+    opt->h_ctl[SY_CTL_LR] = update->lr;
+    opt->h_ctl[SY_CTL_GRAD_SCALE] = update->grad_scale;
+    opt->h_ctl[SY_CTL_SKIP] = update->skip ? 1 : 0;
+    opt->h_ctl[SY_CTL_BIAS1] = 1 - pow(opt->config->betas[0], t);
+    opt->h_ctl[SY_CTL_BIAS2] = 1 - pow(opt->config->betas[1], t);
+    SY_TRY(sy_copy_h2d(stream, opt->ctl.data, opt->h_ctl, sizeof opt->h_ctl));
+    for (int32_t i = 0; i < opt->params->n_ranges; i++) {
+        SY_TRY(update_range(opt, &opt->params->range[i], stream));
+    }
+    SY_TRY(zero_rest(opt, stream));
+    opt->t += update->skip ? 0 : 1;
+cleanup:
+    return st;
+}
+
+sy_status sy_optimizer_walk(void *self, sy_emit *emit, void *to)
+{
+    sy_status st = SY_OK;
+    sy_optimizer *opt = self;
+    const sy_params *params = opt->params;
+    sy_part part = {.box = {.n_dim = 1, .start = {0}, .shape = {1}},
+                    .data = &opt->t,
+                    .write = params->mesh->group[SY_WORLD]->rank == 0};
+    sy_field t = {.name = "state/optim_t",
+                  .dtype = SY_I64,
+                  .n_dim = 1,
+                  .n_parts = 1,
+                  .shape_glb = {1},
+                  .parts = &part};
+    if (opt->master != NULL) {
+        SY_TRY(sy_params_walk_shard(params, "optim/master", params->wide, opt->master, emit, to));
+    }
+    SY_TRY(sy_params_walk_shard(params, "optim/exp_avg", params->wide, opt->m, emit, to));
+    SY_TRY(sy_params_walk_shard(params, "optim/exp_avg_sq", params->wide, opt->v, emit, to));
+    SY_TRY(emit(to, &t));
+cleanup:
+    return st;
+}

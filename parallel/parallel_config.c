@@ -1,0 +1,46 @@
+#include "parallel/parallel_config.h"
+
+#define KEY(field, kind, def, lo, hi, text)                                                        \
+    {                                                                                              \
+#field, kind, offsetof(sy_parallel_config, field), def, lo, hi, NULL, text                 \
+    }
+
+static const sy_config_key keys[] = {
+    KEY(ep, SY_CFG_I32, "1", 1, 1 << 20,
+        "Ranks over which the experts of a layer are spread; divides the number of ranks and "
+        "moe.experts."),
+    KEY(zero, SY_CFG_I32, "1", 0, 1,
+        "0: every replica keeps all optimizer state; 1: each keeps its share (ZeRO-1)."),
+    KEY(overlap_chunks, SY_CFG_I32, "1", 1, 1,
+        "Token chunks whose exchange and computation overlap; only 1 in this version."),
+    KEY(timeout_s, SY_CFG_F64, "600.0", 1, 1e6,
+        "A rank that does not answer for so long is given up."),
+    {0},
+};
+
+const sy_config_section sy_parallel_section = {
+    .name = "parallel",
+    .help = "How the work is spread over ranks.",
+    .keys = keys,
+    .struct_bytes = sizeof(sy_parallel_config),
+};
+
+sy_status sy_parallel_config_check(const sy_config *config, int32_t n_ranks, int32_t n_experts)
+{
+    const sy_parallel_config *c = sy_config_get(config, "parallel");
+    if (n_ranks % c->ep != 0) {
+        return sy_config_error(config, "parallel.ep",
+                               "parallel.ep %d does not divide the %d ranks of this job", c->ep,
+                               n_ranks);
+    }
+    if (n_experts == 0 && c->ep > 1) {
+        return sy_config_error(config, "parallel.ep",
+                               "parallel.ep %d in a dense model: moe.experts is 0", c->ep);
+    }
+    if (n_experts % c->ep != 0) {
+        return sy_config_error(config, "parallel.ep",
+                               "moe.experts %d is not divisible by parallel.ep %d", n_experts,
+                               c->ep);
+    }
+    return SY_OK;
+}

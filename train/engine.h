@@ -1,0 +1,81 @@
+/* What computes a model: device, streams, mesh, parameters, model, arenas. The trainer, evaluation,
+   generation and the checks drive it. Everything is allocated when it is created; the sizes of the
+   arenas come from running the same code on a dry device first. */
+#ifndef SY_TRAIN_ENGINE_H
+#define SY_TRAIN_ENGINE_H
+
+#include "model/model.h"
+#include "parallel/mesh.h"
+#include "train/train_config.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum sy_engine_use { SY_USE_TRAIN, SY_USE_EVAL, SY_USE_GENERATE } sy_engine_use;
+
+typedef struct sy_engine_spec {
+    const sy_run_settings *settings; /* borrowed */
+    sy_comm *world;                  /* host communicator; may be a split */
+    sy_engine_use use;
+    int32_t B, S;    /* the largest micro-batch; generation: 1 and the length of the cache */
+    int32_t threads; /* where the config says 0 */
+    bool dry;
+} sy_engine_spec;
+
+typedef struct sy_engine {
+    sy_engine_spec spec;
+    const sy_run_settings *settings;
+    sy_device *dev;
+    sy_stream *compute_stream, *comm_stream;
+    sy_mesh *mesh;
+    sy_params *params;
+    sy_model *model;
+    sy_dtype compute, wide;
+    sy_arena fixed, keep, block, scratch;
+    sy_host_arena host[2]; /* of this pass and of the one before, which the stream may still read */
+    sy_event *host_free[2];
+    int64_t n_passes;
+    sy_device_batch batch; /* device memory for the largest micro-batch */
+    sy_tensor batch_mem[7];
+    sy_tensor nll, rope;
+    sy_tensor sums;  /* F64: [0] gradient norm^2, [1] nll, then [L, SY_N_SUMS] */
+    sy_tensor loads; /* I64: [2, L, E] load, kept */
+    double *h_sums;  /* host copies after sy_engine_reduce_stats */
+    int64_t *h_loads;
+    sy_stats stats;   /* views into sums and loads */
+    struct sy_kv *kv; /* generation */
+    int64_t base_rss_bytes, predicted_bytes;
+} sy_engine;
+
+/* Collective over spec->world. Parameters are allocated and zero; see sy_params_init and
+ * checkpoint/. Errors are agreed upon. */
+sy_status sy_engine_create(const sy_engine_spec *spec, sy_engine **out);
+void sy_engine_destroy(sy_engine **engine);
+
+/* A pass over a micro-batch of host arrays (which stay valid until the stream has passed them).
+ * Resets the arenas: one pass is in flight at a time. */
+sy_status sy_engine_begin(sy_engine *engine, sy_pass_kind kind, const sy_batch *h_batch,
+                          int64_t step, int32_t micro_idx, sy_pass *out);
+/* The pass is enqueued. */
+sy_status sy_engine_end(sy_engine *engine, sy_pass *pass);
+
+/* Zero the statistics of a step. Enqueued. */
+sy_status sy_engine_zero_stats(sy_engine *engine);
+/* Sum them over all ranks into h_sums and h_loads. Collective over the mesh's world; waits. */
+sy_status sy_engine_reduce_stats(sy_engine *engine);
+
+/* Experts in the model (0: dense) and layers. */
+int32_t sy_engine_experts(const sy_engine *engine);
+/* FLOPs of forward and backward per token, and parameters: all, and active per token without the
+ * input embedding. */
+double sy_engine_flops_per_token(const sy_engine *engine, int64_t *active_params);
+/* "memory: params 12 MiB, ..." of this rank, predicted before the first step. Into buf. */
+void sy_engine_memory_format(const sy_engine *engine, char *buf, size_t buf_bytes);
+/* The most memory this process has held so far (RSS). */
+int64_t sy_engine_peak_rss_bytes(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,126 @@
+#include "train/train_config.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "core/alloc.h"
+
+#define KEY(field, kind, def, lo, hi, choices, text)                                               \
+    {                                                                                              \
+#field, kind, offsetof(sy_train_config, field), def, lo, hi, choices, text                 \
+    }
+
+static const char *const recompute_choices[] = {"none", "moe", "block", NULL};
+static const char *const nonfinite_choices[] = {"skip", "stop", NULL};
+
+static const sy_config_key keys[] = {
+    KEY(steps, SY_CFG_I64, "1000", 0, 1e15, NULL, "Updates in the whole run."),
+    KEY(global_batch, SY_CFG_I32, "8", 1, 1 << 24, NULL, "Sequences per update, over all ranks."),
+    KEY(micro_batch, SY_CFG_I32, "1", 1, 1 << 20, NULL,
+        "Sequences per forward pass of a rank (B)."),
+    KEY(recompute, SY_CFG_ENUM, "none", 0, 0, recompute_choices,
+        "What backward computes again instead of keeping: nothing, what experts received, or whole "
+        "blocks."),
+    KEY(log_every, SY_CFG_I64, "1", 1, 1e15, NULL, "Steps between lines of metrics."),
+    KEY(eval_every, SY_CFG_I64, "0", 0, 1e15, NULL,
+        "Steps between evaluations of data.valid. 0: at the end only."),
+    KEY(eval_batches, SY_CFG_I64, "0", 0, 1e15, NULL,
+        "Evaluate this many global batches of each set. 0: the whole set."),
+    KEY(checkpoint_every, SY_CFG_I64, "0", 0, 1e15, NULL,
+        "Steps between checkpoints. 0: at the end only."),
+    KEY(checkpoint_keep, SY_CFG_I32, "2", 0, 1 << 20, NULL,
+        "Checkpoints to keep, the newest ones. 0: all."),
+    KEY(checkpoint_async, SY_CFG_BOOL, "false", 0, 0, NULL,
+        "Write checkpoints beside the next steps. Not in this version: must be false."),
+    KEY(nonfinite, SY_CFG_ENUM, "skip", 0, 0, nonfinite_choices,
+        "When the gradient norm is not finite: skip the update on all ranks, or stop."),
+    KEY(freeze, SY_CFG_STR_LIST, "null", 0, 0, NULL,
+        "Shell patterns on dataset paths below /model: parameters that do not train."),
+    {0},
+};
+
+static sy_status check(const void *section, const sy_config *config)
+{
+    const sy_train_config *t = section;
+    if (t->checkpoint_async) {
+        return sy_config_error(
+            config, "train.checkpoint_async",
+            "asynchronous checkpoints are not part of this version; set it to false");
+    }
+    return SY_OK;
+}
+
+const sy_config_section sy_train_section = {
+    .name = "train",
+    .help = "The loop: steps, batches, evaluation, checkpoints.",
+    .keys = keys,
+    .struct_bytes = sizeof(sy_train_config),
+    .check = check,
+};
+
+const sy_config_section *const *sy_train_sections(int32_t *n)
+{
+    static const sy_config_section *const sections[] = {
+        &sy_run_section,      &sy_device_section, &sy_model_section, &sy_moe_section,
+        &sy_parallel_section, &sy_optim_section,  &sy_train_section, &sy_data_section,
+    };
+    *n = sizeof sections / sizeof sections[0];
+    return sections;
+}
+
+static void bind_sections(sy_run_settings *s)
+{
+    s->run = sy_config_get(s->config, "run");
+    s->device = sy_config_get(s->config, "device");
+    s->model = sy_config_get(s->config, "model");
+    s->moe = sy_config_get(s->config, "moe");
+    s->parallel = sy_config_get(s->config, "parallel");
+    s->optim = sy_config_get(s->config, "optim");
+    s->train = sy_config_get(s->config, "train");
+    s->data = sy_config_get(s->config, "data");
+}
+
+static sy_status resolve(sy_run_settings *s)
+{
+    sy_status st = SY_OK;
+    char text[32];
+    SY_TRY(sy_model_config_resolve(s->config));
+    SY_TRY(sy_moe_config_resolve(s->config, s->model->layers, s->model->ffn_hidden));
+    if (s->optim->decay_steps == 0) {
+        snprintf(text, sizeof text, "%ld", (long)(s->train->steps > 0 ? s->train->steps : 1));
+        SY_TRY(sy_config_default(s->config, "optim.decay_steps", text));
+    }
+    if (strcmp(s->data->tokenizer, "bytes") == 0 && s->model->vocab_size < 256) {
+        SY_TRY(sy_config_error(
+            s->config, "model.vocab_size",
+            "model.vocab_size %d is too small for the bytes tokenizer, which has 256 ids",
+            s->model->vocab_size));
+    }
+cleanup:
+    return st;
+}
+
+sy_status sy_run_settings_parse(const char *text, size_t text_bytes, const char *file_name,
+                                const char *const *overrides, int32_t n_overrides,
+                                sy_run_settings *out)
+{
+    sy_status st = SY_OK;
+    sy_run_settings s = {0};
+    int32_t n_sections = 0;
+    const sy_config_section *const *sections = sy_train_sections(&n_sections);
+    SY_TRY(sy_config_parse(sections, n_sections, text, text_bytes, file_name, overrides,
+                           n_overrides, &s.config));
+    bind_sections(&s);
+    SY_TRY(resolve(&s));
+    *out = s;
+    s.config = NULL;
+cleanup:
+    sy_config_destroy(&s.config);
+    return st;
+}
+
+void sy_run_settings_free(sy_run_settings *settings)
+{
+    sy_config_destroy(&settings->config);
+    *settings = (sy_run_settings){0};
+}
