@@ -3,7 +3,6 @@
    before are the only variables of the file. */
 #include <signal.h>
 #include <stdatomic.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "backend/check/check_impl.h"
@@ -19,20 +18,25 @@ static trap traps[MAX_TRAPS];
 static struct sigaction handler_before;
 static pthread_once_t installed = PTHREAD_ONCE_INIT;
 
-/* Only calls that are safe in a signal handler. */
-static void say(const char *text)
+/* A line put together with nothing but what a signal handler may use, and written at once. */
+typedef struct line {
+    char text[256];
+    size_t n;
+} line;
+
+static void add_text(line *to, const char *text)
 {
-    ssize_t n = write(STDERR_FILENO, text, strlen(text));
-    (void)n; /* nobody is left to tell */
+    while (*text && to->n < sizeof to->text) {
+        to->text[to->n++] = *text++;
+    }
 }
 
-static void say_address(uintptr_t address)
+static void add_address(line *to, uintptr_t address)
 {
-    char text[2 * sizeof address + 3] = "0x";
-    for (size_t i = 0; i < 2 * sizeof address; i++) {
-        text[2 + i] = "0123456789abcdef"[(address >> (8 * sizeof address - 4 - 4 * i)) & 15];
+    add_text(to, "0x");
+    for (int32_t shift = 8 * (int32_t)sizeof address - 4; shift >= 0; shift -= 4) {
+        add_text(to, (char[]){"0123456789abcdef"[(address >> shift) & 15], '\0'});
     }
-    say(text);
 }
 
 static void on_fault(int signal_number, siginfo_t *info, void *context)
@@ -41,16 +45,21 @@ static void on_fault(int signal_number, siginfo_t *info, void *context)
     uintptr_t address = (uintptr_t)info->si_addr;
     for (int32_t i = 0; i < MAX_TRAPS; i++) {
         uintptr_t first = atomic_load(&traps[i].first), bytes = atomic_load(&traps[i].bytes);
+        line to = {.n = 0};
         if (first != 0 && address - first < bytes) {
-            say("error: host code touched device memory at ");
-            say_address(address);
-            say("; copy with sy_copy_d2h or sy_copy_h2d, or use sy_device_host_view inside a "
-                "stream call\n");
+            add_text(&to, "error: host code touched device memory at ");
+            add_address(&to, address);
+            add_text(&to,
+                     "; copy with sy_copy_d2h or sy_copy_h2d, or use sy_device_host_view inside a "
+                     "stream call\n");
         } else if (first != 0 && address - first < bytes + atomic_load(&traps[i].view_bytes)) {
-            say("error: an op or a stream call ran outside every block of device memory, at ");
-            say_address(address - bytes);
-            say("\n");
+            add_text(&to,
+                     "error: an op or a stream call ran outside every block of device memory, at ");
+            add_address(&to, address - bytes);
+            add_text(&to, "\n");
         }
+        ssize_t written = to.n > 0 ? write(STDERR_FILENO, to.text, to.n) : 0;
+        (void)written; /* nobody is left to tell */
     }
     /* Whoever was there before sees the fault again: the instruction runs once more. */
     sigaction(signal_number, &handler_before, NULL);

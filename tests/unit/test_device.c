@@ -12,10 +12,15 @@
 #include "backend/ops.h"
 #include "core/alloc.h"
 
-/* The address sanitizer ends the process on an impossible size unless told to answer as calloc
- * does. */
+/* The sanitizers end the process on an impossible size unless told to answer as calloc does. */
 const char *__asan_default_options(void);
 const char *__asan_default_options(void)
+{
+    return "allocator_may_return_null=1";
+}
+
+const char *__tsan_default_options(void);
+const char *__tsan_default_options(void)
 {
     return "allocator_may_return_null=1";
 }
