@@ -73,7 +73,7 @@ sy_status sy_agree(sy_comm *host, sy_status mine)
     if (worst != SY_OK) {
         int32_t from = (int32_t)mine == worst ? host->rank : host->size;
         SY_TRY(sy_host_all_reduce(host, &from, 1, SY_I32, SY_MIN, "rank of the error"));
-        SY_TRY(spread_trace(host, (sy_status)worst, from));
+        st = spread_trace(host, (sy_status)worst, from); /* the trace is not ours: no frame */
     }
 cleanup:
     return st;

@@ -308,12 +308,65 @@ cleanup:
     return st;
 }
 
+static int64_t total(const int64_t *h_n, int32_t size, int64_t n_each)
+{
+    int64_t n = h_n ? 0 : size * n_each;
+    for (int32_t p = 0; p < size && h_n; p++) {
+        n += h_n[p];
+    }
+    return n;
+}
+
+/* Tell the device what memory the call will touch: it cannot see into the arguments. */
+static sy_status announce(const mpi_call *c)
+{
+    sy_status st = SY_OK;
+    const sy_comm_args *a = &c->args;
+    const int32_t size = c->comm->size;
+    const int64_t unit = sy__comm_unit_bytes(a);
+    int64_t n_read = a->n, n_written = a->n;
+    switch (c->which) {
+    case SY__REDUCE_SCATTER:
+        n_read = size * a->n;
+        break;
+    case SY__ALL_GATHER:
+        n_written = size * a->n;
+        break;
+    case SY__BROADCAST:
+        n_read = 0;
+        break;
+    case SY__ALL_TO_ALL:
+        n_read = total(a->h_n_send, size, a->n);
+        n_written = total(a->h_n_recv, size, a->n);
+        break;
+    case SY__SEND_RECV:
+        n_read = a->root < 0 ? 0 : a->n;
+        n_written = a->source < 0 ? 0 : a->n;
+        break;
+    default:
+        break;
+    }
+    SY_TRY(sy_stream_announce(a->stream, a->send, n_read * unit, false));
+    SY_TRY(sy_stream_announce(a->stream, a->recv, n_written * unit, true));
+cleanup:
+    return st;
+}
+
 static sy_status start(sy_comm *comm, const sy_comm_args *args, sy__collective which)
 {
     _Static_assert(sizeof(mpi_call) <= SY_CALL_BYTES, "a call travels by copy");
+    sy_status st = SY_OK;
     mpi_call call = {comm, *args, which};
-    return args->stream ? sy_stream_call(args->stream, run_call, &call, sizeof call)
-                        : run_call(NULL, &call);
+    if (!args->stream) {
+        SY_TRY(run_call(NULL, &call));
+        goto cleanup;
+    }
+    if (comm->dev) {
+        SY_TRY(announce(&call));
+    }
+    SY_TRY(sy_stream_call(args->stream, run_call, &call, sizeof call));
+cleanup:
+    return st;
 }
 
 static sy_status mpi_all_reduce(sy_comm *comm, const sy_comm_args *args)
