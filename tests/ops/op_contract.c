@@ -1,0 +1,154 @@
+/* The contract checks: a good call is taken, and each operand made wrong in turn is refused by
+ * name, before anything runs. */
+#include <stdio.h>
+
+#include "tests/ops/op_test.h"
+
+/* Does calling with these args end in SY_ERR_INTERNAL, with op and operand in the message? */
+static bool refused(op_loaded *l, const char *operand, char *why, size_t bytes)
+{
+    char wanted[80];
+    sy_status st = op_launch(l);
+    snprintf(wanted, sizeof wanted, "op %s: ", l->in->info->name);
+    const bool ok = st == SY_ERR_INTERNAL && strstr(sy_error_message(), wanted) &&
+                    (!operand || strstr(sy_error_message(), operand));
+    snprintf(why, bytes, "%s, \"%s\"", sy_status_name(st), st == SY_OK ? "" : sy_error_message());
+    op_must(sy_stream_sync(l->stream));
+    return ok;
+}
+
+typedef void spoil(sy_tensor *t);
+
+static void spoil_dtype(sy_tensor *t)
+{
+    t->dtype = t->dtype == SY_I64 ? SY_U8 : SY_I64;
+}
+static void spoil_dimensions(sy_tensor *t)
+{
+    t->n_dim = 0;
+}
+static void spoil_extent(sy_tensor *t)
+{
+    t->shape[0] = -3;
+}
+static void spoil_stride(sy_tensor *t)
+{
+    t->stride[t->n_dim - 1] = 2;
+}
+static void spoil_pointer(sy_tensor *t)
+{
+    t->data = NULL;
+}
+
+static const struct {
+    const char *what;
+    spoil *apply;
+} spoils[] = {{"another dtype", spoil_dtype},
+              {"no dimension", spoil_dimensions},
+              {"a negative extent", spoil_extent},
+              {"stride 2", spoil_stride},
+              {"no memory", spoil_pointer}};
+
+/* Ops take some of these: any dtype, and absent operands. */
+static bool is_fine(const op_instance *in, int32_t i, spoil *apply)
+{
+    static const char *const optional[] = {"doc",         "q_start", "weight", "wa",     "dot",
+                                           "loss_weight", "dlogits", "bias",   "routed", "kept",
+                                           "priority",    "param",   "dw"};
+    const char *name = in->info->operands[i].name;
+    if (apply == spoil_dtype) {
+        return in->test->op == SY_OP_fill || (in->test->op == SY_OP_gather_rows && i == 0);
+    }
+    if (apply == spoil_stride) {
+        return in->operand[i].shape[in->operand[i].n_dim - 1] <= 1;
+    }
+    if (apply == spoil_pointer) {
+        const bool required = (in->test->op == SY_OP_topk_weigh && strcmp(name, "weight") == 0) ||
+                              (in->test->op == SY_OP_add_bias) ||
+                              (in->test->op == SY_OP_embed_backward);
+        for (size_t k = 0; k < sizeof optional / sizeof optional[0] && !required; k++) {
+            if (strcmp(name, optional[k]) == 0) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static void spoil_each(op_runner *runner, op_loaded *l)
+{
+    for (int32_t i = 0; i < l->in->info->n_operands; i++) {
+        const op_operand *o = &l->in->operand[i];
+        sy_tensor *t = (sy_tensor *)(void *)(l->args + l->in->info->operands[i].offset);
+        const sy_tensor good = *t;
+        for (size_t k = 0; k < sizeof spoils / sizeof spoils[0]; k++) {
+            char why[400];
+            if (!o->values || op_numel(o) == 0 || is_fine(l->in, i, spoils[k].apply)) {
+                continue;
+            }
+            spoils[k].apply(t);
+            const bool ok = refused(l, NULL, why, sizeof why);
+            *t = good;
+            op_verdict(runner, ok, "%s: %s with %s was not refused: %s", l->in->info->name,
+                       o->about->name, spoils[k].what, why);
+        }
+    }
+}
+
+/* An output laid over another operand that it may not alias: shifted by one element, so that it is
+ * never the very tensor. */
+static void overlap_each(op_runner *runner, op_loaded *l)
+{
+    for (int32_t i = 0; i < l->in->info->n_operands; i++) {
+        sy_tensor *y = (sy_tensor *)(void *)(l->args + l->in->info->operands[i].offset);
+        const sy_tensor good = *y;
+        for (int32_t j = 0; j < l->in->info->n_operands && op_written(l->in, i); j++) {
+            const sy_tensor *x =
+                (const sy_tensor *)(const void *)(l->args + l->in->info->operands[j].offset);
+            char why[400];
+            if (i == j || !l->in->operand[j].values || op_numel(&l->in->operand[j]) < 2 ||
+                op_numel(&l->in->operand[i]) == 0 || l->in->operand[i].alias == j) {
+                continue;
+            }
+            y->data = (char *)x->data + sy_dtype_bytes(x->dtype);
+            const bool ok = refused(l, "overlaps", why, sizeof why);
+            *y = good;
+            op_verdict(runner, ok, "%s: %s over %s was not refused: %s", l->in->info->name,
+                       l->in->operand[i].about->name, l->in->operand[j].about->name, why);
+        }
+    }
+}
+
+/* The first case of the table in which every operand that is there has elements. */
+static bool is_full(const op_instance *in)
+{
+    for (int32_t i = 0; i < in->info->n_operands; i++) {
+        if (in->operand[i].values && op_numel(&in->operand[i]) < 2 &&
+            in->operand[i].shape[0] != 1) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void op_contract_test(op_runner *runner, const op_test *test)
+{
+    const sy_dtype a = runner->dev[0]->wide;
+    for (int32_t k = 0; k < test->n_cases; k++) {
+        op_instance in;
+        op_loaded l;
+        op_instance_build(&in, runner, test, &test->cases[k], a, a);
+        const bool full = is_full(&in);
+        if (full) {
+            op_load(&l, &in, runner->dev[0], runner->stream[0], a);
+            spoil_each(runner, &l);
+            overlap_each(runner, &l);
+            op_unload(&l);
+        }
+        op_instance_free(&in);
+        if (full) {
+            return;
+        }
+    }
+    op_verdict(runner, false, "%s: no case has elements in every operand", sy_op_name(test->op));
+}
