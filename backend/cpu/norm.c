@@ -6,26 +6,26 @@
 
 #include "backend/cpu/vmath.h"
 
-/* The weight as fp32, widened once for all rows: into the front of the workspace. */
-static const float *wide_weight(sy_stream *stream, const sy_tensor *w)
-{
-    const int64_t D = w->shape[0];
-    if (w->dtype == SY_F32) {
-        return w->data;
-    }
-    float *wide = sy_stream_workspace(stream);
-    sy__cpu_widen(wide, w->data, D);
-    return wide;
-}
-
-static sy_status require_weight_fits(const sy_tensor *w)
+/* Room for the weight in the front of the workspace. */
+static sy_status weight_room(const sy_tensor *w, int64_t *bytes)
 {
     sy_status st = SY_OK;
-    SY_REQUIRE(w->shape[0] * (int64_t)sizeof(float) <= SY_WORKSPACE_BYTES, SY_ERR_UNSUPPORTED,
+    *bytes = sy__cpu_blocks(w->shape[0], 16) * 64;
+    SY_REQUIRE(*bytes <= SY_WORKSPACE_BYTES, SY_ERR_UNSUPPORTED,
                "a norm over %lld elements is wider than the workspace of the cpu backend",
                (long long)w->shape[0]);
 cleanup:
     return st;
+}
+
+/* The weight as fp32, widened once for all rows. */
+static const float *wide_weight(const sy_tensor *w, float *room)
+{
+    if (w->dtype == SY_F32) {
+        return w->data;
+    }
+    sy__cpu_widen(room, w->data, w->shape[0]);
+    return room;
 }
 
 /* y = (x * rstd) * w. */
@@ -60,10 +60,11 @@ static float norm_row(const sy_rmsnorm_args *args, const float *w, int64_t x_at,
 sy_status sy__cpu_rmsnorm(sy_stream *stream, const sy_rmsnorm_args *args)
 {
     sy_status st = SY_OK;
-    SY_TRY(require_weight_fits(&args->w));
+    int64_t room;
+    SY_TRY(weight_room(&args->w, &room));
     const sy_tensor *x = &args->x, *y = &args->y;
     const int64_t G = x->shape[1], rows = x->shape[0] * G;
-    const float *w = wide_weight(stream, &args->w);
+    const float *w = wide_weight(&args->w, sy_stream_workspace(stream));
     float *rstd = args->rstd.data;
     const int threads = sy__cpu_threads(stream);
 #pragma omp parallel for num_threads(threads)                                                      \
@@ -150,12 +151,14 @@ static void backward_row(const sy_rmsnorm_backward_args *args, const float *w, f
 sy_status sy__cpu_rmsnorm_backward(sy_stream *stream, const sy_rmsnorm_backward_args *args)
 {
     sy_status st = SY_OK;
-    SY_TRY(require_weight_fits(&args->w));
+    int64_t room;
+    SY_TRY(weight_room(&args->w, &room));
+    char *scratch = sy_stream_workspace(stream);
     const sy_tensor *x = &args->x, *dy = &args->dy, *dx = &args->dx;
     const int64_t G = x->shape[1], D = x->shape[2], rows = x->shape[0] * G;
-    const float *w = wide_weight(stream, &args->w), *rstd = args->rstd.data;
+    const float *w = wide_weight(&args->w, (float *)scratch), *rstd = args->rstd.data;
     sy__partials dw =
-        sy__partials_begin(stream, rows, D, args->dw.data, sy__cpu_blocks(D, 16) * 64);
+        sy__partials_begin(rows, D, args->dw.data, scratch + room, SY_WORKSPACE_BYTES - room);
     const int threads = sy__cpu_threads(stream);
 #pragma omp parallel for num_threads(threads) schedule(static) if (rows * D > SY_CPU_PARALLEL_MIN)
     for (int64_t b = 0; b < dw.n_blocks; b++) {

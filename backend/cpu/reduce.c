@@ -6,7 +6,8 @@
 sy_status sy__cpu_column_sum(sy_stream *stream, const sy_column_sum_args *args)
 {
     const int64_t T = args->x.shape[0], N = args->x.shape[1];
-    sy__partials sums = sy__partials_begin(stream, T, N, args->out.data, 0);
+    sy__partials sums =
+        sy__partials_begin(T, N, args->out.data, sy_stream_workspace(stream), SY_WORKSPACE_BYTES);
     const int threads = sy__cpu_threads(stream);
 #pragma omp parallel for num_threads(threads) schedule(static) if (T * N > SY_CPU_PARALLEL_MIN)
     for (int64_t b = 0; b < sums.n_blocks; b++) {

@@ -113,18 +113,18 @@ SY_CPU_CLONES void sy__cpu_exp_run(float *y, const float *x, float shift, float 
     }
 }
 
-sy__partials sy__partials_begin(sy_stream *stream, int64_t rows, int64_t columns, float *out,
-                                int64_t offset)
+sy__partials sy__partials_begin(int64_t rows, int64_t columns, float *out, void *scratch,
+                                int64_t scratch_bytes)
 {
     enum { MIN_BLOCK_ROWS = 16 };
     int64_t n_blocks = sy__cpu_min(sy__cpu_blocks(rows, MIN_BLOCK_ROWS), SY_CPU_MAX_PARTIALS);
     int64_t bytes = columns * (int64_t)sizeof(float);
-    if (n_blocks < 2 || n_blocks * bytes > SY_WORKSPACE_BYTES - offset) {
+    if (n_blocks < 2 || n_blocks * bytes > scratch_bytes) {
         return (sy__partials){.n_blocks = 1, .block_rows = rows, .columns = columns, .sums = out};
     }
     sy__partials p = {.block_rows = sy__cpu_blocks(rows, n_blocks), .columns = columns, .out = out};
     p.n_blocks = sy__cpu_blocks(rows, p.block_rows);
-    p.sums = (float *)((char *)sy_stream_workspace(stream) + offset);
+    p.sums = scratch;
     memset(p.sums, 0, (size_t)(p.n_blocks * bytes));
     return p;
 }

@@ -57,14 +57,13 @@ static inline void sy__tile_write(const sy_tensor *t, int64_t at, int64_t n, con
    ascending order. Borders depend on the sizes alone. */
 typedef struct sy__partials {
     int64_t n_blocks, block_rows, columns;
-    float *sums; /* [n_blocks, columns] in the workspace from byte `offset` on; with one block: out
-                    itself */
+    float *sums; /* [n_blocks, columns] scratch; with one block: out itself */
     float *out;  /* [columns] */
 } sy__partials;
 
-/* Zeroes the partial sums. The op may use the first `offset` bytes of the workspace itself. */
-sy__partials sy__partials_begin(sy_stream *stream, int64_t rows, int64_t columns, float *out,
-                                int64_t offset);
+/* Zeroes the partial sums, which take scratch_bytes at most. */
+sy__partials sy__partials_begin(int64_t rows, int64_t columns, float *out, void *scratch,
+                                int64_t scratch_bytes);
 /* out += the partial sums. */
 void sy__partials_end(sy_stream *stream, const sy__partials *p);
 /* The columns that block b adds into. */

@@ -23,29 +23,26 @@ static inline uint32_t sy__bits_of_float(float x)
     return bits;
 }
 
-/* e^x. 0 below -104, infinity above 88.8, denormal results kept, NaN stays NaN. */
+/* e^x for x <= 88, where the callers stay below 0: 0 below -87 (no denormal result), NaN stays NaN.
+ */
 static inline float sy__exp(float x)
 {
-    /* Adding it leaves the nearest integer in the low bits of the mantissa. */
-    const float to_integer = 0x1.8p23F;
-    x = x < -104.0F ? -104.0F : x;
-    x = x > 89.0F ? 89.0F : x;
-    float shifted = x * 0x1.715476p0F + to_integer;
-    float n = shifted - to_integer;
+    /* Adding it leaves the nearest integer, and the exponent's bias, in the low bits of the
+     * mantissa. */
+    const float to_integer = 0x1.8p23F + 127.0F;
+    const float shifted = x * 0x1.715476p0F + to_integer;
+    const float n = shifted - to_integer;
     /* ln 2 in two parts; the product with the first is exact. |r| <= ln(2) / 2. */
-    float r = (x - n * 0x1.63p-1F) - n * -0x1.bd0106p-13F;
-    float q = 1.0F / 5040.0F;
-    q = q * r + 1.0F / 720.0F;
-    q = q * r + 1.0F / 120.0F;
-    q = q * r + 1.0F / 24.0F;
-    q = q * r + 1.0F / 6.0F;
-    q = q * r + 0.5F;
-    float p = 1.0F + (r + (r * r) * q);
-    /* 2^n in two factors: one alone cannot hold n = 128 nor a denormal result. */
-    int32_t k = (int32_t)(sy__bits_of_float(shifted) - sy__bits_of_float(to_integer));
-    int32_t half = k >> 1;
-    return p * sy__float_of_bits((uint32_t)(half + 127) << 23) *
-           sy__float_of_bits((uint32_t)(k - half + 127) << 23);
+    const float r = (x - n * 0x1.63p-1F) - n * -0x1.bd0106p-13F;
+    /* e^r = 1 + r + r^2 q(r), q of minimax relative error 3e-9. */
+    float q = 0x1.6a241ap-10F;
+    q = q * r + 0x1.1239f2p-7F;
+    q = q * r + 0x1.5558f2p-5F;
+    q = q * r + 0x1.555492p-3F;
+    q = q * r + 0x1.fffffcp-2F;
+    const float p = 1.0F + (r + (r * r) * q);
+    const float result = p * sy__float_of_bits(sy__bits_of_float(shifted) << 23);
+    return x < -87.0F ? 0.0F : result;
 }
 
 /* Natural logarithm of a finite x >= the smallest normal number; nothing is promised elsewhere. */
@@ -65,9 +62,11 @@ static inline float sy__log(float x)
     return n * 0x1.63p-1F + (2.0F * s + (s * s2 * q + n * -0x1.bd0106p-13F));
 }
 
+/* 1 / (1 + e^-x), by the exponential of -|x|, which cannot overflow. */
 static inline float sy__sigmoid(float x)
 {
-    return 1.0F / (1.0F + sy__exp(-x));
+    const float e = sy__exp(x < 0.0F ? x : -x);
+    return (x < 0.0F ? e : 1.0F) / (1.0F + e);
 }
 
 /* Sum of the lanes, always in the same tree. */

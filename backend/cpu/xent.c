@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-/* A row as the passes see it: largest logit, sum of exp(logit - largest), target (-1: no loss). */
+/* A row as the passes see it: largest logit, sum of exp(logit - largest). */
 typedef struct xent_row {
     const float *logits;
     int64_t at, V, target;
