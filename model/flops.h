@@ -1,4 +1,5 @@
-/* Model FLOPs and parameter counts, for MFU: what the mathematics needs, not what was executed (no recompute, no padding). */
+/* Model FLOPs and parameter counts, for MFU: what the mathematics needs, not what was executed (no
+ * recompute, no padding). */
 #ifndef SY_MODEL_FLOPS_H
 #define SY_MODEL_FLOPS_H
 
@@ -8,9 +9,11 @@
 extern "C" {
 #endif
 
-/* Active parameters per token outside the input embedding: attention, norms left out, `ffn_active` per layer summed by the caller. */
-int64_t sy_model_active_params(const sy_model_config *config, const int64_t *ffn_active /* [layers] */);
-/* FLOPs of forward + backward per token: 6 * active + 6 * L * S * N_h * D (causal attention: half of all pairs). */
+/* Parameters that every token uses outside the feed-forward sublayers and the input embedding:
+ * attention projections and the head. Norms left out. */
+int64_t sy_model_attention_head_params(const sy_model_config *config);
+/* FLOPs of forward + backward per token: 6 * active + 6 * L * S * N_h * D (causal attention: half
+ * of all pairs). */
 double sy_model_flops_per_token(const sy_model_config *config, int64_t active_params);
 
 #ifdef __cplusplus

@@ -1,4 +1,5 @@
-/* How many rows an expert takes from one source rank in one micro-batch, and which choices it keeps. */
+/* How many rows an expert takes from one source rank in one micro-batch, and which choices it
+ * keeps. */
 #ifndef SY_MOE_CAPACITY_H
 #define SY_MOE_CAPACITY_H
 
@@ -8,8 +9,8 @@
 extern "C" {
 #endif
 
-/* C = max(ceil(factor * T * K / E), min_capacity), at most T; -1: unlimited (factor null). The basis counts assignments (T * K), as Megatron and DeepSpeed do;
-   algorithms.md 2.1. */
+/* C = max(ceil(factor * T * K / E), min_capacity), at most T; -1: unlimited (factor null). The
+   basis counts assignments (T * K), as Megatron and DeepSpeed do; algorithms.md 2.1. */
 int64_t sy_capacity_slots(const sy_moe_config *config, bool eval, int64_t T);
 /* Write c->kept for capacity C; C < 0: c->kept becomes absent (all are kept). Enqueued. */
 sy_status sy_capacity_apply(const sy_moe_config *config, sy_pass *p, int64_t C, sy_choices *c);

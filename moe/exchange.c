@@ -21,10 +21,11 @@ static sy_status all_to_all(sy_pass *p, const sy_plan_pass *pass, bool back, con
                                          .layer = p->layer});
 }
 
-/* Does the pass send all wire rows, in place? Then wire order is send order. */
-static bool is_whole(const sy_plan *plan)
+/* Does the pass send all wire rows, in place? Then wire order is send order. A dry device measures
+ * the other way, which takes more. */
+static bool is_whole(const sy_pass *p, const sy_plan *plan)
 {
-    return plan->n_passes == 1;
+    return plan->n_passes == 1 && !(p->mesh->dev->dry && plan->may_split);
 }
 
 /* send [n_send, W] = the rows of this pass, taken from x by idx [n_wire], or from wire order itself
@@ -35,7 +36,7 @@ static sy_status collect(sy_pass *p, const sy_plan *plan, const sy_plan_pass *pa
     sy_status st = SY_OK;
     int64_t at = 0;
     for (int32_t d = 0; d < plan->ep; d++) {
-        bool whole = is_whole(plan);
+        bool whole = is_whole(p, plan);
         int64_t first = whole ? 0 : pass->h_first[d], n = whole ? pass->n_send : pass->h_n_send[d];
         sy_tensor part = sy_tensor_rows(send, at, n);
         if (idx->data != NULL) {
@@ -84,11 +85,11 @@ static sy_status bring_back(sy_pass *p, const sy_plan *plan, const sy_plan_pass 
     SY_TRY(sy_arena_2d(p->scratch, rows->dtype, pass->n_arrive, W, &arrive));
     SY_TRY(sy_gather_rows(
         p->stream, &(sy_gather_rows_args){.x = *rows, .idx = pass->arrival_to, .y = arrive}));
-    if (!is_whole(plan)) {
+    if (!is_whole(p, plan)) {
         SY_TRY(sy_arena_2d(p->scratch, rows->dtype, pass->n_send, W, &back));
     }
     SY_TRY(all_to_all(p, pass, true, &arrive, &back, what));
-    for (int32_t d = 0; d < plan->ep && !is_whole(plan); d++) {
+    for (int32_t d = 0; d < plan->ep && !is_whole(p, plan); d++) {
         sy_tensor from = sy_tensor_rows(&back, at, pass->h_n_send[d]);
         sy_tensor to = sy_tensor_rows(wire, pass->h_first[d], pass->h_n_send[d]);
         SY_TRY(sy_copy_d2d(p->stream, to.data, from.data, sy_tensor_bytes(&from)));

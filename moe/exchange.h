@@ -1,5 +1,6 @@
-/* Moving rows between ranks: dispatch takes token rows to their experts, combine brings rows back; each is the other's backward.
-   An exchange is a file behind a table: exact counts, or padded to capacity (fixed shapes, no host wait). */
+/* Moving rows between ranks: dispatch takes token rows to their experts, combine brings rows back;
+   each is the other's backward. An exchange is a file behind a table: exact counts, or padded to
+   capacity (fixed shapes, no host wait). */
 #ifndef SY_MOE_EXCHANGE_H
 #define SY_MOE_EXCHANGE_H
 
@@ -18,13 +19,16 @@ typedef struct sy_exchange_ops {
 extern const sy_exchange_ops sy_exchange_exact, sy_exchange_padded;
 const sy_exchange_ops *sy_exchange_of(const sy_plan *plan);
 
-/* x [T, H] compute dtype -> rows [R, H] of one pass, in computed order; extra [n_wire, 1] -> rows_extra [R, 1], wide, riding along (absent: nothing).
-   Collective over mesh->ep. Temporaries from p->scratch. */
-sy_status sy_dispatch(sy_pass *p, const sy_plan *plan, const sy_plan_pass *pass, const sy_tensor *x, sy_tensor *rows,
-                      const sy_tensor *extra, sy_tensor *rows_extra);
-/* rows [R, H] of one pass -> their places in wire [n_wire, H]; rows_extra [R, 1] -> wire_extra [n_wire, 1] (absent: nothing). Collective over mesh->ep. */
-sy_status sy_combine(sy_pass *p, const sy_plan *plan, const sy_plan_pass *pass, const sy_tensor *rows, sy_tensor *wire,
-                     const sy_tensor *rows_extra, sy_tensor *wire_extra);
+/* x [T, H] compute dtype -> rows [R, H] of one pass, in computed order; extra [n_wire, 1] ->
+   rows_extra [R, 1], wide, riding along (absent: nothing). Collective over mesh->ep. Temporaries
+   from p->scratch. */
+sy_status sy_dispatch(sy_pass *p, const sy_plan *plan, const sy_plan_pass *pass, const sy_tensor *x,
+                      sy_tensor *rows, const sy_tensor *extra, sy_tensor *rows_extra);
+/* rows [R, H] of one pass -> their places in wire [n_wire, H]; rows_extra [R, 1] -> wire_extra
+ * [n_wire, 1] (absent: nothing). Collective over mesh->ep. */
+sy_status sy_combine(sy_pass *p, const sy_plan *plan, const sy_plan_pass *pass,
+                     const sy_tensor *rows, sy_tensor *wire, const sy_tensor *rows_extra,
+                     sy_tensor *wire_extra);
 
 #ifdef __cplusplus
 }

@@ -17,14 +17,19 @@ typedef struct sy_experts {
 
 /* Declare "<prefix>/experts/{gate,up,down}". Not collective. */
 sy_status sy_experts_declare(sy_experts *x, const char *prefix, sy_params *params);
-/* h [R, 2F_e] = rows W_gate_up^T, per expert; start [E_loc+1]. What backward needs, next to the rows. Not collective, all three. */
-sy_status sy_experts_hidden(const sy_experts *x, sy_pass *p, const sy_tensor *start, const sy_tensor *rows, sy_tensor *h);
+/* h [R, 2F_e] = rows W_gate_up^T, per expert; start [E_loc+1]. What backward needs, next to the
+ * rows. Not collective, all three. */
+sy_status sy_experts_hidden(const sy_experts *x, sy_pass *p, const sy_tensor *start,
+                            const sy_tensor *rows, sy_tensor *h);
 /* out [R, H] = swiglu(h) W_down^T. */
-sy_status sy_experts_output(const sy_experts *x, sy_pass *p, const sy_tensor *start, const sy_tensor *h, sy_tensor *out);
-/* dout [R, H]: gradient of the layer's output at the token of each row (not weighted); weight [R, 1] wide. drows [R, H] = gradient of rows; dot [R, 1] wide = <dout, out> per
-   row, the router signal G (algorithms.md 0.1); gradients of the weights +=. */
-sy_status sy_experts_backward(const sy_experts *x, sy_pass *p, const sy_tensor *start, const sy_tensor *rows, const sy_tensor *h,
-                              const sy_tensor *dout, const sy_tensor *weight, sy_tensor *drows, sy_tensor *dot);
+sy_status sy_experts_output(const sy_experts *x, sy_pass *p, const sy_tensor *start,
+                            const sy_tensor *h, sy_tensor *out);
+/* dout [R, H]: gradient of the layer's output at the token of each row (not weighted); weight [R,
+   1] wide. drows [R, H] = gradient of rows; dot [R, 1] wide = <dout, out> per row, the router
+   signal G (algorithms.md 0.1); gradients of the weights +=. */
+sy_status sy_experts_backward(const sy_experts *x, sy_pass *p, const sy_tensor *start,
+                              const sy_tensor *rows, const sy_tensor *h, const sy_tensor *dout,
+                              const sy_tensor *weight, sy_tensor *drows, sy_tensor *dot);
 
 #ifdef __cplusplus
 }

@@ -199,7 +199,10 @@ sy_status sy__moe_fill_rows(const sy__moe *moe, sy_pass *p, const sy_plan *plan,
 {
     sy_status st = SY_OK;
     sy_tensor none = sy_tensor_none();
-    (void)plan;
+    if (p->mesh->dev->dry &&
+        plan->may_split) { /* in further passes they stand in scratch: measure that too */
+        SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, x->shape[1] + 2 * moe->experts.ffn, h));
+    }
     SY_TRY(sy_arena_2d(arena, p->compute, pass->R, x->shape[1], rows));
     SY_TRY(sy_arena_2d(arena, p->compute, pass->R, 2 * moe->experts.ffn, h));
     SY_TRY(sy_dispatch(p, plan, pass, x, rows, &none, &none));

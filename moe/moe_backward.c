@@ -14,7 +14,7 @@ static sy_status run_pass(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
     sy_tensor rows = s->rows, h = s->h, dout, weight, drows, dot;
     double t0 = sy_clock_s(), t1, t2;
 
-    if (!s->kept_rows) {
+    if (!s->kept_rows || (p->mesh->dev->dry && s->plan.may_split)) {
         SY_TRY(sy__moe_fill_rows(moe, p, &s->plan, pass, x, p->scratch, &rows, &h));
     }
     SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, H, &dout));

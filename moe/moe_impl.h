@@ -24,18 +24,21 @@ typedef struct sy__moe_saved {
     sy_choices choices;
     sy_tensor count; /* [n_scopes, E] I64 for the balance loss */
     sy_plan plan;
-    bool kept_rows;  /* rows and h are there for backward */
+    bool kept_rows; /* rows and h are there for backward */
     sy_tensor rows, h;
     void *shared;
 } sy__moe_saved;
 
-/* The router's input: x, widened and (training) jittered where that is asked for. Taken from p->scratch; may be x itself. */
+/* The router's input: x, widened and (training) jittered where that is asked for. Taken from
+ * p->scratch; may be x itself. */
 sy_status sy__moe_router_input(const sy__moe *moe, sy_pass *p, const sy_tensor *x, sy_tensor *out);
 /* Multiply by the same jitter as the router's input, in place. */
 sy_status sy__moe_jitter(const sy__moe *moe, sy_pass *p, sy_tensor *x);
 /* rows and h of a pass, by dispatching x (again). */
-sy_status sy__moe_fill_rows(const sy__moe *moe, sy_pass *p, const sy_plan *plan, const sy_plan_pass *pass, const sy_tensor *x,
-                            sy_arena *arena, sy_tensor *rows, sy_tensor *h);
-sy_status sy__moe_backward(void *self, sy_pass *p, void *saved, const sy_tensor *x, const sy_tensor *dy, sy_tensor *dx);
+sy_status sy__moe_fill_rows(const sy__moe *moe, sy_pass *p, const sy_plan *plan,
+                            const sy_plan_pass *pass, const sy_tensor *x, sy_arena *arena,
+                            sy_tensor *rows, sy_tensor *h);
+sy_status sy__moe_backward(void *self, sy_pass *p, void *saved, const sy_tensor *x,
+                           const sy_tensor *dy, sy_tensor *dx);
 
 #endif

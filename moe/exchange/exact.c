@@ -172,6 +172,7 @@ static sy_status prepare(sy_pass *p, int64_t recv_rows, sy_plan *plan)
     SY_TRY(gather_counts(p, plan, &h_matrix));
     m.n = h_matrix;
     plan->n_passes = count_passes(&m, recv_rows);
+    plan->may_split = recv_rows < p->T_max * (plan->N / max64(plan->T, 1)) * plan->ep;
     SY_TRY(sy_host_arena_alloc(p->host, plan->n_passes * (int64_t)sizeof *plan->pass,
                                (void **)&plan->pass));
     for (int32_t q = 0; q < plan->n_passes; q++) {

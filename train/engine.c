@@ -1,0 +1,324 @@
+#include "train/engine.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "core/alloc.h"
+#include "model/flops.h"
+#include "model/kv.h"
+#include "model/mlp.h"
+#include "moe/moe.h"
+#include "parallel/agree.h"
+
+int32_t sy_engine_experts(const sy_engine *engine)
+{
+    return engine->settings->moe->experts;
+}
+
+static sy_status open_device(sy_engine *e)
+{
+    sy_status st = SY_OK;
+    const sy_device_config *c = e->settings->device;
+    sy_device_spec spec = {.backend = c->backend,
+                           .threads = c->threads > 0 ? c->threads : e->spec.threads,
+                           .dry = e->spec.dry};
+    SY_TRY(sy_device_open(&spec, &e->dev));
+    SY_TRY(sy_ops_require_all(e->dev));
+    SY_TRY(sy_device_config_dtype(e->settings->config, e->dev->name, &e->compute));
+    e->wide = e->dev->wide;
+    SY_REQUIRE(e->dev->supports[e->compute], SY_ERR_USAGE,
+               "backend '%s' does not compute in %s (device.precision)", e->dev->name,
+               sy_dtype_name(e->compute));
+    SY_TRY(sy_stream_create(e->dev, "compute", &e->compute_stream));
+    SY_TRY(sy_stream_create(e->dev, "comm", &e->comm_stream));
+    for (int32_t i = 0; i < 2; i++) {
+        SY_TRY(sy_event_create(e->dev, &e->host_free[i]));
+    }
+cleanup:
+    return st;
+}
+
+/* The feed-forward sublayer of each layer: dense or routed. */
+static sy_status create_ffn(const sy_run_settings *s, sy_sublayer *ffn)
+{
+    sy_status st = SY_OK;
+    const sy_model_config *m = s->model;
+    double down_std = m->init_std / sqrt(2.0 * m->layers);
+    for (int32_t i = 0; i < m->layers; i++) {
+        if (sy_moe_config_layer(s->moe, i)) {
+            SY_TRY(sy_moe_create(m, s->moe, i, &ffn[i]));
+        } else {
+            SY_TRY(sy_mlp_create(m->hidden, m->ffn_hidden, m->init_std, down_std, &ffn[i]));
+        }
+    }
+cleanup:
+    return st;
+}
+
+sy_status sy_engine_declare(const sy_run_settings *settings, sy_model **model, sy_params **params)
+{
+    sy_status st = SY_OK;
+    sy_sublayer *ffn = NULL;
+    const sy_str_list *freeze = &settings->train->freeze;
+
+    SY_TRY(sy_alloc(settings->model->layers, sizeof *ffn, (void **)&ffn));
+    SY_TRY(create_ffn(settings, ffn));
+    SY_TRY(sy_model_create(settings->model, ffn, model));
+    sy_free(&ffn);
+    SY_TRY(sy_params_create(params));
+    SY_TRY(sy_model_declare(*model, *params));
+    if (freeze->n > 0) {
+        SY_TRY(sy_params_freeze(*params, (const char *const *)freeze->item, freeze->n));
+    }
+cleanup:
+    for (int32_t i = 0; ffn != NULL && i < settings->model->layers; i++) {
+        if (ffn[i].ops != NULL) {
+            ffn[i].ops->destroy(ffn[i].self);
+        }
+    }
+    sy_free(&ffn);
+    return st;
+}
+
+static sy_status create_model(sy_engine *e)
+{
+    sy_status st = SY_OK;
+    bool train = e->spec.use == SY_USE_TRAIN;
+    sy_mesh_spec mesh = {
+        .ep = e->settings->parallel->ep, .n_experts = e->settings->moe->experts, .dev = e->dev};
+    sy_bind_spec bind = {
+        .dev = e->dev, .compute = e->compute, .zero = train ? e->settings->parallel->zero : 0};
+    SY_TRY(sy_mesh_create(e->spec.world, &mesh, &e->mesh));
+    SY_TRY(sy_engine_declare(e->settings, &e->model, &e->params));
+    for (int32_t i = 0; !train && i < e->params->n; i++) {
+        e->params->param[i]->spec.trainable = false; /* no gradients */
+    }
+    bind.mesh = e->mesh;
+    SY_TRY(sy_params_bind(e->params, &bind));
+cleanup:
+    return st;
+}
+
+static sy_status create_batch(sy_engine *e)
+{
+    static const sy_dtype dtype[7] = {SY_I32, SY_I32, SY_F32, SY_U8, SY_I32, SY_I32, SY_I64};
+    sy_status st = SY_OK;
+    int64_t T = (int64_t)e->spec.B * e->spec.S;
+    for (int32_t i = 0; i < 7; i++) {
+        void *data = NULL;
+        SY_TRY(sy_device_alloc(e->dev, T * (int64_t)sy_dtype_bytes(dtype[i]), SY_MEM_BATCH, &data));
+        e->batch_mem[i] = sy_tensor_1d(data, dtype[i], T);
+    }
+cleanup:
+    return st;
+}
+
+/* What lives as long as the engine: statistics, losses per token, the table of angles. */
+static sy_status create_fixed(sy_engine *e)
+{
+    sy_status st = SY_OK;
+    int64_t L = e->settings->model->layers, E = sy_engine_experts(e);
+    int64_t T = (int64_t)e->spec.B * e->spec.S;
+    sy_tensor part;
+    SY_TRY(sy_arena_1d(&e->fixed, SY_F64, 2 + L * SY_N_SUMS, &e->sums));
+    SY_TRY(sy_arena_1d(&e->fixed, SY_I64, 2 * L * E, &e->loads));
+    SY_TRY(sy_arena_1d(&e->fixed, e->wide, T, &e->nll));
+    SY_TRY(sy_rope_table(e->settings->model, e->spec.S, &e->fixed, e->compute_stream, e->wide,
+                         &e->rope));
+    SY_TRY(sy_alloc(e->sums.shape[0], sizeof *e->h_sums, (void **)&e->h_sums));
+    SY_TRY(sy_alloc(e->loads.shape[0], sizeof *e->h_loads, (void **)&e->h_loads));
+    part = sy_tensor_rows(&e->sums, 2, L * SY_N_SUMS);
+    e->stats.sums = sy_tensor_2d(part.data, SY_F64, L, SY_N_SUMS);
+    e->stats.nll_sum = sy_tensor_rows(&e->sums, 1, 1);
+    part = sy_tensor_rows(&e->loads, 0, L * E);
+    e->stats.load = sy_tensor_2d(part.data, SY_I64, L, E);
+    part = sy_tensor_rows(&e->loads, L * E, L * E);
+    e->stats.kept = sy_tensor_2d(part.data, SY_I64, L, E);
+    if (e->spec.use == SY_USE_GENERATE) {
+        SY_TRY(sy_kv_create(e->dev, e->settings->model, e->compute, &e->kv));
+    }
+cleanup:
+    return st;
+}
+
+static sy_status init_arenas(sy_engine *e, const sy_engine *measured)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy_arena_init(&e->fixed, e->dev, measured ? measured->fixed.peak : -1, SY_MEM_OTHER));
+    SY_TRY(sy_arena_init(&e->keep, e->dev, measured ? measured->keep.peak : -1, SY_MEM_SAVED));
+    SY_TRY(sy_arena_init(&e->block, e->dev, measured ? measured->block.peak : -1, SY_MEM_SAVED));
+    SY_TRY(
+        sy_arena_init(&e->scratch, e->dev, measured ? measured->scratch.peak : -1, SY_MEM_SCRATCH));
+cleanup:
+    return st;
+}
+
+static sy_status measure_pass(sy_engine *e, sy_pass_kind kind, const sy_batch *batch)
+{
+    sy_status st = SY_OK;
+    sy_pass p;
+    sy_model_saved *saved = NULL;
+    sy_tensor logits;
+    SY_TRY(sy_engine_begin(e, kind, batch, 0, 0, &p));
+    if (kind == SY_PASS_DECODE) {
+        SY_TRY(sy_arena_1d(&e->keep, e->wide, e->settings->model->vocab_size, &logits));
+        SY_TRY(sy_model_decode(e->model, &p, &logits));
+    } else if (kind == SY_PASS_TRAIN) {
+        SY_TRY(sy_model_forward(e->model, &p, &saved));
+        SY_TRY(sy_model_backward(e->model, &p, saved));
+    } else {
+        SY_TRY(sy_model_forward(e->model, &p, NULL));
+    }
+    SY_TRY(sy_engine_end(e, &p));
+cleanup:
+    return st;
+}
+
+/* Run a dry twin over the largest micro-batch: its arenas tell how large ours must be. */
+static sy_status measure(const sy_engine_spec *spec, sy_engine **twin)
+{
+    static const int32_t dummy[1] = {0};
+    sy_status st = SY_OK;
+    sy_engine_spec dry = *spec;
+    sy_batch batch = {.B = spec->B,
+                      .S = spec->S,
+                      .ids = dummy,
+                      .targets = dummy,
+                      .pos = dummy,
+                      .doc = dummy,
+                      .routed = (const uint8_t *)dummy,
+                      .loss_weight = (const float *)dummy,
+                      .token_glb = (const int64_t *)dummy};
+    dry.dry = true;
+    SY_TRY(sy_engine_create(&dry, twin));
+    if (spec->use == SY_USE_GENERATE) {
+        SY_TRY(measure_pass(*twin, SY_PASS_DECODE, &batch));
+    } else {
+        SY_TRY(measure_pass(*twin, SY_PASS_EVAL, &batch));
+    }
+    if (spec->use == SY_USE_TRAIN) {
+        SY_TRY(measure_pass(*twin, SY_PASS_TRAIN, &batch));
+    }
+cleanup:
+    return st;
+}
+
+static int64_t current_rss_bytes(void)
+{
+    long pages = 0, resident = 0;
+    FILE *f = fopen("/proc/self/statm", "r");
+    if (f != NULL) {
+        if (fscanf(f, "%ld %ld", &pages, &resident) != 2) {
+            resident = 0;
+        }
+        fclose(f);
+    }
+    return (int64_t)resident * sysconf(_SC_PAGESIZE);
+}
+
+int64_t sy_engine_peak_rss_bytes(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (int64_t)usage.ru_maxrss * 1024;
+}
+
+static sy_status build(sy_engine *e)
+{
+    sy_status st = SY_OK;
+    sy_engine *twin = NULL;
+    SY_TRY(open_device(e));
+    SY_TRY(create_model(e));
+    SY_TRY(create_batch(e));
+    if (!e->spec.dry) {
+        SY_TRY(measure(&e->spec, &twin));
+    }
+    SY_TRY(init_arenas(e, twin));
+    SY_TRY(create_fixed(e));
+cleanup:
+    sy_engine_destroy(&twin);
+    return st;
+}
+
+sy_status sy_engine_create(const sy_engine_spec *spec, sy_engine **out)
+{
+    sy_status st = SY_OK;
+    sy_engine *e = NULL;
+    SY_TRY(sy_alloc(1, sizeof *e, (void **)&e));
+    e->spec = *spec;
+    e->settings = spec->settings;
+    e->base_rss_bytes = current_rss_bytes();
+    st = build(e);
+    if (!spec->dry) {
+        st = sy_agree(spec->world, st);
+    }
+    SY_TRY(st);
+    e->predicted_bytes = e->dev->ledger.total_now;
+    *out = e;
+    e = NULL;
+cleanup:
+    sy_engine_destroy(&e);
+    return st;
+}
+
+void sy_engine_destroy(sy_engine **engine)
+{
+    sy_engine *e = *engine;
+    if (e == NULL) {
+        return;
+    }
+    sy_kv_destroy(&e->kv);
+    sy_free(&e->h_loads);
+    sy_free(&e->h_sums);
+    if (e->dev != NULL) {
+        sy_arena_free(&e->scratch);
+        sy_arena_free(&e->block);
+        sy_arena_free(&e->keep);
+        sy_arena_free(&e->fixed);
+        for (int32_t i = 0; i < 7; i++) {
+            sy_device_free(e->dev, &e->batch_mem[i].data);
+        }
+    }
+    sy_host_arena_free(&e->host[0]);
+    sy_host_arena_free(&e->host[1]);
+    sy_params_destroy(&e->params);
+    sy_model_destroy(&e->model);
+    sy_mesh_destroy(&e->mesh);
+    sy_event_destroy(&e->host_free[0]);
+    sy_event_destroy(&e->host_free[1]);
+    sy_stream_destroy(&e->comm_stream);
+    sy_stream_destroy(&e->compute_stream);
+    sy_device_close(&e->dev);
+    sy_free(engine);
+}
+
+double sy_engine_flops_per_token(const sy_engine *engine, int64_t *active_params)
+{
+    const sy_run_settings *s = engine->settings;
+    int64_t active = sy_model_attention_head_params(s->model);
+    for (int32_t i = 0; i < s->model->layers; i++) {
+        active += sy_moe_config_layer(s->moe, i)
+                      ? sy_moe_active_params(s->model, s->moe)
+                      : 3 * (int64_t)s->model->hidden * s->model->ffn_hidden;
+    }
+    if (active_params != NULL) {
+        *active_params = active;
+    }
+    return sy_model_flops_per_token(s->model, active);
+}
+
+void sy_engine_memory_format(const sy_engine *engine, char *buf, size_t buf_bytes)
+{
+    const sy_ledger *ledger = &engine->dev->ledger;
+    size_t used = (size_t)snprintf(buf, buf_bytes, "%.1f MiB per rank before the first step:",
+                                   (double)engine->predicted_bytes / (1 << 20));
+    for (int32_t tag = 0; tag < SY_N_MEM_TAGS && used < buf_bytes; tag++) {
+        if (ledger->now[tag] > 0) {
+            used += (size_t)snprintf(buf + used, buf_bytes - used, " %s %.1f",
+                                     sy_mem_tag_name((sy_mem_tag)tag),
+                                     (double)ledger->now[tag] / (1 << 20));
+        }
+    }
+}

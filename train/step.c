@@ -1,0 +1,149 @@
+/* The order of one step: head (one host all-reduce), micro-batches, gradients, foot (two device
+ * all-reduces and one wait), one decision on all ranks, update. */
+#include <math.h>
+
+#include "core/clock.h"
+#include "core/fault.h"
+#include "optim/schedule.h"
+#include "parallel/agree.h"
+#include "train/trainer.h"
+
+enum { HEAD_FAILED, HEAD_STOP, HEAD_LOSS_TOKENS, HEAD_ROUTED_TOKENS, HEAD_STEP, HEAD_N };
+
+/* Sums over all ranks; also the place where a rank that cannot take part says so. */
+static sy_status head(sy_trainer *t, bool stop, const sy_step_batch **batch, int64_t sum[HEAD_N])
+{
+    sy_status st = SY_OK;
+    sy_comm *host = t->engine->mesh->host;
+    sy_status mine = sy_loader_take(t->loader, t->count.data_step, batch);
+    sum[HEAD_FAILED] = mine != SY_OK;
+    sum[HEAD_STOP] = stop;
+    sum[HEAD_LOSS_TOKENS] = mine == SY_OK ? (*batch)->loss_tokens : 0;
+    sum[HEAD_ROUTED_TOKENS] = mine == SY_OK ? (*batch)->routed_tokens : 0;
+    sum[HEAD_STEP] = t->count.step;
+    SY_TRY(sy_host_all_reduce(host, sum, HEAD_N, SY_I64, SY_SUM, "step head"));
+    if (sum[HEAD_FAILED] > 0) {
+        SY_TRY(sy_agree(host, mine));
+    }
+    SY_REQUIRE(sum[HEAD_STEP] == t->count.step * host->size, SY_ERR_INTERNAL,
+               "ranks are at different steps; this one is at %ld", (long)t->count.step);
+cleanup:
+    return st;
+}
+
+static sy_status micro_batch(sy_trainer *t, const sy_batch *batch, int32_t micro_idx, bool last,
+                             const int64_t sum[HEAD_N])
+{
+    sy_status st = SY_OK;
+    sy_engine *e = t->engine;
+    sy_model_saved *saved = NULL;
+    sy_pass p;
+    SY_TRY(sy_engine_begin(e, SY_PASS_TRAIN, batch, t->count.step + 1, micro_idx, &p));
+    p.per_loss_token = sum[HEAD_LOSS_TOKENS] > 0 ? 1.0 / (double)sum[HEAD_LOSS_TOKENS] : 0;
+    p.per_routed_token = sum[HEAD_ROUTED_TOKENS] > 0 ? 1.0 / (double)sum[HEAD_ROUTED_TOKENS] : 0;
+    SY_TRY(sy_model_forward(e->model, &p, &saved));
+    if (last) {
+        SY_TRY(sy_grad_sync_begin(t->grads));
+        p.grads = t->grads;
+    }
+    SY_TRY(sy_model_backward(e->model, &p, saved));
+    SY_TRY(sy_engine_end(e, &p));
+cleanup:
+    return st;
+}
+
+/* Forward and backward over this rank's micro-batches, gradients and statistics reduced. */
+static sy_status compute(sy_trainer *t, const sy_step_batch *batch, const int64_t sum[HEAD_N])
+{
+    sy_status st = SY_OK;
+    sy_engine *e = t->engine;
+    const sy_comm *dp = e->mesh->group[SY_DP];
+    sy_tensor norm = sy_tensor_rows(&e->sums, 0, 1);
+
+    SY_TRY(sy_engine_zero_stats(e));
+    for (int32_t i = 0; i < batch->n_micro; i++) {
+        SY_TRY(micro_batch(t, &batch->micro[i], i * dp->size + dp->rank, i == batch->n_micro - 1,
+                           sum));
+        SY_TRY(sy_fault("train.micro_batch"));
+    }
+    SY_TRY(sy_grad_sync_finish(t->grads));
+    SY_TRY(sy_grad_sync_norm(t->grads, &norm));
+    SY_TRY(sy_engine_reduce_stats(e));
+    if (sy_fault_hit("train.nonfinite") == SY_FAULT_NAN) {
+        e->h_sums[0] = NAN;
+    }
+cleanup:
+    return st;
+}
+
+/* All ranks see the same sums, so all decide alike. */
+static sy_status update(sy_trainer *t, sy_step_result *r)
+{
+    sy_status st = SY_OK;
+    sy_engine *e = t->engine;
+    const sy_optim_config *o = t->settings->optim;
+    double norm2 = e->h_sums[0];
+    bool skip = !isfinite(norm2) || !isfinite(e->h_sums[1]);
+
+    r->verdict = skip ? SY_STEP_SKIPPED : SY_STEP_DONE;
+    r->lr = sy_schedule_lr(o, o->decay_steps, r->step);
+    r->grad_norm = sqrt(norm2);
+    SY_TRY(sy_optimizer_step(
+        t->opt,
+        &(sy_update){.lr = r->lr,
+                     .grad_scale = skip ? 0 : sy_clip_scale(r->grad_norm, o->clip_norm),
+                     .skip = skip},
+        e->compute_stream));
+    SY_TRY(sy_grad_sync_gather(t->grads));
+    SY_TRY(sy_model_end_step(e->model, r->load, sy_engine_experts(e), skip, e->compute_stream));
+    SY_TRY(sy_stream_sync(e->compute_stream));
+cleanup:
+    return st;
+}
+
+static void fill_result(const sy_trainer *t, const int64_t sum[HEAD_N], sy_step_result *r)
+{
+    const sy_engine *e = t->engine;
+    int64_t L = t->settings->model->layers, E = sy_engine_experts(e);
+    r->step = t->count.step + 1;
+    r->loss_tokens = sum[HEAD_LOSS_TOKENS];
+    r->routed_tokens = sum[HEAD_ROUTED_TOKENS];
+    r->loss = r->loss_tokens > 0 ? e->h_sums[1] / (double)r->loss_tokens : 0;
+    r->sums = e->h_sums + 2;
+    r->load = E > 0 ? e->h_loads : NULL;
+    r->kept = E > 0 ? e->h_loads + L * E : NULL;
+    r->dispatch_s = e->stats.dispatch_s;
+    r->combine_s = e->stats.combine_s;
+    r->experts_s = e->stats.experts_s;
+    r->n_extra_passes = e->stats.n_extra_passes;
+}
+
+sy_status sy_trainer_step(sy_trainer *t, bool stop, sy_step_result *out)
+{
+    sy_status st = SY_OK;
+    const sy_step_batch *batch = NULL;
+    int64_t sum[HEAD_N];
+    double t0 = sy_clock_s();
+
+    SY_TRY(sy_fault("train.step"));
+    SY_TRY(head(t, stop, &batch, sum));
+    *out = (sy_step_result){.verdict = SY_STEP_STOP, .step = t->count.step};
+    if (sum[HEAD_STOP] > 0) {
+        goto cleanup;
+    }
+    st = compute(t, batch, sum);
+    if (st == SY_OK) {
+        fill_result(t, sum, out);
+        st = update(t, out);
+    }
+    if (st != SY_OK) { /* the others are in the midst of collectives */
+        sy_comm_abort(t->engine->mesh->host, st);
+    }
+    t->count.step++;
+    t->count.data_step += batch->n_sequences;
+    t->count.tokens_seen += out->loss_tokens;
+    t->count.skipped += out->verdict == SY_STEP_SKIPPED;
+    out->step_s = sy_clock_s() - t0;
+cleanup:
+    return st;
+}

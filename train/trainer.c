@@ -1,0 +1,143 @@
+#include "train/trainer.h"
+
+#include "core/alloc.h"
+#include "parallel/agree.h"
+
+static sy_status open_data(sy_trainer *t)
+{
+    sy_status st = SY_OK;
+    const sy_data_config *data = t->settings->data;
+    const sy_comm *dp = t->engine->mesh->group[SY_DP];
+    sy_loader_dataset *sets = NULL;
+    sy_loader_spec spec = {.n_datasets = data->train.n,
+                           .seed = (uint64_t)t->settings->run->seed,
+                           .vocab_size = t->settings->model->vocab_size,
+                           .S = t->settings->model->seq_len,
+                           .B = t->settings->train->micro_batch,
+                           .global_batch = t->settings->train->global_batch,
+                           .dp_rank = dp->rank,
+                           .dp_size = dp->size,
+                           .mask_documents = data->mask_documents};
+    SY_TRY(sy_alloc(data->train.n, sizeof *sets, (void **)&sets));
+    for (int32_t i = 0; i < data->train.n; i++) {
+        sy_data_train entry = sy_data_train_entry(data, i);
+        sets[i] = (sy_loader_dataset){entry.path, entry.weight};
+    }
+    spec.datasets = sets;
+    if (data->train.n == 0) {
+        SY_TRY(sy_config_error(t->settings->config, "data.train",
+                               "data.train names no data to train on"));
+    }
+    SY_TRY(sy_loader_create(&spec, &t->loader));
+cleanup:
+    sy_free(&sets);
+    return st;
+}
+
+static sy_status walk_model(void *self, sy_emit *emit, void *to)
+{
+    sy_trainer *t = self;
+    return sy_params_walk(t->engine->params, "model", emit, to);
+}
+
+static sy_status walk_sublayers(void *self, sy_emit *emit, void *to)
+{
+    sy_trainer *t = self;
+    return sy_model_walk(t->engine->model, emit, to);
+}
+
+static sy_status walk_counters(void *self, sy_emit *emit, void *to)
+{
+    sy_status st = SY_OK;
+    sy_trainer *t = self;
+    struct {
+        const char *name;
+        int64_t *value;
+    } counter[] = {{"state/step", &t->count.step},
+                   {"state/data_step", &t->count.data_step},
+                   {"state/tokens_seen", &t->count.tokens_seen},
+                   {"state/skipped_steps", &t->count.skipped}};
+    for (size_t i = 0; i < sizeof counter / sizeof counter[0]; i++) {
+        sy_part part = {.box = {.n_dim = 1, .start = {0}, .shape = {1}},
+                        .data = counter[i].value,
+                        .write = t->engine->mesh->host->rank == 0};
+        sy_field field = {.name = counter[i].name,
+                          .dtype = SY_I64,
+                          .n_dim = 1,
+                          .n_parts = 1,
+                          .shape_glb = {1},
+                          .parts = &part};
+        SY_TRY(emit(to, &field));
+    }
+cleanup:
+    return st;
+}
+
+static void set_owners(sy_trainer *t)
+{
+    t->owner[0] = (sy_owner){.name = "model", .self = t, .walk = walk_model};
+    t->owner[1] = (sy_owner){.name = "sublayers", .self = t, .walk = walk_sublayers};
+    t->owner[2] = (sy_owner){.name = "optimizer", .self = t->opt, .walk = sy_optimizer_walk};
+    t->owner[3] = (sy_owner){.name = "counters", .self = t, .walk = walk_counters};
+}
+
+sy_state sy_trainer_state(sy_trainer *t, const char *config_yaml)
+{
+    return (sy_state){.owners = t->owner,
+                      .n_owners = 4,
+                      .step = t->count.step,
+                      .tokens_seen = t->count.tokens_seen,
+                      .kind = "training",
+                      .config_yaml = config_yaml};
+}
+
+/* What each rank does by itself: its result is agreed upon before anybody goes on. */
+static sy_status build_local(sy_trainer *t)
+{
+    sy_status st = SY_OK;
+    sy_engine *e = t->engine;
+    SY_TRY(sy_optimizer_create(t->settings->optim, e->params, &t->opt));
+    SY_TRY(sy_grad_sync_create(e->params, e->compute_stream, e->comm_stream, &t->grads));
+    SY_TRY(open_data(t));
+    SY_TRY(sy_params_init(e->params, (uint64_t)t->settings->run->seed, e->compute_stream));
+    SY_TRY(sy_optimizer_sync_masters(t->opt, e->compute_stream));
+    SY_TRY(sy_stream_sync(e->compute_stream));
+    set_owners(t);
+    e->predicted_bytes = e->dev->ledger.total_now;
+cleanup:
+    return st;
+}
+
+sy_status sy_trainer_create(const sy_trainer_spec *spec, sy_trainer **out)
+{
+    sy_status st = SY_OK;
+    sy_trainer *t = NULL;
+    sy_engine_spec engine = {.settings = spec->settings,
+                             .world = spec->world,
+                             .use = SY_USE_TRAIN,
+                             .B = spec->settings->train->micro_batch,
+                             .S = spec->settings->model->seq_len,
+                             .threads = spec->threads};
+    SY_TRY(sy_alloc(1, sizeof *t, (void **)&t));
+    t->settings = spec->settings;
+    SY_TRY(sy_engine_create(&engine, &t->engine));
+    SY_TRY(sy_agree(spec->world, build_local(t)));
+    *out = t;
+    t = NULL;
+cleanup:
+    sy_trainer_destroy(&t);
+    return st;
+}
+
+void sy_trainer_destroy(sy_trainer **trainer)
+{
+    sy_trainer *t = *trainer;
+    if (t == NULL) {
+        return;
+    }
+    sy_loader_destroy(&t->loader);
+    sy_grad_sync_destroy(&t->grads);
+    sy_optimizer_destroy(&t->opt);
+    sy_engine_destroy(&t->engine);
+    sy_free(trainer);
+}

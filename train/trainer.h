@@ -1,0 +1,68 @@
+/* The trainer: engine, optimizer, data, and the order of one step. */
+#ifndef SY_TRAIN_TRAINER_H
+#define SY_TRAIN_TRAINER_H
+
+#include "data/loader.h"
+#include "optim/optimizer.h"
+#include "train/engine.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum sy_verdict {
+    SY_STEP_DONE,
+    SY_STEP_SKIPPED, /* the gradient norm was not finite: nothing was updated */
+    SY_STEP_STOP     /* a rank was asked to stop: nothing was computed */
+} sy_verdict;
+
+/* The same on every rank, but the times. */
+typedef struct sy_step_result {
+    sy_verdict verdict;
+    int64_t step; /* its number, from 1 */
+    double loss, grad_norm, lr;
+    int64_t loss_tokens, routed_tokens;
+    const double *sums;         /* [L, SY_N_SUMS] */
+    const int64_t *load, *kept; /* [L, E] */
+    double step_s, dispatch_s, combine_s, experts_s;
+    int64_t n_extra_passes;
+} sy_step_result;
+
+/* Counters that a checkpoint holds. */
+typedef struct sy_train_counters {
+    int64_t step;      /* finished updates, skipped ones included */
+    int64_t data_step; /* position in the data, in sequences */
+    int64_t tokens_seen;
+    int64_t skipped;
+} sy_train_counters;
+
+typedef struct sy_trainer {
+    const sy_run_settings *settings;
+    sy_engine *engine;
+    sy_optimizer *opt;
+    sy_grad_sync *grads;
+    sy_loader *loader;
+    sy_train_counters count;
+    sy_owner owner[4];
+} sy_trainer;
+
+typedef struct sy_trainer_spec {
+    const sy_run_settings *settings;
+    sy_comm *world;
+    int32_t threads; /* where the config says 0 */
+} sy_trainer_spec;
+
+/* Build everything; parameters get their initial values. Collective over spec->world. */
+sy_status sy_trainer_create(const sy_trainer_spec *spec, sy_trainer **out);
+void sy_trainer_destroy(sy_trainer **trainer);
+/* One step. stop: this rank was asked to stop. Collective. An error that a rank meets before the
+   step begins is returned on all ranks alike; one in the midst of it ends the job (parallel/comm.h,
+   sy_comm_abort). */
+sy_status sy_trainer_step(sy_trainer *trainer, bool stop, sy_step_result *out);
+/* What is persistent. The pointers live as long as the trainer. config_yaml is the caller's. */
+sy_state sy_trainer_state(sy_trainer *trainer, const char *config_yaml);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
