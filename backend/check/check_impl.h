@@ -86,7 +86,7 @@ typedef struct sy__access {
 
 /* A stretch of a stream's order. */
 typedef struct sy__task {
-    _Alignas(SY__ALIGN_BYTES) char args[SY_CALL_BYTES];
+    char args[SY_CALL_BYTES] __attribute__((aligned(64)));
     sy_call *run;
     int32_t op;       /* -1: not an op */
     int32_t wait_for; /* a lane, and up to which task of it; -1: nothing */
@@ -132,12 +132,12 @@ typedef struct sy__check_event {
 
 static inline sy__check *sy__check_of(const sy_device *dev)
 {
-    return dev->self;
+    return (sy__check *)dev->self;
 }
 
 static inline sy__lane *sy__lane_of(const sy_stream *stream)
 {
-    return stream->self;
+    return (sy__lane *)stream->self;
 }
 
 sy_status sy__lane_create(sy_stream *stream);

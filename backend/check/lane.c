@@ -1,13 +1,14 @@
 /* A stream is a thread with a ring of tasks. It starts a task when somebody waits for it, or when
    the task has lain for a while: so code that forgets to wait finds that nothing has happened yet,
    and code that waits loses no time. */
-#include <string.h>
 #include <signal.h>
+#include <string.h>
 #include <time.h>
 
 #include "backend/check/check_impl.h"
 #include "core/alloc.h"
 #include "core/clock.h"
+#include "core/log.h"
 #include "core/thread.h"
 
 /* How long a task lies if nobody waits for it. Long against a hiccup of the machine, short enough
@@ -219,6 +220,10 @@ void sy__lane_destroy(sy_stream *stream)
     pthread_mutex_unlock(&lane->check->lock);
 
     pthread_join(lane->thread, NULL);
+    if (lane->error.status != SY_OK) {
+        sy_warn("stream '%s' ends with an error that nobody waited for: %s", stream->name,
+                lane->error.message);
+    }
     pthread_cond_destroy(&lane->wake);
     lane->n_forgotten = lane->n_accesses;
     sy_free(&lane->accesses);
