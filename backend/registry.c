@@ -6,7 +6,8 @@
 
 #include "core/config.h"
 
-static const sy_backend *const backends[] = {&sy__backend_cpu, &sy__backend_check, &sy__backend_ref};
+static const sy_backend *const backends[] = {&sy__backend_cpu, &sy__backend_check,
+                                             &sy__backend_ref};
 static const char *const built_names[] = {"cpu", "check", "ref", NULL};
 enum { N_BACKENDS = sizeof backends / sizeof backends[0] };
 
