@@ -51,7 +51,7 @@ static void write_head(const sy__page *page)
                       "<meta name=\"color-scheme\" content=\"light dark\">\n<title>");
     sy_text_html(out, page->name);
     sy_text_puts(out, " - Switchyard run</title>\n<style>\n");
-    sy_text_puts(out, sy__html_style);
+    sy__page_style(out);
     sy_text_puts(out, "</style>\n</head>\n<body>\n<header>\n<p class=\"brand\">Switchyard run</p>"
                       "\n<h1>");
     sy_text_html(out, page->name);

@@ -36,7 +36,7 @@ typedef struct chart_spec {
 
 static const chart_spec charts[] = {
     {"Expert load",
-     "fullest expert over the mean, 1 is even",
+     "fullest expert over the mean; dashed: even",
      1,
      SY__PLAIN,
      false,
@@ -50,7 +50,7 @@ static const chart_spec charts[] = {
      true,
      {{"moe/dead_experts", "experts"}}},
     {"Auxiliary losses",
-     "nats, coefficients included",
+     "",
      1,
      SY__PLAIN,
      false,
@@ -112,25 +112,24 @@ static int by_value(const void *a, const void *b)
 }
 
 /* The height of the figure: all values, unless a few outliers would press the rest into a line.
- * Returns whether some lie outside. */
-static bool fit_y(const curve *line, int32_t n_lines, double *lo, double *hi)
+   Returns whether some lie outside. */
+static bool fit_y(const curve *line, int32_t n_lines, bool from_zero, double *lo, double *hi)
 {
     double sorted[LINES_MAX * DRAWN_MAX];
     int32_t n = 0;
-    double top = -INFINITY;
-    *lo = INFINITY;
+    double top = -INFINITY, bottom = from_zero ? 0 : INFINITY;
     for (int32_t l = 0; l < n_lines; l++) {
         for (int32_t i = 0; i < line[l].n; i++) {
             sorted[n++] = line[l].mean[i];
             top = fmax(top, line[l].max[i]);
-            *lo = fmin(*lo, line[l].min[i]);
+            bottom = fmin(bottom, line[l].min[i]);
         }
     }
     qsort(sorted, (size_t)n, sizeof *sorted, by_value);
-    double usual = sorted[(int32_t)(0.98 * (n - 1))], low = sorted[(int32_t)(0.02 * (n - 1))];
-    double limit = usual + 3 * (usual - low);
-    bool is_cut = n >= 20 && usual > low && top > limit;
-    *hi = is_cut ? usual + (usual - low) : top;
+    double usual = sorted[(int32_t)(0.98 * (n - 1))] - bottom;
+    bool is_cut = n >= 20 && usual > 0 && top - bottom > 5 * usual;
+    *lo = bottom;
+    *hi = is_cut ? bottom + 2 * usual : top;
     return is_cut;
 }
 
@@ -204,17 +203,17 @@ static void write_hits(sy_text *out, const sy_svg_plot *plot, const curve *line,
     }
 }
 
-/* A moving mean over about a fiftieth of the points on either side. */
+/* A moving median over about a fiftieth of the points on either side, fewer near the ends: it
+   neither lags behind a steep start nor follows a spike. */
 static void smooth(const curve *c, double *out)
 {
-    int32_t reach = c->n / 50;
+    double sorted[DRAWN_MAX];
     for (int32_t i = 0; i < c->n; i++) {
-        int32_t from = i - reach > 0 ? i - reach : 0, to = i + reach < c->n ? i + reach : c->n - 1;
-        double sum = 0;
-        for (int32_t j = from; j <= to; j++) {
-            sum += c->mean[j];
-        }
-        out[i] = sum / (to - from + 1);
+        int32_t room = i < c->n - 1 - i ? i : c->n - 1 - i;
+        int32_t reach = c->n / 50 < room ? c->n / 50 : room;
+        memcpy(sorted, &c->mean[i - reach], (size_t)(2 * reach + 1) * sizeof *sorted);
+        qsort(sorted, (size_t)(2 * reach + 1), sizeof *sorted, by_value);
+        out[i] = sorted[reach];
     }
 }
 
@@ -273,16 +272,16 @@ static void write_chart(const sy__page *page, const chart *c)
 {
     sy_text *out = page->out;
     double lo, hi;
-    bool is_cut = fit_y(c->line, c->n_lines, &lo, &hi);
-    bool is_log = !c->from_zero && !c->is_loss && lo > 0 && hi / lo > 100;
-    if (!is_log) {
-        double pad = 0.06 * (hi - lo);
-        lo = c->from_zero ? fmin(lo, 0) : lo - pad;
-        hi = c->from_zero && hi <= 0 ? 1 : hi + pad;
-    }
+    bool is_cut = fit_y(c->line, c->n_lines, c->from_zero, &lo, &hi);
     if (!isnan(c->even)) {
         hi = fmax(hi, c->even);
         lo = fmin(lo, c->even);
+    }
+    bool is_log = !c->from_zero && !c->is_loss && lo > 0 && hi / lo > 100;
+    if (!is_log) {
+        double pad = 0.06 * (hi - lo);
+        hi = c->from_zero && hi <= 0 ? 1 : hi + pad;
+        lo = c->from_zero ? lo : lo - pad;
     }
     sy_svg_plot plot =
         sy_svg_plot_make(c->width, c->height, page->x_lo, page->x_hi, lo, hi, is_log);
@@ -329,7 +328,7 @@ static void write_losses(const sy__page *page, curve *line)
     }
     bool is_smooth = has_train && line[0].n >= 100;
     chart c = {.title = "Loss",
-               .unit = is_smooth ? "nats per token; training: moving mean, faint: as logged"
+               .unit = is_smooth ? "nats per token; training: moving median, faint: as logged"
                                  : "nats per token",
                .css = "card wide",
                .width = 1056,

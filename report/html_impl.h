@@ -21,7 +21,14 @@ typedef struct sy__page {
 } sy__page;
 
 /* How a metric is written for a person. */
-typedef enum sy__unit { SY__PLAIN, SY__COUNT, SY__PERCENT, SY__DURATION, SY__BYTES } sy__unit;
+typedef enum sy__unit {
+    SY__PLAIN,
+    SY__STEPS,
+    SY__COUNT,
+    SY__PERCENT,
+    SY__DURATION,
+    SY__BYTES
+} sy__unit;
 const char *sy__format_value(double value, sy__unit unit, char *buf, size_t buf_bytes);
 /* "12,345": a step, with thousands apart. */
 const char *sy__format_step(int64_t step, char *buf, size_t buf_bytes);
@@ -34,7 +41,10 @@ double sy__late_mean(const sy__page *page, const sy_series *series);
  * step of that span. */
 int64_t sy__late_load(const sy__page *page, const sy_series *series, double *sum);
 
-extern const char sy__html_style[];
+enum {
+    SY__LOAD_COLOURS = 18
+}; /* classes m0 .. of the load maps: none, then 17 from starved to crowded */
+void sy__page_style(sy_text *out);
 void sy__page_tiles(const sy__page *page);
 sy_status sy__page_warnings(const sy__page *page);
 sy_status sy__page_charts(const sy__page *page);

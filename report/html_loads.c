@@ -9,13 +9,7 @@
 #include "report/html_impl.h"
 #include "report/svg.h"
 
-enum { COLUMNS = 110, COLOURS = 8, SHOWN_LAYERS = 8, MAP_WIDTH = 520, LABEL_BYTES = 32 };
-
-/* Colour 0 is "no token"; colour c > 0 holds loads (in units of an even share) up to bound[c]. */
-static const double bound[COLOURS] = {0, 0.25, 0.5, 0.8, 1.25, 2, 4, INFINITY};
-static const char *const colour_name[COLOURS] = {"none",       "under 1/4",   "1/4 to 1/2",
-                                                 "1/2 to 0.8", "0.8 to 1.25", "1.25 to 2",
-                                                 "2 to 4",     "above 4"};
+enum { COLUMNS = 110, SHOWN_LAYERS = 8, MAP_WIDTH = 520, LABEL_BYTES = 32 };
 
 /* COLUMNS x E cells; -1: nothing was logged there. */
 typedef struct load_map {
@@ -24,13 +18,14 @@ typedef struct load_map {
     int8_t *colour; /* [columns, E] */
 } load_map;
 
+/* Colour 0: no token. Colours 1 .. SY__LOAD_COLOURS-1: a quarter, to four times, an even share, in
+ * equal ratios. */
 static int8_t colour_of(double relative)
 {
-    int8_t c = 0;
-    while (c < COLOURS - 1 && relative > bound[c]) {
-        c++;
-    }
-    return c;
+    int32_t middle = SY__LOAD_COLOURS / 2;
+    double steps = (middle - 1) / 2.0 * log2(relative);
+    double c = round(middle + steps);
+    return relative > 0 ? (int8_t)fmin(fmax(c, 1), SY__LOAD_COLOURS - 1) : 0;
 }
 
 /* The column of a step on the common axis; a step fills the span that ends with it. */
@@ -95,7 +90,7 @@ static void write_colour(sy_text *out, const load_map *map, int32_t colour)
             }
             if (c > first) {
                 if (!is_open) {
-                    sy_text_printf(out, "<path class=\"l%d\" d=\"", colour);
+                    sy_text_printf(out, "<path class=\"m%d\" d=\"", colour);
                     is_open = true;
                 }
                 sy_text_printf(out, "M%d %d.5h%d", first, e, c - first);
@@ -133,7 +128,7 @@ static void write_step_ticks(sy_text *out, const sy_svg_plot *plot)
     for (int32_t i = 0; i < n; i++) {
         double x = sy_svg_place(&plot->x, tick[i]);
         if (x < plot->x.to - 44 && tick[i] == floor(tick[i])) {
-            sy_svg_label(tick[i], n > 1 ? tick[1] - tick[0] : 1, label, sizeof label);
+            sy_svg_label(tick[i], n > 1 ? fmax(tick[1] - tick[0], 1) : 1, label, sizeof label);
             sy_text_printf(out,
                            "<path class=\"axis\" d=\"M%.1f %.1fv4\"/><text class=\"tick\" "
                            "text-anchor=\"middle\" x=\"%.1f\" y=\"%.1f\">%s</text>\n",
@@ -170,7 +165,7 @@ static sy_status write_layer(const sy__page *page, const sy__layer_load *layer)
                    "scale(%.5f %.5f)\">\n",
                    layer->layer, E - 1, MAP_WIDTH, height, layer->layer, plot.x.from, plot.y.to,
                    width / map.n_columns, inner / E);
-    for (int32_t c = 0; c < COLOURS; c++) {
+    for (int32_t c = 0; c < SY__LOAD_COLOURS; c++) {
         write_colour(out, &map, c);
     }
     sy_text_puts(out, "</g>\n");
@@ -183,14 +178,29 @@ cleanup:
     return st;
 }
 
+/* The colours in a row, with what they stand for below. */
 static void write_scale(sy_text *out)
 {
-    sy_text_puts(out, "<p class=\"note\">Share of the rows that each expert got, in units of an "
-                      "even share.</p>\n<div class=\"legend scale\">");
-    for (int32_t c = 0; c < COLOURS; c++) {
-        sy_text_printf(out, "<span><i class=\"cell l%d\"></i>%s</span>", c, colour_name[c]);
+    static const char *const label[] = {"1/4 or less", "1/2", "even", "2", "4 or more"};
+    double cell = 20, left = 92, width = left + cell * (SY__LOAD_COLOURS - 1);
+    sy_text_printf(out,
+                   "<p class=\"note\">Share of the rows that each expert got, in units of an even "
+                   "share.</p>\n<svg class=\"key\" viewBox=\"0 0 %.0f 34\" role=\"img\" "
+                   "aria-label=\"Colour scale\">\n<g class=\"map\">"
+                   "<path class=\"m0\" style=\"stroke-width:14\" d=\"M8 7h24\"/>",
+                   width + 40);
+    for (int32_t c = 1; c < SY__LOAD_COLOURS; c++) {
+        sy_text_printf(out, "<path class=\"m%d\" style=\"stroke-width:14\" d=\"M%.0f 7h%.0f\"/>", c,
+                       left + (c - 1) * cell, cell);
     }
-    sy_text_puts(out, "</div>\n");
+    sy_text_puts(out, "</g>\n<text class=\"tick\" text-anchor=\"middle\" x=\"20\" y=\"29\">none"
+                      "</text>\n");
+    for (int32_t i = 0; i < 5; i++) {
+        sy_text_printf(
+            out, "<text class=\"tick\" text-anchor=\"middle\" x=\"%.1f\" y=\"29\">%s</text>\n",
+            left + cell * (0.5 + i * (SY__LOAD_COLOURS - 2) / 4.0), label[i]);
+    }
+    sy_text_puts(out, "</svg>\n");
 }
 
 sy_status sy__page_loads(const sy__page *page)

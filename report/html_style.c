@@ -1,19 +1,18 @@
 /* The style of the page: one set of colours for light, one for dark. Series colours keep apart for
    colour-blind readers; the load map runs from blue (starved) over a pale middle (even) to red
-   (crowded), and an expert without a token is black. */
+   (crowded), and an expert without a token has the colour of ink. */
+#include <stdint.h>
+
 #include "report/html_impl.h"
 
-const char sy__html_style[] =
+static const char style[] =
     ":root{--bg:#f6f7f9;--card:#fff;--ink:#1c2128;--soft:#5b6570;--rule:#dfe3e8;--grid:#e9ecf0;"
     "--c0:#1f6fb5;--c1:#d1611a;--c2:#2a8a57;--c3:#8553b5;--c4:#a87b00;--c5:#bf2f6b;"
-    "--warn:#9a5b00;--warnbg:#fff6e5;--good:#226b43;--goodbg:#eaf6ee;--hover:rgba(30,50,80,.07);"
-    "--l0:#16191d;--l1:#2b5f9e;--l2:#6fa0cf;--l3:#b9d3e8;--l4:#f0f0ec;--l5:#f6cba5;--l6:#e58a54;"
-    "--l7:#b5342c}\n"
+    "--warn:#9a5b00;--warnbg:#fff6e5;--good:#226b43;--goodbg:#eaf6ee;--hover:rgba(30,50,80,.07)}\n"
     "@media(prefers-color-scheme:dark){:root{--bg:#12151a;--card:#1a1e25;--ink:#e3e7ec;"
     "--soft:#98a2ae;--rule:#2d333d;--grid:#262c35;--c0:#62a9e8;--c1:#f0935a;--c2:#5fc48d;"
     "--c3:#b892e3;--c4:#dcb548;--c5:#ec77a6;--warn:#f1c071;--warnbg:#2c2413;--good:#7fd3a1;"
-    "--goodbg:#15281d;--hover:rgba(200,215,235,.09);--l0:#000;--l1:#2f6fb8;--l2:#3d6288;"
-    "--l3:#3a4b5c;--l4:#3a3d40;--l5:#6b4f38;--l6:#b3683a;--l7:#e8594a}}\n"
+    "--goodbg:#15281d;--hover:rgba(200,215,235,.09)}}\n"
     "*{box-sizing:border-box}\n"
     "body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"
     "\"Segoe UI\",Roboto,\"Helvetica Neue\",\"DejaVu Sans\",sans-serif}\n"
@@ -26,12 +25,14 @@ const char sy__html_style[] =
     "p{margin:0 0 10px}\n"
     ".note,.empty,footer{color:var(--soft);font-size:13px}\n"
     "footer{padding-top:32px;padding-bottom:40px}\n"
-    ".tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px}\n"
+    ".tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(118px,1fr));gap:10px}\n"
     ".tile,.card{background:var(--card);border:1px solid var(--rule);border-radius:8px}\n"
-    ".tile{padding:12px 16px}\n"
-    ".tile b{display:block;font-size:22px;font-weight:650;line-height:1.3;"
+    ".tile{padding:10px 14px}\n"
+    ".tile b{display:block;font-size:21px;font-weight:650;line-height:1.3;"
     "font-variant-numeric:tabular-nums}\n"
-    ".tile span{color:var(--soft);font-size:13px;overflow-wrap:anywhere}\n"
+    ".tile "
+    "span{display:block;color:var(--soft);font-size:12.5px;line-height:1.35;overflow-wrap:anywhere}"
+    "\n"
     ".words{margin:16px 0 0;padding:12px 16px 12px 34px;border-radius:8px;"
     "background:var(--warnbg);color:var(--warn)}\n"
     ".words li{margin:3px 0;overflow-wrap:anywhere}\n"
@@ -46,8 +47,6 @@ const char sy__html_style[] =
     "color:var(--soft)}\n"
     ".legend i{display:inline-block;width:14px;height:3px;border-radius:2px;margin-right:6px;"
     "vertical-align:middle}\n"
-    ".legend i.cell{width:13px;height:13px;border:1px solid var(--rule)}\n"
-    ".legend.scale{margin:0 0 12px;gap:4px 16px}\n"
     ".foot{margin:4px 0 0;color:var(--soft);font-size:12px}\n"
     "svg{display:block;width:100%;height:auto}\n"
     ".grid{stroke:var(--grid);fill:none}.axis{stroke:var(--soft);fill:none}\n"
@@ -65,12 +64,7 @@ const char sy__html_style[] =
     ".band.c4,.dot.c4{fill:var(--c4)}.band.c5,.dot.c5{fill:var(--c5)}\n"
     "i.c0{background:var(--c0)}i.c1{background:var(--c1)}i.c2{background:var(--c2)}"
     "i.c3{background:var(--c3)}i.c4{background:var(--c4)}i.c5{background:var(--c5)}\n"
-    ".map .l0{stroke:var(--l0)}.map .l1{stroke:var(--l1)}.map .l2{stroke:var(--l2)}"
-    ".map .l3{stroke:var(--l3)}.map .l4{stroke:var(--l4)}.map .l5{stroke:var(--l5)}"
-    ".map .l6{stroke:var(--l6)}.map .l7{stroke:var(--l7)}\n"
-    "i.l0{background:var(--l0)}i.l1{background:var(--l1)}i.l2{background:var(--l2)}"
-    "i.l3{background:var(--l3)}i.l4{background:var(--l4)}i.l5{background:var(--l5)}"
-    "i.l6{background:var(--l6)}i.l7{background:var(--l7)}\n"
+    ".map .m0{stroke:var(--ink)}svg.key{width:auto;height:34px;max-width:100%;margin-bottom:12px}\n"
     ".scroll{overflow-x:auto}\n"
     "table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:tabular-nums}\n"
     "th,td{padding:6px 10px;text-align:right;border-bottom:1px solid var(--rule);"
@@ -87,3 +81,46 @@ const char sy__html_style[] =
     "pre{margin:8px 0 0;overflow-x:auto;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"
     "\"DejaVu Sans Mono\",monospace}\n"
     "@media print{body{background:#fff}.card,.tile,details{break-inside:avoid}}\n";
+
+typedef struct rgb {
+    int32_t r, g, b;
+} rgb;
+
+enum { ANCHORS = 5 };
+
+static const rgb light_map[ANCHORS] = {{0x25, 0x56, 0x98},
+                                       {0x8a, 0xb4, 0xd9},
+                                       {0xf1, 0xf1, 0xee},
+                                       {0xef, 0xa8, 0x78},
+                                       {0xb0, 0x2e, 0x28}};
+static const rgb dark_map[ANCHORS] = {{0x5a, 0xa6, 0xf0},
+                                      {0x2f, 0x5a, 0x86},
+                                      {0x2a, 0x2e, 0x34},
+                                      {0x8a, 0x53, 0x2f},
+                                      {0xf2, 0x6a, 0x52}};
+
+static int32_t between(int32_t a, int32_t b, double share)
+{
+    return (int32_t)(a + (b - a) * share + 0.5);
+}
+
+/* The classes of the load map, by interpolation between five colours. */
+static void write_map(sy_text *out, const rgb anchor[ANCHORS])
+{
+    for (int32_t c = 1; c < SY__LOAD_COLOURS; c++) {
+        double at = (c - 1) * (ANCHORS - 1.0) / (SY__LOAD_COLOURS - 2);
+        int32_t i = at < ANCHORS - 1 ? (int32_t)at : ANCHORS - 2;
+        const rgb *a = &anchor[i], *b = &anchor[i + 1];
+        sy_text_printf(out, ".map .m%d{stroke:#%02x%02x%02x}", c, between(a->r, b->r, at - i),
+                       between(a->g, b->g, at - i), between(a->b, b->b, at - i));
+    }
+}
+
+void sy__page_style(sy_text *out)
+{
+    sy_text_puts(out, style);
+    write_map(out, light_map);
+    sy_text_puts(out, "\n@media(prefers-color-scheme:dark){");
+    write_map(out, dark_map);
+    sy_text_puts(out, "}\n");
+}

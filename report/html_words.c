@@ -9,7 +9,7 @@
 #include "report/html_impl.h"
 #include "report/progress.h"
 
-enum { VALUE_BYTES = 48, LIST_BYTES = 120, LAYERS_NAMED = 6 };
+enum { VALUE_BYTES = 48, LIST_BYTES = 120, LAYERS_NAMED = 6, LINES_TO_JUDGE = 20 };
 
 #define DROP_LIMIT 0.1 /* as in report/health.h */
 #define LOAD_LIMIT 4.0
@@ -31,9 +31,9 @@ static const struct {
     {"train/skipped_steps", "Skipped steps", SY__COUNT},
     {"perf/tokens_per_s", "Tokens per second", SY__COUNT},
     {"perf/step_ms", "Step (ms)", SY__PLAIN},
-    {"perf/experts_ms", "of it experts (ms)", SY__PLAIN},
-    {"perf/dispatch_ms", "of it dispatch (ms)", SY__PLAIN},
-    {"perf/combine_ms", "of it combine (ms)", SY__PLAIN},
+    {"perf/experts_ms", "Step, experts (ms)", SY__PLAIN},
+    {"perf/dispatch_ms", "Step, dispatch (ms)", SY__PLAIN},
+    {"perf/combine_ms", "Step, combine (ms)", SY__PLAIN},
     {"perf/checkpoint_stall_ms", "Waiting for checkpoints (ms)", SY__PLAIN},
     {"perf/mfu", "Model FLOPs utilisation", SY__PERCENT},
     {"mem/peak_bytes", "Peak memory", SY__BYTES},
@@ -45,7 +45,11 @@ const char *sy__format_value(double value, sy__unit unit, char *buf, size_t buf_
     int power = 0;
     switch (unit) {
     case SY__COUNT:
-        return sy_format_count(value, buf, buf_bytes);
+        return fabs(value) < 1e3 || fabs(value) >= 1e6
+                   ? sy_format_count(value, buf, buf_bytes)
+                   : sy__format_step(llround(value), buf, buf_bytes);
+    case SY__STEPS:
+        return sy__format_step((int64_t)value, buf, buf_bytes);
     case SY__DURATION:
         return sy_format_duration(value, buf, buf_bytes);
     case SY__PERCENT:
@@ -161,8 +165,8 @@ void sy__page_tiles(const sy__page *page)
         return;
     }
     sy_text_puts(page->out, "<div class=\"tiles\">\n");
-    write_tile(page, (double)page->log->last_step, SY__PLAIN, "steps", -1);
-    write_tile_of(page, "train/loss", true, SY__PLAIN, "training loss, last tenth");
+    write_tile(page, (double)page->log->last_step, SY__STEPS, "steps", -1);
+    write_tile_of(page, "train/loss", true, SY__PLAIN, "training loss");
     for (int32_t i = 0; i < page->log->n && n_valid < 2; i++) {
         const sy_series *series = &page->log->series[i];
         if (series->width == 0 && series->n > 0 &&
@@ -171,11 +175,12 @@ void sy__page_tiles(const sy__page *page)
             n_valid++;
         }
     }
-    write_tile_of(page, "moe/load_max_over_mean", true, SY__PLAIN, "load max / mean, last tenth");
+    write_tile_of(page, "moe/load_max_over_mean", true, SY__PLAIN, "load max / mean");
     write_tile_of(page, "tokens", false, SY__COUNT, "tokens seen");
-    write_tile_of(page, "perf/tokens_per_s", true, SY__COUNT, "tokens per second, last tenth");
+    write_tile_of(page, "perf/tokens_per_s", true, SY__COUNT, "tokens per second");
     write_tile_of(page, "time_s", false, SY__DURATION, "time");
-    sy_text_puts(page->out, "</div>\n");
+    sy_text_puts(page->out, "</div>\n<p class=\"foot\">Training loss, load and tokens per second: "
+                            "means over the last tenth of the run.</p>\n");
 }
 
 /* Warnings are collected first: whether there are any decides the frame around them. */
@@ -274,14 +279,15 @@ static int32_t count_zeros(const double *sum, int32_t n)
     return n_zero;
 }
 
-/* Experts without a token over the last tenth of the run, layer by layer. */
+/* Experts without a token over the last tenth of the run, layer by layer; a few steps prove
+ * nothing. */
 static sy_status warn_of_dead(const sy__page *page, sy_text *items)
 {
     sy_status st = SY_OK;
     double *sum = NULL;
     char step[VALUE_BYTES], list[LIST_BYTES];
     int32_t n_layers = 0;
-    for (int32_t i = 0; i < page->n_loads; i++) {
+    for (int32_t i = 0; i < page->n_loads && page->log->n_lines >= LINES_TO_JUDGE; i++) {
         const sy_series *series = page->load[i].series;
         SY_TRY(sy_realloc(series->width, sizeof *sum, (void **)&sum));
         int64_t first = sy__late_load(page, series, sum);
@@ -345,8 +351,7 @@ sy_status sy__page_warnings(const sy__page *page)
         sy_text_append(page->out, items.data, items.n);
         sy_text_puts(page->out, "</ul>\n");
     } else {
-        sy_text_puts(page->out, "<p class=\"words good\">Nothing to warn of: losses finite, load "
-                                "and drops within their limits.</p>\n");
+        sy_text_puts(page->out, "<p class=\"words good\">Nothing to warn of.</p>\n");
     }
 cleanup:
     sy_text_free(&items);

@@ -181,6 +181,9 @@ void sy_run_lock_release(sy_run_lock **lock)
         if (ftruncate((*lock)->fd, 0) != 0) {
             sy_debug("cannot empty the lock file: %s", strerror(errno));
         }
+        /* Closing alone would leave the lock with a child made by fork(). */
+        struct flock whole = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
+        fcntl((*lock)->fd, F_OFD_SETLK, &whole);
         close((*lock)->fd);
         sy_free(lock);
     }

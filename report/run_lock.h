@@ -17,8 +17,8 @@ typedef struct sy_run_lock sy_run_lock;
    A holder that is ending is waited for, at most wait_s seconds; a holder that was killed holds
    nothing. Then SY_ERR_USAGE with the holder's process, host and start (UTC). SY_ERR_USAGE too if
    the file cannot be written. Where the file system offers no locks this is said loudly and the
-   lock counts as taken. A child made by fork() that outlives this process would keep the lock; one
-   made by exec() does not. */
+   lock counts as taken. A child made by fork() that outlives this process, if that was killed,
+   keeps the lock; one made by exec() does not. */
 sy_status sy_run_lock_take(const char *path, double wait_s, sy_run_lock **out);
 
 /* Let go, and set *lock NULL; NULL is fine. The file stays (removing it would race with the next

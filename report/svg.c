@@ -115,7 +115,7 @@ static void x_ticks(sy_text *text, const sy_svg_plot *plot)
     double tick[SY_SVG_TICKS];
     char label[LABEL_BYTES];
     int32_t n = sy_svg_ticks(&plot->x, plot->width > 700 ? 10 : 6, tick);
-    double base = plot->y.from, step = n > 1 ? tick[1] - tick[0] : 1;
+    double base = plot->y.from, step = n > 1 ? fmax(tick[1] - tick[0], 1) : 1;
     sy_text_printf(text, "<path class=\"axis\" d=\"M%.0f %.1fH%.0f\"/>", plot->x.from, base,
                    plot->x.to);
     for (int32_t i = 0; i < n; i++) {

@@ -1,0 +1,330 @@
+/* The report page: complete by itself, well-formed whatever names come in, and true to the log. */
+#include <ctype.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "core/alloc.h"
+#include "report/html.h"
+#include "report/svg.h"
+#include "tests/support/scratch.h"
+
+typedef char path_buf[2 * SCRATCH_PATH];
+
+enum { DEPTH_MAX = 64, NAME_MAX_BYTES = 32 };
+
+static bool is_void(const char *name)
+{
+    return strcmp(name, "meta") == 0 || strcmp(name, "!doctype") == 0;
+}
+
+/* Every tag closed in its order, every attribute quoted, no bare < or &: a reader of its own,
+ * knowing nothing of the writer. */
+static bool is_well_formed(const char *page)
+{
+    char open[DEPTH_MAX][NAME_MAX_BYTES];
+    int32_t depth = 0;
+    for (const char *c = page; *c != '\0'; c++) {
+        if (*c == '&' && strncmp(c, "&lt;", 4) != 0 && strncmp(c, "&gt;", 4) != 0 &&
+            strncmp(c, "&amp;", 5) != 0 && strncmp(c, "&quot;", 6) != 0 &&
+            strncmp(c, "&#39;", 5) != 0) {
+            return false;
+        }
+        if (*c != '<') {
+            continue;
+        }
+        bool is_end = c[1] == '/';
+        char name[NAME_MAX_BYTES] = "";
+        const char *begin = c + 1 + is_end;
+        size_t n = strcspn(begin, " >/\n");
+        if (n == 0 || n >= sizeof name) {
+            return false;
+        }
+        for (size_t i = 0; i < n; i++) {
+            name[i] = (char)tolower((unsigned char)begin[i]);
+        }
+        bool is_quoted = false;
+        for (c = begin + n; *c != '\0' && (*c != '>' || is_quoted); c++) {
+            is_quoted = *c == '"' ? !is_quoted : is_quoted;
+            if (*c == '<') {
+                return false;
+            }
+        }
+        if (*c == '\0') {
+            return false;
+        }
+        bool is_single = is_void(name) || c[-1] == '/';
+        if (is_end && (depth == 0 || strcmp(open[--depth], name) != 0)) {
+            return false;
+        }
+        if (!is_end && !is_single) {
+            if (depth == DEPTH_MAX) {
+                return false;
+            }
+            strcpy(open[depth++], name);
+        }
+    }
+    return depth == 0;
+}
+
+static char *render_text(void **state, const char *jsonl, const char *name, const char *config)
+{
+    path_buf path;
+    sy_metrics_log log = {0};
+    char *page = NULL;
+    scratch_write(scratch_path(state, "metrics.jsonl", path), jsonl);
+    assert_int_equal(sy_metrics_log_read(path, &log), SY_OK);
+    assert_int_equal(sy_report_render(&log, name, config, &page), SY_OK);
+    sy_metrics_log_free(&log);
+    assert_true(is_well_formed(page));
+    return page;
+}
+
+/* n steps of two layers with 4 experts; in layer 1 the experts 1 and 3 stay empty from `starve` on.
+ */
+static char *make_log(int32_t n, int32_t starve)
+{
+    char *text = NULL;
+    size_t n_bytes = 0;
+    FILE *file = open_memstream(&text, &n_bytes);
+    for (int32_t s = 1; s <= n; s++) {
+        int32_t rest = s >= starve ? 0 : 4;
+        fprintf(file,
+                "{\"step\":%d,\"tokens\":%d,\"time_s\":%g,\"train/loss\":%.17g,"
+                "\"moe/drop_fraction\":0.25,\"moe/load_max_over_mean\":1.5,"
+                "\"moe/layer_0/load\":[4,4,4,4],\"moe/layer_1/load\":[4,%d,4,%d],"
+                "\"perf/tokens_per_s\":1e4}\n",
+                s, s * 100, s * 0.1, 2 + 2.0 / s, rest, rest);
+    }
+    fclose(file);
+    return text;
+}
+
+static void hostile_names_are_escaped(void **state)
+{
+    static const char hostile[] = "<script>alert(1)</script>\"'&\x01\xff";
+    char *page =
+        render_text(state,
+                    "{\"step\":1,\"train/loss\":2,\"valid/<img src=x onerror=y>\\\"'&/loss\":3}\n"
+                    "{\"step\":2,\"train/loss\":2,\"valid/<img src=x onerror=y>\\\"'&/loss\":9}\n",
+                    hostile, "run:\n  name: </pre><script>x</script> & \"q\"\n");
+    assert_null(strstr(page, "<script"));
+    assert_null(strstr(page, "<img"));
+    assert_null(strchr(page, 1));
+    assert_null(strchr(page, '\xff'));
+    assert_non_null(
+        strstr(page, "&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#39;&amp;\xEF\xBF\xBD"));
+    assert_non_null(strstr(page, "valid/&lt;img src=x onerror=y&gt;&quot;&#39;&amp;"));
+    assert_non_null(strstr(page, "&lt;/pre&gt;&lt;script&gt;x"));
+    sy_free(&page);
+}
+
+static void page_needs_nothing_beside_itself(void **state)
+{
+    static const char *const outside[] = {"http:",   "https:", "src=",    "href=",   "url(",
+                                          "@import", "<link",  "<script", "<iframe", "<object"};
+    char *log = make_log(50, 100);
+    char *page = render_text(state, log, "a", "run: {name: a}\n");
+    for (size_t i = 0; i < sizeof outside / sizeof outside[0]; i++) {
+        assert_null(strstr(page, outside[i]));
+    }
+    assert_non_null(strstr(page, "prefers-color-scheme:dark"));
+    sy_free(&page);
+    free(log);
+}
+
+static void empty_and_tiny_logs_give_a_page(void **state)
+{
+    char *page = render_text(state, "", "a", NULL);
+    assert_non_null(strstr(page, "No step has been logged yet."));
+    sy_free(&page);
+    page = render_text(state, "{\"step\":1}\n", "a", NULL);
+    assert_non_null(strstr(page, "No loss has been logged."));
+    sy_free(&page);
+    page = render_text(state, "{\"step\":5,\"train/loss\":2.125}\n", "a", NULL);
+    assert_non_null(strstr(page, "2.125"));
+    assert_non_null(strstr(page, "<circle"));
+    sy_free(&page);
+    page = render_text(state, "{\"step\":1,\"train/loss\":null,\"moe/layer_0/load\":[0,0]}\n", "a",
+                       "");
+    assert_non_null(strstr(page, "not finite in 1 logged step, first in step 1"));
+    sy_free(&page);
+}
+
+static void odd_values_give_a_page(void **state)
+{
+    char *page = render_text(state,
+                             "{\"step\":1,\"train/loss\":1e300,\"train/grad_norm\":-1e300}\n"
+                             "{\"step\":2,\"train/loss\":-1e300,\"train/grad_norm\":0}\n"
+                             "{\"step\":3,\"train/loss\":0,\"train/lr\":0,\"perf/mfu\":1e-300,"
+                             "\"moe/layer_0/load\":[-1,2],\"moe/layer_9/load\":[5]}\n",
+                             "a", NULL);
+    assert_null(strstr(page, "nan"));
+    assert_null(strstr(page, "inf"));
+    sy_free(&page);
+}
+
+static void long_run_stays_a_small_page(void **state)
+{
+    char *log = make_log(20000, 30000);
+    char *page = render_text(state, log, "a", NULL);
+    assert_true(strlen(page) < 500000);
+    assert_non_null(strstr(page, "20,000"));
+    sy_free(&page);
+    free(log);
+}
+
+static void dead_experts_are_warned_of_and_drawn(void **state)
+{
+    char *log = make_log(220, 1);
+    char *page = render_text(state, log, "a", NULL);
+    assert_non_null(strstr(page, "Layer 1: 2 of 4 experts (1, 3) got no token from step 199 on."));
+    assert_null(strstr(page, "Layer 0: "));
+    assert_non_null(strstr(page, "25.0 % of the rows were dropped"));
+    /* Layer 1: rows 1 and 3 are "none" in every column; layer 0 is even all over (the middle
+     * colour). */
+    assert_non_null(strstr(page, "<path class=\"m0\" d=\"M0 1.5h110M0 3.5h110\"/>"));
+    assert_non_null(
+        strstr(page, "<path class=\"m9\" d=\"M0 0.5h110M0 1.5h110M0 2.5h110M0 3.5h110\"/>"));
+    sy_free(&page);
+    free(log);
+    /* Twice an even share is four colours above the middle; the change at half time is at half
+     * width. */
+    log = make_log(220, 111);
+    page = render_text(state, log, "a", NULL);
+    assert_non_null(strstr(page, "<path class=\"m0\" d=\"M55 1.5h55M55 3.5h55\"/>"));
+    assert_non_null(strstr(page, "<path class=\"m13\" d=\"M55 0.5h55M55 2.5h55\"/>"));
+    sy_free(&page);
+    free(log);
+}
+
+static void forced_balance_is_labelled(void **state)
+{
+    char *page = render_text(state, "", "a", "moe:\n  force_balance: true\n");
+    assert_non_null(strstr(page, "moe.force_balance was set"));
+    sy_free(&page);
+    page = render_text(state, "", "a", "moe:\n  force_balance: false\n");
+    assert_null(strstr(page, "moe.force_balance was set"));
+    sy_free(&page);
+}
+
+static void loss_curve_goes_through_the_logged_values(void **state)
+{
+    double x, y, last_x = -1, last_y = -1;
+    int32_t n = 0;
+    char *page = render_text(state,
+                             "{\"step\":1,\"train/loss\":4}\n{\"step\":2,\"train/loss\":3}\n"
+                             "{\"step\":3,\"train/loss\":2}\n",
+                             "a", NULL);
+    const char *at =
+        strstr(page, "<path class=\"line c0\" d=\"M") + strlen("<path class=\"line c0\" d=\"");
+    while ((*at == 'M' || *at == 'L') && sscanf(at + 1, "%lf %lf", &x, &y) == 2) {
+        /* Equal steps and equal falls: equal distances, to the right and downwards. */
+        assert_true(n == 0 || (x > last_x && y > last_y));
+        if (n == 2) {
+            assert_true(fabs((y - last_y) - 260.0 / 2) < 15);
+        }
+        last_x = x;
+        last_y = y;
+        n++;
+        at += 1 + strcspn(at + 1, "L\"");
+    }
+    assert_int_equal(n, 3);
+    sy_free(&page);
+}
+
+static void ticks_are_round_and_inside(void **state)
+{
+    (void)state;
+    double tick[SY_SVG_TICKS];
+    char label[32];
+    sy_svg_scale scale = {.lo = 0, .hi = 10, .from = 0, .to = 100};
+    static const double even[] = {0, 2, 4, 6, 8, 10};
+    assert_int_equal(sy_svg_ticks(&scale, 5, tick), 6);
+    for (int32_t i = 0; i < 6; i++) {
+        assert_true(tick[i] == even[i]);
+    }
+    scale = (sy_svg_scale){.lo = -0.31, .hi = 0.29, .from = 0, .to = 100};
+    int32_t n = sy_svg_ticks(&scale, 6, tick);
+    assert_int_equal(n, 6);
+    assert_true(tick[3] == 0);
+    assert_string_equal(sy_svg_label(tick[4], 0.1, label, sizeof label), "0.1");
+    scale = (sy_svg_scale){.lo = 0.02, .hi = 30, .is_log = true, .from = 0, .to = 100};
+    n = sy_svg_ticks(&scale, 5, tick);
+    assert_in_range(n, 3, SY_SVG_TICKS);
+    for (int32_t i = 0; i < n; i++) {
+        assert_true(tick[i] >= scale.lo && tick[i] <= scale.hi);
+    }
+    assert_true(fabs(sy_svg_place(&scale, sqrt(0.02 * 30)) - 50) < 1e-9);
+    assert_true(sy_svg_place(&scale, 1e9) == 100);
+    assert_string_equal(sy_svg_label(3e-4, 1e-4, label, sizeof label), "3e-04");
+    assert_string_equal(sy_svg_label(2.5e-4, 5e-5, label, sizeof label), "2.5e-04");
+    assert_string_equal(sy_svg_label(15000, 5000, label, sizeof label), "15 k");
+}
+
+static void report_of_a_run_directory_is_written_beside_it(void **state)
+{
+    path_buf path;
+    char *written = NULL, *log = make_log(5, 9);
+    assert_int_equal(mkdir(scratch_path(state, "my run", path), 0777), 0);
+    scratch_write(scratch_path(state, "my run/metrics.jsonl", path), log);
+    scratch_write(scratch_path(state, "my run/config.yaml", path), "run: {name: <x>}\n");
+    assert_int_equal(sy_report_write(scratch_path(state, "my run/", path), NULL, &written), SY_OK);
+    assert_non_null(strstr(written, "/my run/report.html"));
+    char *page = scratch_read(written);
+    assert_true(is_well_formed(page));
+    assert_non_null(strstr(page, "<h1>my run</h1>"));
+    assert_non_null(strstr(page, "run: {name: &lt;x&gt;}"));
+    assert_false(scratch_exists(scratch_path(state, "my run/.report.html.tmp", path)));
+    free(page);
+    sy_free(&written);
+    free(log);
+}
+
+static void report_without_a_run_or_a_place_is_wrong_use(void **state)
+{
+    path_buf path, out;
+    assert_int_equal(sy_report_write("/nonexistent/run", NULL, NULL), SY_ERR_USAGE);
+    assert_non_null(strstr(sy_error_message(), "/nonexistent/run"));
+    sy_error_clear();
+    assert_int_equal(sy_report_write(((scratch *)*state)->dir, NULL, NULL), SY_ERR_USAGE);
+    assert_non_null(strstr(sy_error_message(), "no run directory"));
+    sy_error_clear();
+    scratch_write(scratch_path(state, "metrics.jsonl", path), "");
+    assert_int_equal(
+        sy_report_write(((scratch *)*state)->dir, scratch_path(state, "none/x.html", out), NULL),
+        SY_ERR_USAGE);
+    assert_non_null(strstr(sy_error_message(), out));
+    sy_error_clear();
+}
+
+static void memory_is_all_given_back(void **state)
+{
+    (void)state;
+    assert_int_equal(sy_alloc_live(), 0);
+}
+
+#define IN_SCRATCH(test) cmocka_unit_test_setup_teardown(test, scratch_setup, scratch_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        IN_SCRATCH(hostile_names_are_escaped),
+        IN_SCRATCH(page_needs_nothing_beside_itself),
+        IN_SCRATCH(empty_and_tiny_logs_give_a_page),
+        IN_SCRATCH(odd_values_give_a_page),
+        IN_SCRATCH(long_run_stays_a_small_page),
+        IN_SCRATCH(dead_experts_are_warned_of_and_drawn),
+        IN_SCRATCH(forced_balance_is_labelled),
+        IN_SCRATCH(loss_curve_goes_through_the_logged_values),
+        cmocka_unit_test(ticks_are_round_and_inside),
+        IN_SCRATCH(report_of_a_run_directory_is_written_beside_it),
+        IN_SCRATCH(report_without_a_run_or_a_place_is_wrong_use),
+        cmocka_unit_test(memory_is_all_given_back),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
