@@ -46,10 +46,11 @@ static inline double choice_value(const float *p, const float *bias, int64_t e)
 /* Insert the experts one by one into a list of the K best so far; an equal one goes behind. */
 static void choose(const float *p, const float *bias, int64_t E, int32_t *expert, int64_t K)
 {
+    double last = 0; /* value of the last in a full list */
     int64_t n = 0;
-    for (int64_t e = 0; e < E; e++) {
+    for (int64_t e = 0; e < E && K > 0; e++) {
         const double value = choice_value(p, bias, e);
-        if (n == K && (K == 0 || choice_value(p, bias, expert[K - 1]) >= value)) {
+        if (n == K && last >= value) {
             continue;
         }
         int64_t place = n < K ? n++ : K - 1;
@@ -57,6 +58,7 @@ static void choose(const float *p, const float *bias, int64_t E, int32_t *expert
             expert[place] = expert[place - 1];
         }
         expert[place] = (int32_t)e;
+        last = choice_value(p, bias, expert[n - 1]);
     }
 }
 
