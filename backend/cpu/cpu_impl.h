@@ -34,7 +34,7 @@ static inline int64_t sy__cpu_min(int64_t a, int64_t b)
 /* Loops under this attribute exist once per instruction set and are chosen when the program starts: a build
    made on one machine of a cluster runs on all of them. Not under sanitizers, whose setup comes after ifuncs. */
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) &&       \
-    !defined(__AVX512F__)
+    !defined(__AVX512F__) && !defined(__clang__)
 #define SY_CPU_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
 #define SY_CPU_CLONES
