@@ -1,0 +1,265 @@
+/* Gradients over all layouts: each is the sum over the replicas, whoever keeps it; the norm counts
+   every element once. The payload is a small integer of (rank, parameter, place), so that sums are
+   exact. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "parallel/grad_sync.h"
+#include "tests/support/test_device.h"
+#include "tests/support/test_params.h"
+
+static int64_t payload(int32_t rank, int32_t param, int64_t place)
+{
+    return (rank * 31 + param * 17 + place * 7) % 13 - 6;
+}
+
+/* Which ranks hold element `place` (global, of dimension 0's row) of a parameter. */
+static bool holds(const test_model *m, int32_t rank, const sy_param *p, int64_t place)
+{
+    int64_t row_elems = 1;
+    for (int32_t d = 1; d < p->spec.n_dim; d++) {
+        row_elems *= p->spec.shape_glb[d];
+    }
+    int32_t ep = m->mesh->placement->ep, E_loc = m->mesh->placement->E_loc;
+    return p->spec.shard_dim < 0 || place / row_elems / E_loc == rank % ep;
+}
+
+static int64_t whole_gradient(const test_model *m, const sy_param *p, int64_t place)
+{
+    int64_t sum = 0;
+    for (int32_t rank = 0; rank < mpi_test_world()->size; rank++) {
+        sum += holds(m, rank, p, place) ? payload(rank, p->index, place) : 0;
+    }
+    return sum;
+}
+
+/* The parameter's local element i, in the whole parameter. */
+static int64_t place_of(const sy_param *p, int64_t i)
+{
+    return sy_box_offset(&p->box, p->spec.shape_glb) + i;
+}
+
+static sy_status put_number(const test_model *m, char *h_dst, double x, int64_t i)
+{
+    sy_convert(m->params->wide, h_dst + i * (int64_t)sy_dtype_bytes(m->params->wide), SY_F64, &x,
+               1);
+    return SY_OK;
+}
+
+static double get_number(const test_model *m, const char *h_src, int64_t i)
+{
+    double x = 0;
+    sy_convert(SY_F64, &x, m->params->wide, h_src + i * (int64_t)sy_dtype_bytes(m->params->wide),
+               1);
+    return x;
+}
+
+/* Enqueued only: h_grad stays until the stream has passed, and what reads the gradient must wait by
+ * itself. */
+static sy_status fill_gradient(const test_model *m, const sy_param *p, char *h_grad)
+{
+    sy_status st = SY_OK;
+    for (int64_t i = 0; i < sy_box_numel(&p->box); i++) {
+        double x = (double)payload(mpi_test_world()->rank, p->index, place_of(p, i));
+        SY_TRY(put_number(m, h_grad, x, i));
+    }
+    SY_TRY(sy_copy_h2d(m->compute, p->grad.data, h_grad, sy_tensor_bytes(&p->grad)));
+cleanup:
+    return st;
+}
+
+static bool is_mine(const sy_params *params, int32_t segment, int64_t at)
+{
+    for (int32_t i = 0; i < params->n_ranges; i++) {
+        const sy_range *r = &params->range[i];
+        if (r->segment == segment && at >= r->offset && at < r->offset + r->n) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Reduced where this rank has the element, zero where another one has. */
+static bool gradient_is_reduced(const test_model *m, const sy_param *p)
+{
+    bool ok = true;
+    char *h_grad = calloc((size_t)sy_box_numel(&p->box), 8);
+    ok = test_download(m->compute, h_grad, p->grad.data, sy_tensor_bytes(&p->grad)) == SY_OK;
+    for (int64_t i = 0; i < sy_box_numel(&p->box) && ok; i++) {
+        bool mine = is_mine(m->params, p->segment, p->offset + i);
+        double expected = mine ? (double)whole_gradient(m, p, place_of(p, i)) : 0;
+        ok = get_number(m, h_grad, i) == expected;
+    }
+    free(h_grad);
+    return ok;
+}
+
+/* As backward does: from the last parameter to the first. */
+static sy_status run_backward(const test_model *m, sy_grad_sync *gs)
+{
+    sy_status st = SY_OK;
+    char *h_grad[32] = {NULL};
+    SY_TRY(sy_grad_sync_begin(gs));
+    for (int32_t i = m->params->n - 1; i >= 0; i--) {
+        const sy_param *p = m->params->param[i];
+        if (p->spec.trainable) {
+            h_grad[i] = calloc((size_t)sy_box_numel(&p->box), 8);
+            SY_TRY(fill_gradient(m, p, h_grad[i]));
+        }
+        if (i % 2 == 0 && i > 0) {
+            SY_TRY(sy_grad_sync_reached(gs, p));
+        }
+    }
+    SY_TRY(sy_grad_sync_finish(gs));
+    SY_TRY(sy_stream_sync(m->compute));
+cleanup:
+    for (int32_t i = 0; i < m->params->n; i++) {
+        free(h_grad[i]);
+    }
+    return st;
+}
+
+static void gradients_are_summed_over_replicas_in_every_layout(void **state)
+{
+    (void)state;
+    test_layout layout[16];
+    const int32_t n_layouts = test_layouts(layout);
+    for (int32_t l = 0; l < n_layouts; l++) {
+        test_model m;
+        sy_grad_sync *gs = NULL;
+        test_model_open(&m, layout[l], SY_N_DTYPES, "layers/001/*");
+        assert_all_ok(sy_grad_sync_create(m.params, m.compute, m.comm, &gs));
+        for (int step = 0; step < 2; step++) { /* the second must not see the first */
+            assert_all_ok(run_backward(&m, gs));
+            bool ok = true;
+            for (int32_t i = 0; i < m.params->n; i++) {
+                const sy_param *p = m.params->param[i];
+                ok = (!p->spec.trainable || gradient_is_reduced(&m, p)) && ok;
+            }
+            assert_all(ok);
+        }
+        sy_grad_sync_destroy(&gs);
+        test_model_close(&m);
+    }
+}
+
+static void norm_of_all_ranks_is_that_of_the_whole_gradient(void **state)
+{
+    (void)state;
+    test_layout layout[16];
+    const int32_t n_layouts = test_layouts(layout);
+    for (int32_t l = 0; l < n_layouts; l++) {
+        test_model m;
+        sy_grad_sync *gs = NULL;
+        void *out = NULL;
+        double expected = 0, sum = 1e9;
+        test_model_open(&m, layout[l], SY_N_DTYPES, "layers/001/*");
+        assert_all_ok(sy_grad_sync_create(m.params, m.compute, m.comm, &gs));
+        assert_all_ok(sy_device_alloc(m.dev, 8, SY_MEM_OTHER, &out));
+        assert_all_ok(test_upload(m.compute, out, &sum, 8)); /* is not added to */
+        sy_tensor norm = sy_tensor_1d(out, SY_F64, 1);
+        assert_all_ok(run_backward(&m, gs));
+        assert_all_ok(sy_grad_sync_norm(gs, &norm));
+        assert_all_ok(test_download(m.compute, &sum, out, 8));
+        assert_all_ok(sy_host_all_reduce(m.mesh->host, &sum, 1, SY_F64, SY_SUM, "norm"));
+        for (int32_t i = 0; i < m.params->n; i++) {
+            const sy_param *p = m.params->param[i];
+            int64_t n = p->spec.shape_glb[0] * (p->spec.n_dim > 1 ? p->spec.shape_glb[1] : 1) *
+                        (p->spec.n_dim > 2 ? p->spec.shape_glb[2] : 1);
+            for (int64_t k = 0; k < n && p->spec.trainable; k++) {
+                double g = (double)whole_gradient(&m, p, k);
+                expected += g * g;
+            }
+        }
+        assert_all(fabs(sum - expected) <= 1e-12 * expected && expected > 1000);
+        sy_device_free(m.dev, &out);
+        sy_grad_sync_destroy(&gs);
+        test_model_close(&m);
+    }
+}
+
+static int64_t n_collectives(const test_model *m)
+{
+    return m->mesh->group[SY_DENSE]->n_issued + m->mesh->group[SY_EDP]->n_issued;
+}
+
+static void reduction_starts_before_backward_ends(void **state)
+{
+    (void)state;
+    test_model m;
+    sy_grad_sync *gs = NULL;
+    test_model_open(&m, (test_layout){1, 0}, SY_N_DTYPES, NULL);
+    assert_all_ok(sy_grad_sync_create(m.params, m.compute, m.comm, &gs));
+    const bool alone = mpi_test_world()->size == 1;
+    const sy_param *head = sy_params_find(m.params, "head"), *embed = m.params->param[0];
+    assert_all_ok(sy_grad_sync_begin(gs));
+    assert_all(n_collectives(&m) == 0);
+    assert_all_ok(sy_grad_sync_reached(gs, head));
+    int64_t after_head =
+        n_collectives(&m); /* 600 elements of the head: a bucket or more, but not all */
+    assert_all(alone ? after_head == 0 : after_head > 0 && after_head < m.params->n_buckets);
+    assert_all_ok(sy_grad_sync_reached(gs, head)); /* again: nothing new */
+    assert_all(n_collectives(&m) == after_head);
+    assert_all_ok(sy_grad_sync_reached(gs, embed));
+    assert_all_ok(sy_grad_sync_finish(gs));
+    assert_all(n_collectives(&m) == (alone ? 0 : m.params->n_buckets)); /* each once */
+    assert_all_ok(sy_stream_sync(m.compute));
+    assert_all_status(sy_grad_sync_reached(gs, embed), SY_ERR_INTERNAL); /* not begun */
+    sy_grad_sync_destroy(&gs);
+    test_model_close(&m);
+}
+
+static void gather_gives_every_replica_the_owners_values(void **state)
+{
+    (void)state;
+    test_layout layout[16];
+    const int32_t n_layouts = test_layouts(layout);
+    for (int32_t l = 0; l < n_layouts; l++) {
+        test_model m;
+        sy_grad_sync *gs = NULL;
+        bool ok = true;
+        test_model_open(&m, layout[l], SY_N_DTYPES, "layers/001/*");
+        assert_all_ok(sy_grad_sync_create(m.params, m.compute, m.comm, &gs));
+        assert_all_ok(sy_params_init(m.params, 5, m.compute)); /* frozen ones keep it */
+        for (int32_t s = 0; s < m.params->n_segments; s++) {
+            sy_segment *g = &m.params->segment[s];
+            char *h_value = calloc((size_t)g->n, 8);
+            for (int64_t i = 0; i < g->n && g->trainable;
+                 i++) { /* owner: its place; others: junk */
+                ok = ok && put_number(&m, h_value, is_mine(m.params, s, i) ? (double)(i % 999) : -1,
+                                      i) == SY_OK;
+            }
+            ok = ok && (!g->trainable ||
+                        test_upload(m.compute, g->value, h_value,
+                                    g->n * (int64_t)sy_dtype_bytes(m.params->wide)) == SY_OK);
+            free(h_value);
+        }
+        assert_all(ok);
+        assert_all_ok(sy_grad_sync_gather(gs));
+        for (int32_t s = 0; s < m.params->n_segments; s++) {
+            sy_segment *g = &m.params->segment[s];
+            char *h_value = calloc((size_t)g->n, 8);
+            ok = ok && test_download(m.compute, h_value, g->value,
+                                     g->n * (int64_t)sy_dtype_bytes(m.params->wide)) == SY_OK;
+            for (int64_t i = 0; i < g->n && g->trainable; i++) {
+                ok = ok && get_number(&m, h_value, i) == (double)(i % 999);
+            }
+            free(h_value);
+        }
+        assert_all(ok);
+        sy_grad_sync_destroy(&gs);
+        test_model_close(&m);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gradients_are_summed_over_replicas_in_every_layout),
+        cmocka_unit_test(norm_of_all_ranks_is_that_of_the_whole_gradient),
+        cmocka_unit_test(reduction_starts_before_backward_ends),
+        cmocka_unit_test(gather_gives_every_replica_the_owners_values),
+    };
+    return mpi_test_main("grad_sync", tests, sizeof tests / sizeof tests[0]);
+}
