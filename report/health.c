@@ -89,8 +89,8 @@ sy_status sy_health_create(const sy_health_spec *spec, sy_health **out)
     SY_TRY(sy_alloc(1, sizeof *h, (void **)&h));
     h->spec = *spec;
     h->spec.window = spec->window > 0 ? spec->window : 100;
-    h->spec.drop_limit = spec->drop_limit > 0 ? spec->drop_limit : 0.1;
-    h->spec.load_limit = spec->load_limit > 0 ? spec->load_limit : 4;
+    h->spec.drop_limit = spec->drop_limit > 0 ? spec->drop_limit : SY_HEALTH_DROP_LIMIT;
+    h->spec.load_limit = spec->load_limit > 0 ? spec->load_limit : SY_HEALTH_LOAD_LIMIT;
     SY_TRY(sy_alloc(L, sizeof *h->layer_idx, (void **)&h->layer_idx));
     SY_TRY(sy_alloc(L * E, sizeof *h->load, (void **)&h->load));
     SY_TRY(sy_alloc(L, sizeof *h->dropped, (void **)&h->dropped));

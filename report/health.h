@@ -10,13 +10,18 @@
 extern "C" {
 #endif
 
+/* From here on a trouble is worth a word. */
+#define SY_HEALTH_DROP_LIMIT 0.1 /* share of the rows dropped */
+#define SY_HEALTH_LOAD_LIMIT 4.0 /* load of the fullest expert over the mean */
+
 typedef struct sy_health_spec {
     int32_t n_layers;         /* L: layers that route */
     int32_t n_experts;        /* E */
     const int32_t *layer_idx; /* [L] their numbers in the model; NULL: 0 .. L-1 */
     int32_t window;           /* steps between two looks; 0: 100 */
-    double drop_limit;        /* share of rows dropped that is worth a word; 0: 0.1 */
-    double load_limit; /* load of the fullest expert over the mean that is worth a word; 0: 4 */
+    double drop_limit; /* share of rows dropped that is worth a word; 0: SY_HEALTH_DROP_LIMIT */
+    double load_limit; /* load of the fullest expert over the mean that is worth a word; 0:
+                          SY_HEALTH_LOAD_LIMIT */
 } sy_health_spec;
 
 /* One step, summed over all ranks and micro-batches. */

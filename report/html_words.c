@@ -11,8 +11,6 @@
 
 enum { VALUE_BYTES = 48, LIST_BYTES = 120, LAYERS_NAMED = 6, LINES_TO_JUDGE = 20 };
 
-#define DROP_LIMIT 0.1 /* as in report/health.h */
-#define LOAD_LIMIT 4.0
 #define RISE_LIMIT 1.03 /* last validation loss over its best */
 
 static const struct {
@@ -319,7 +317,7 @@ static void warn_of_routing(const sy__page *page, sy_text *items)
     const sy_series *load = find_numbers(page, "moe/load_max_over_mean");
     double dropped = drop != NULL ? sy__late_mean(page, drop) : NAN;
     double uneven = load != NULL ? sy__late_mean(page, load) : NAN;
-    if (dropped > DROP_LIMIT) {
+    if (dropped > SY_HEALTH_DROP_LIMIT) {
         open_item(items);
         sy_text_printf(items,
                        "%.1f %% of the rows were dropped in the last tenth of the run; a "
@@ -327,7 +325,7 @@ static void warn_of_routing(const sy__page *page, sy_text *items)
                        100 * dropped);
         close_item(items);
     }
-    if (uneven > LOAD_LIMIT) {
+    if (uneven > SY_HEALTH_LOAD_LIMIT) {
         open_item(items);
         sy_text_printf(items,
                        "The fullest expert of a layer got %.1f times the mean load in the "

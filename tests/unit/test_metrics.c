@@ -304,19 +304,23 @@ static void log_reads_back_what_was_written(void **state)
 static void log_of_a_long_run_keeps_means_and_spikes(void **state)
 {
     path_buf path;
-    enum { N = 10000, SPIKE = 7777 };
+    enum {
+        N = 10000,
+        SPIKE = 5462,
+        DIP = 7777
+    }; /* in a later and in an earlier half of what is merged */
     sy_metrics_log log = {0};
     FILE *file = fopen(scratch_path(state, "m.jsonl", path), "w");
     for (int step = 1; step <= N; step++) {
-        fprintf(file, "{\"step\":%d,\"x\":%d,\"v\":[%d,1]}\n", step, step == SPIKE ? 1000000 : step,
-                step);
+        int x = step == SPIKE ? 1000000 : step == DIP ? -1000000 : step;
+        fprintf(file, "{\"step\":%d,\"x\":%d,\"v\":[%d,1]}\n", step, x, step);
     }
     fclose(file);
     assert_int_equal(sy_metrics_log_read(path, &log), SY_OK);
     const sy_series *x = sy_metrics_log_find(&log, "x"), *v = sy_metrics_log_find(&log, "v");
     assert_in_range(x->n, SY_SERIES_POINTS / 2, SY_SERIES_POINTS);
     assert_in_range(v->n, SY_SERIES_ROWS / 2, SY_SERIES_ROWS);
-    double sum = 0, max = 0, sum_v = 0;
+    double sum = 0, max = 0, min = 0, sum_v = 0;
     int64_t next = 1, next_v = 1;
     for (int32_t i = 0; i < x->n; i++) {
         assert_int_equal(x->point[i].first, next);
@@ -324,6 +328,7 @@ static void log_of_a_long_run_keeps_means_and_spikes(void **state)
         next = x->point[i].last + 1;
         sum += x->point[i].mean * (double)x->point[i].n;
         max = fmax(max, x->point[i].max);
+        min = fmin(min, x->point[i].min);
     }
     for (int32_t i = 0; i < v->n; i++) {
         assert_int_equal(v->point[i].first, next_v);
@@ -333,9 +338,9 @@ static void log_of_a_long_run_keeps_means_and_spikes(void **state)
     }
     assert_int_equal(next, N + 1);
     assert_int_equal(next_v, N + 1);
-    assert_true(max == 1000000);
+    assert_true(max == 1000000 && min == -1000000);
     double all = 0.5 * N * (N + 1.0);
-    assert_true(fabs(sum - (all + 1000000 - SPIKE)) < 1e-6 * all);
+    assert_true(fabs(sum - (all - SPIKE - DIP)) < 1e-6 * all);
     assert_true(fabs(sum_v - all) < 1e-6 * all);
     sy_metrics_log_free(&log);
 }

@@ -110,7 +110,7 @@ static void time_left_comes_from_what_this_process_did(void **state)
     const char *last = strrchr(text, '|');
     assert_int_equal(sscanf(last, "| %d:%d left", &minutes, &seconds), 2);
     assert_int_equal(minutes, 0);
-    assert_in_range(seconds, 2, 10);
+    assert_in_range(seconds, 2, 59);
     assert_non_null(strstr(text, "/s |"));
     close(pipes[0]);
     close(pipes[1]);
@@ -129,25 +129,28 @@ static int open_terminal(int *other_end)
 static void terminal_redraws_one_line_ten_times_a_second_at_most(void **state)
 {
     (void)state;
+    static const char fact[] = "a fact so long that it would not fit into the eighty columns of a "
+                               "terminal and would wrap into the next line";
     int master, terminal = open_terminal(&master), n_drawn = 0;
     char text[TEXT_BYTES];
     sy_progress *p = NULL;
     sy_progress_spec spec = {.what = "step", .total = 1000000, .fd = terminal};
     assert_int_equal(sy_progress_create(&spec, &p), SY_OK);
-    double end = sy_clock_s() + 0.35;
+    double begin = sy_clock_s(), end = begin + 0.3;
     for (int64_t i = 1; sy_clock_s() < end; i++) {
-        sy_progress_update(p, i,
-                           "a fact so long that it would not fit into the eighty columns of a "
-                           "terminal and would wrap into the next line");
+        sy_progress_update(p, i, fact);
         sy_clock_sleep_s(0.001);
     }
+    sy_clock_sleep_s(0.11);
+    sy_progress_update(p, 1000, fact);
+    double n_due = (sy_clock_s() - begin) / 0.1 + 1;
     drain(master, text);
     assert_null(strchr(text, '\n'));
     for (const char *c = text; (c = strchr(c, '\r')) != NULL; c++) {
         assert_true(strcspn(c + 1, "\r\x1b") <= 79);
         n_drawn++;
     }
-    assert_in_range(n_drawn, 2, 5);
+    assert_true(n_drawn >= 2 && n_drawn <= n_due);
     sy_progress_destroy(&p);
     close(terminal);
     close(master);

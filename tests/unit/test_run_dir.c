@@ -196,17 +196,16 @@ static void claim_in_read_only_folder_refuses(void **state)
     sy_run_dir run = {0};
     int how;
     assert_int_equal(mkdir(scratch_path(state, "locked", path), 0555), 0);
+    assert_int_equal(chmod(((scratch *)*state)->dir, 0755), 0);
     pid_t pid = fork();
     if (pid == 0) {
         /* Root may write anywhere; another user may not. */
         bool is_other = geteuid() != 0 || setuid(65534) == 0;
-        chmod(((scratch *)*state)->dir, 0755);
         bool ok = is_other && sy_run_dir_init(path, &run) == SY_OK &&
                   sy_run_dir_claim(&run, 0) == SY_ERR_USAGE &&
                   strstr(sy_error_message(), path) != NULL;
         _exit(ok ? 0 : 1);
     }
-    chmod(((scratch *)*state)->dir, 0755);
     assert_int_equal(waitpid(pid, &how, 0), pid);
     assert_int_equal(how, 0);
 }
