@@ -119,6 +119,27 @@ static void overlap_each(op_runner *runner, op_loaded *l)
     }
 }
 
+/* Column ranges of one matrix lie within each other's span and yet apart: q, k and v of a fused
+ * projection. */
+static void columns_are_apart(op_runner *runner)
+{
+    enum { T = 3, D = 4 };
+    double fused[T * 3 * D] = {0}, w[D] = {0}, rstd[T];
+    const sy_tensor all = sy_tensor_2d(fused, SY_F64, T, 3 * D);
+    sy_rmsnorm_args args = {.w = sy_tensor_1d(w, SY_F64, D),
+                            .rstd = sy_tensor_2d(rstd, SY_F64, T, 1)};
+    for (int64_t first = 0; first <= 2 * D; first++) {
+        const sy_tensor x = sy_tensor_cols(&all, D, D), y = sy_tensor_cols(&all, first, D);
+        args.x = sy_tensor_heads(&x, 1);
+        args.y = sy_tensor_heads(&y, 1);
+        sy_error_clear();
+        const sy_status st = sy_rmsnorm(runner->ref_stream, &args);
+        const bool apart = first == 0 || first == 2 * D;
+        op_verdict(runner, (st == SY_OK) == apart, "columns %d apart from %d: %s", (int)first, D,
+                   st == SY_OK ? "taken" : sy_error_message());
+    }
+}
+
 /* The first case of the table in which every operand that is there has elements. */
 static bool is_full(const op_instance *in)
 {
@@ -133,6 +154,9 @@ static bool is_full(const op_instance *in)
 
 void op_contract_test(op_runner *runner, const op_test *test)
 {
+    if (test->op == SY_OP_rmsnorm) {
+        columns_are_apart(runner);
+    }
     const sy_dtype a = runner->dev[0]->wide;
     for (int32_t k = 0; k < test->n_cases; k++) {
         op_instance in;

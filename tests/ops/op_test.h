@@ -13,8 +13,10 @@
     X(T)                                                                                           \
     X(H)                                                                                           \
     X(M)                                                                                           \
-    X(N) X(K) X(E) X(G) X(D) X(B) X(S) X(Skv) X(Nh) X(Nkv) X(V) X(F) X(R) X(C) X(src) X(align)     \
-        X(scopes) X(pad) X(ta) X(tb) X(beta) X(form) X(alias) X(mode) X(scaled)
+    X(N)                                                                                           \
+    X(K)                                                                                           \
+    X(E) X(G) X(D) X(B) X(S) X(Skv) X(Nh) X(Nkv) X(V) X(F) X(R) X(C) X(src) X(align) X(scopes)     \
+        X(pad) X(ta) X(tb) X(beta) X(form) X(alias) X(mode) X(scaled)
 #define OP_CASE_DECLARE(field) int64_t field;
 typedef struct op_case {
     OP_CASE_FIELDS(OP_CASE_DECLARE)

@@ -91,6 +91,9 @@ static int run_suites(op_runner *runner)
     each_test(runner, compare_test);
     if (strcmp(runner->backend, "ref") == 0) {
         each_test(runner, op_contract_test);
+        op_golden(runner);
+        op_grad_model(runner);
+        op_grad_router(runner);
     }
     printf("test_ops %s: %d passed, %d failed\n", runner->backend, runner->n_passed,
            runner->n_failed);
