@@ -40,7 +40,7 @@ static const char style[] =
     ".grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));"
     "gap:16px}\n"
     ".card{padding:14px 16px 10px;min-width:0}\n"
-    ".card.wide{margin-bottom:16px}\n"
+    ".card.wide{margin-bottom:16px;overflow-x:auto}.card.wide svg{min-width:640px}\n"
     ".head{display:flex;flex-wrap:wrap;gap:2px 14px;align-items:baseline;margin-bottom:6px}\n"
     ".unit{color:var(--soft);font-size:12.5px}\n"
     ".legend{margin-left:auto;display:flex;flex-wrap:wrap;gap:2px 14px;font-size:12.5px;"

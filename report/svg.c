@@ -97,7 +97,7 @@ static void y_ticks(sy_text *text, const sy_svg_plot *plot)
 {
     double tick[SY_SVG_TICKS];
     char label[LABEL_BYTES];
-    int32_t n = sy_svg_ticks(&plot->y, plot->height > 250 ? 6 : 4, tick);
+    int32_t n = sy_svg_ticks(&plot->y, plot->height > 250 ? 6 : 5, tick);
     for (int32_t i = 0; i < n; i++) {
         double y = sy_svg_place(&plot->y, tick[i]);
         double step = plot->y.is_log ? tick[i] : n > 1 ? tick[1] - tick[0] : tick[0];
