@@ -112,6 +112,7 @@ const char *sy_status_name(sy_status status)
         [SY_ERR_MEMORY] = "memory",
         [SY_ERR_UNSUPPORTED] = "unsupported",
         [SY_ERR_COMM] = "comm",
+        [SY_ERR_NUMERIC] = "numeric",
         [SY_ERR_INTERNAL] = "internal",
     };
     return (unsigned)status < SY_N_STATUS ? names[status] : "unknown";

@@ -21,6 +21,7 @@ typedef enum sy_status {
     SY_ERR_MEMORY,      /* out of memory: exit 1 */
     SY_ERR_UNSUPPORTED, /* this build or backend cannot do it: exit 2 */
     SY_ERR_COMM,        /* MPI, NCCL, a peer: exit 1 */
+    SY_ERR_NUMERIC,     /* not finite where that ends the run: exit 1 */
     SY_ERR_INTERNAL,    /* a broken contract: a bug of ours: exit 1 */
     SY_N_STATUS
 } sy_status;

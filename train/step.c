@@ -15,7 +15,10 @@ static sy_status head(sy_trainer *t, bool stop, const sy_step_batch **batch, int
 {
     sy_status st = SY_OK;
     sy_comm *host = t->engine->mesh->host;
-    sy_status mine = sy_loader_take(t->loader, t->count.data_step, batch);
+    sy_status mine = sy_fault("train.step");
+    if (mine == SY_OK) {
+        mine = sy_loader_take(t->loader, t->count.data_step, batch);
+    }
     sum[HEAD_FAILED] = mine != SY_OK;
     sum[HEAD_STOP] = stop;
     sum[HEAD_LOSS_TOKENS] = mine == SY_OK ? (*batch)->loss_tokens : 0;
@@ -125,7 +128,6 @@ sy_status sy_trainer_step(sy_trainer *t, bool stop, sy_step_result *out)
     int64_t sum[HEAD_N];
     double t0 = sy_clock_s();
 
-    SY_TRY(sy_fault("train.step"));
     SY_TRY(head(t, stop, &batch, sum));
     *out = (sy_step_result){.verdict = SY_STEP_STOP, .step = t->count.step};
     if (sum[HEAD_STOP] > 0) {

@@ -1,0 +1,69 @@
+#include <stdio.h>
+
+#include "core/alloc.h"
+#include "launch/cli.h"
+#include "launch/settings.h"
+#include "train/run.h"
+
+static sy_status print_config_help(bool markdown)
+{
+    sy_status st = SY_OK;
+    int32_t n = 0;
+    const sy_config_section *const *sections = sy_train_sections(&n);
+    char *text = NULL;
+    SY_TRY(sy_config_help(sections, n, markdown, &text));
+    fputs(text, stdout);
+cleanup:
+    sy_free(&text);
+    return st;
+}
+
+static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
+{
+    sy_status st = SY_OK;
+    sy_run_settings settings = {0};
+    sy_run_spec spec = {.settings = &settings,
+                        .world = env->world,
+                        .threads = env->threads,
+                        .run_dir = sy_cli_text(cli, "run-dir"),
+                        .resume = sy_cli_given(cli, "resume"),
+                        .resume_from = sy_cli_text(cli, "resume"),
+                        .init_from = sy_cli_text(cli, "init-from"),
+                        .stop = sy_env_stop_requested};
+    bool stopped = false;
+
+    if (sy_cli_given(cli, "help-config") || sy_cli_given(cli, "markdown")) {
+        return env->world->rank == 0 ? print_config_help(sy_cli_given(cli, "markdown")) : SY_OK;
+    }
+    SY_REQUIRE(cli->n_operands == 1, SY_ERR_USAGE,
+               "train: a configuration is missing; usage: switchyard train CONFIG.yaml");
+    spec.overrides = sy_cli_list(cli, "set", &spec.n_overrides);
+    SY_TRY(
+        sy_settings_load(cli->operand[0], spec.overrides, spec.n_overrides, env->world, &settings));
+    SY_TRY(sy_env_catch_signals());
+    SY_TRY(sy_run_train(&spec, &stopped));
+    *exit_code = stopped ? SY_EXIT_STOPPED : 0;
+cleanup:
+    sy_run_settings_free(&settings);
+    return st;
+}
+
+static const sy_option options[] = {
+    {"set", SY_OPTION_LIST, "KEY=VALUE", "Override a key of the configuration: --set moe.top_k=1."},
+    {"run-dir", SY_OPTION_VALUE, "DIR",
+     "Where the run lives (default: run.dir, or runs/<run.name>)."},
+    {"resume", SY_OPTION_OPTIONAL, "[CKPT]",
+     "Continue from the newest valid checkpoint, or from CKPT."},
+    {"init-from", SY_OPTION_VALUE, "CKPT", "Take the weights of a checkpoint and start at step 0."},
+    {"help-config", SY_OPTION_FLAG, NULL,
+     "Print every key of the configuration with its default and meaning."},
+    {"markdown", SY_OPTION_FLAG, NULL, "The same as Markdown."},
+    {0},
+};
+
+const sy_command sy_cmd_train = {.name = "train",
+                                 .operands = "CONFIG.yaml",
+                                 .help = "Train a model; under mpirun on all ranks.",
+                                 .max_operands = 1,
+                                 .options = options,
+                                 .run = run};

@@ -1,0 +1,134 @@
+#include "launch/env.h"
+
+#include <mpi.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "core/clock.h"
+#include "core/fault.h"
+#include "core/log.h"
+#include "core/thread.h"
+
+static volatile sig_atomic_t stop_flag; /* the stop flag of DESIGN section 1 */
+
+static void on_signal(int signum)
+{
+    if (stop_flag) {
+        _exit(128 + signum);
+    }
+    stop_flag = 1;
+}
+
+sy_status sy_env_catch_signals(void)
+{
+    sy_status st = SY_OK;
+    static const int signals[] = {SIGUSR1, SIGTERM, SIGINT};
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigemptyset(&action.sa_mask);
+    for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++) {
+        SY_REQUIRE(sigaction(signals[i], &action, NULL) == 0, SY_ERR_INTERNAL,
+                   "signal %d cannot be caught", signals[i]);
+    }
+cleanup:
+    return st;
+}
+
+bool sy_env_stop_requested(void)
+{
+    return stop_flag != 0;
+}
+
+/* Names that launchers set: Open MPI's mpirun, and PMIx under srun. */
+static const char *launcher_rank(void)
+{
+    const char *rank = getenv("OMPI_COMM_WORLD_RANK");
+    return rank != NULL ? rank : getenv("PMIX_RANK");
+}
+
+bool sy_env_is_root(void)
+{
+    const char *rank = launcher_rank();
+    return rank == NULL || atoi(rank) == 0;
+}
+
+/* The launcher died: so do we, whatever we are doing, and write nothing more. */
+static void *watch_parent(void *arg)
+{
+    pid_t parent = *(pid_t *)arg;
+    while (getppid() == parent) {
+        sy_clock_sleep_s(0.25);
+    }
+    _exit(1);
+}
+
+static sy_status die_with_launcher(void)
+{
+    static pid_t parent;
+    sy_status st = SY_OK;
+    pthread_t thread;
+    parent = getppid();
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* at once where the launcher itself is our parent */
+    SY_TRY(sy_thread_start("sy-parent", watch_parent, &parent, &thread));
+    pthread_detach(thread);
+cleanup:
+    return st;
+}
+
+static sy_status init_mpi(int *argc, char ***argv)
+{
+    sy_status st = SY_OK;
+    int provided = 0;
+    SY_REQUIRE(MPI_Init_thread(argc, argv, MPI_THREAD_MULTIPLE, &provided) == MPI_SUCCESS,
+               SY_ERR_COMM, "MPI_Init_thread failed");
+    SY_REQUIRE(provided == MPI_THREAD_MULTIPLE, SY_ERR_COMM,
+               "this MPI does not offer MPI_THREAD_MULTIPLE (it offers level %d)", provided);
+cleanup:
+    return st;
+}
+
+static void find_place(sy_env *env)
+{
+    MPI_Comm node;
+    MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
+    MPI_Comm_rank(node, &env->local_rank);
+    MPI_Comm_size(node, &env->local_size);
+    MPI_Comm_free(&node);
+}
+
+/* A launcher that binds ranks to cores has already dealt them out; one that does not leaves the
+ * whole node to each. */
+static int32_t default_threads(int32_t local_size)
+{
+    int32_t mine = sy_thread_cores(), node = (int32_t)sysconf(_SC_NPROCESSORS_ONLN);
+    int32_t threads = mine < node ? mine : node / local_size;
+    return threads > 0 ? threads : 1;
+}
+
+sy_status sy_env_open(int *argc, char ***argv, sy_env *env)
+{
+    sy_status st = SY_OK;
+    *env = (sy_env){.local_size = 1};
+    if (launcher_rank() != NULL) {
+        SY_TRY(die_with_launcher());
+        SY_TRY(init_mpi(argc, argv));
+        env->mpi = true;
+        find_place(env);
+    }
+    SY_TRY(sy_comm_world(env->mpi, &env->world));
+    sy_log_setup(env->world->rank, env->world->size,
+                 getenv("SY_LOG") != NULL ? SY_LOG_DEBUG : SY_LOG_INFO);
+    SY_TRY(sy_fault_setup(env->world->rank));
+    env->threads = default_threads(env->local_size);
+cleanup:
+    return st;
+}
+
+void sy_env_close(sy_env *env)
+{
+    sy_comm_destroy(&env->world);
+    if (env->mpi) {
+        MPI_Finalize();
+    }
+}

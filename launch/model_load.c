@@ -1,0 +1,109 @@
+#include "launch/model_load.h"
+
+#include <stdio.h>
+
+#include "checkpoint/checkpoint.h"
+#include "core/alloc.h"
+#include "parallel/agree.h"
+#include "train/run.h"
+
+static sy_status walk_params(void *self, sy_emit *emit, void *to)
+{
+    sy_engine *engine = self;
+    return sy_params_walk(engine->params, "model", emit, to);
+}
+
+sy_status sy_engine_load(sy_engine *engine, const char *path)
+{
+    sy_owner owner = {.name = "model", .self = engine, .walk = walk_params};
+    sy_state state = {.owners = &owner, .n_owners = 1, .kind = "model"};
+    return sy_checkpoint_load(path, &state, SY_LOAD_MODEL, engine->mesh);
+}
+
+/* The largest ep that divides both ranks and experts: a model trained at ep 64 is evaluated on a
+ * laptop without being told. */
+static int32_t fit_ep(int32_t ranks, int32_t experts)
+{
+    int32_t ep = experts > 0 ? ranks : 1;
+    while (ep > 1 && (ranks % ep != 0 || experts % ep != 0)) {
+        ep--;
+    }
+    return ep;
+}
+
+static sy_status fit_layout(const sy_comm *world, sy_run_settings *s)
+{
+    sy_status st = SY_OK;
+    int32_t ep = s->parallel->ep;
+    char text[16];
+    if (world->size % ep != 0 || (s->moe->experts > 0 && s->moe->experts % ep != 0) ||
+        (s->moe->experts == 0 && ep > 1)) {
+        snprintf(text, sizeof text, "%d", fit_ep(world->size, s->moe->experts));
+        SY_TRY(sy_config_default(s->config, "parallel.ep", text));
+    }
+cleanup:
+    return st;
+}
+
+static bool sets_ep(const char *const *overrides, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        if (strncmp(overrides[i], "parallel.ep=", 12) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static sy_status read_step(const char *path, sy_comm *world, int64_t *step)
+{
+    sy_status st = SY_OK;
+    sy_checkpoint_info info = {0};
+    if (world->rank == 0) {
+        st = sy_checkpoint_info_read(path, &info);
+        *step = info.step;
+    }
+    SY_TRY(sy_agree(world, st));
+    SY_TRY(sy_host_broadcast(world, step, sizeof *step, 0, "checkpoint step"));
+cleanup:
+    sy_checkpoint_info_free(&info);
+    return st;
+}
+
+sy_status sy_model_load(const char *ckpt, const char *const *overrides, int32_t n_overrides,
+                        sy_engine_use use, const sy_env *env, sy_loaded_model *out)
+{
+    sy_status st = SY_OK;
+    sy_comm *world = env->world;
+    sy_loaded_model m = {0};
+    sy_engine_spec spec = {
+        .settings = &out->settings, .world = world, .use = use, .threads = env->threads};
+
+    SY_TRY(sy_find_checkpoint(ckpt, world, &m.path));
+    SY_TRY(read_step(m.path, world, &m.step));
+    SY_TRY(sy_checkpoint_settings(m.path, overrides, n_overrides, world, &m.settings));
+    if (!sets_ep(overrides, n_overrides)) {
+        SY_TRY(fit_layout(world, &m.settings));
+    }
+    SY_TRY(sy_parallel_config_check(m.settings.config, world->size, m.settings.moe->experts));
+    *out = m; /* the engine keeps a pointer to the settings */
+    m = (sy_loaded_model){0};
+    spec.B = use == SY_USE_GENERATE ? 1 : out->settings.train->micro_batch;
+    spec.S = out->settings.model->seq_len;
+    SY_TRY(sy_engine_create(&spec, &out->engine));
+    SY_TRY(sy_engine_load(out->engine, out->path));
+cleanup:
+    sy_loaded_model_free(&m);
+    if (st != SY_OK) {
+        sy_loaded_model_free(out);
+    }
+    return st;
+}
+
+void sy_loaded_model_free(sy_loaded_model *model)
+{
+    sy_engine_destroy(&model->engine);
+    sy_run_settings_free(&model->settings);
+    sy_free(&model->path);
+    *model = (sy_loaded_model){0};
+}

@@ -1,0 +1,31 @@
+/* A model out of a checkpoint, ready to run: what eval, generate and upcycle begin with. */
+#ifndef SY_LAUNCH_MODEL_LOAD_H
+#define SY_LAUNCH_MODEL_LOAD_H
+
+#include "launch/env.h"
+#include "train/engine.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct sy_loaded_model {
+    char *path; /* of the checkpoint file */
+    int64_t step;
+    sy_run_settings settings;
+    sy_engine *engine;
+} sy_loaded_model;
+
+/* Find, configure (the checkpoint's configuration with overrides; parallel.ep is fitted to the
+ * ranks unless overridden), create, load. Collective over env->world. */
+sy_status sy_model_load(const char *ckpt, const char *const *overrides, int32_t n_overrides,
+                        sy_engine_use use, const sy_env *env, sy_loaded_model *out);
+void sy_loaded_model_free(sy_loaded_model *model);
+
+/* Load the parameters of an engine from a checkpoint file. Collective. */
+sy_status sy_engine_load(sy_engine *engine, const char *path);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,54 @@
+#include "launch/settings.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/alloc.h"
+#include "parallel/agree.h"
+#include "train/run.h"
+
+enum { MAX_CONFIG_BYTES = 1 << 20 };
+
+/* A whole text file. A NUL byte inside ends it early, and the parser then complains. */
+static sy_status read_text(const char *path, char **out)
+{
+    sy_status st = SY_OK;
+    char *text = NULL;
+    FILE *f = fopen(path, "r");
+    SY_REQUIRE(f != NULL, SY_ERR_USAGE, "cannot read the configuration '%s': %s", path,
+               strerror(errno));
+    SY_TRY(sy_alloc(MAX_CONFIG_BYTES + 2, 1, (void **)&text));
+    size_t n = fread(text, 1, MAX_CONFIG_BYTES + 1, f);
+    SY_REQUIRE(ferror(f) == 0, SY_ERR_USAGE, "cannot read the configuration '%s': %s", path,
+               strerror(errno));
+    SY_REQUIRE(n <= MAX_CONFIG_BYTES, SY_ERR_USAGE, "the configuration '%s' is larger than 1 MiB",
+               path);
+    SY_REQUIRE(memchr(text, 0, n) == NULL, SY_ERR_USAGE,
+               "the configuration '%s' is not a text file", path);
+    *out = text;
+    text = NULL;
+cleanup:
+    sy_free(&text);
+    if (f != NULL) {
+        fclose(f);
+    }
+    return st;
+}
+
+sy_status sy_settings_load(const char *path, const char *const *overrides, int32_t n_overrides,
+                           sy_comm *world, sy_run_settings *out)
+{
+    sy_status st = SY_OK, mine = SY_OK;
+    char *text = NULL;
+    if (world->rank == 0) {
+        mine = read_text(path, &text);
+    }
+    SY_TRY(sy_agree(world, mine));
+    SY_TRY(sy_broadcast_text(world, &text));
+    SY_TRY(sy_agree(world,
+                    sy_run_settings_parse(text, strlen(text), path, overrides, n_overrides, out)));
+cleanup:
+    sy_free(&text);
+    return st;
+}

@@ -1,0 +1,85 @@
+#include "train/eval.h"
+
+#include "parallel/agree.h"
+
+sy_status sy_eval_set_open(sy_engine *engine, const char *name, const char *path,
+                           int32_t micro_batch, int32_t sequences, bool mask_documents,
+                           sy_eval_set *out)
+{
+    sy_status st = SY_OK;
+    const sy_comm *dp = engine->mesh->group[SY_DP];
+    sy_loader_dataset dataset = {path, 1};
+    sy_loader_spec spec = {.datasets = &dataset,
+                           .n_datasets = 1,
+                           .sequential = true,
+                           .vocab_size = engine->settings->model->vocab_size,
+                           .S = engine->settings->model->seq_len,
+                           .B = micro_batch,
+                           .global_batch = sequences,
+                           .dp_rank = dp->rank,
+                           .dp_size = dp->size,
+                           .mask_documents = mask_documents};
+    *out = (sy_eval_set){.name = name, .path = path};
+    SY_TRY(sy_agree(engine->mesh->host, sy_loader_create(&spec, &out->loader)));
+cleanup:
+    return st;
+}
+
+void sy_eval_set_close(sy_eval_set *set)
+{
+    sy_loader_destroy(&set->loader);
+}
+
+static sy_status run_batch(sy_engine *engine, const sy_step_batch *batch)
+{
+    sy_status st = SY_OK;
+    sy_pass p;
+    for (int32_t i = 0; i < batch->n_micro; i++) {
+        SY_TRY(sy_engine_begin(engine, SY_PASS_EVAL, &batch->micro[i], 0, i, &p));
+        SY_TRY(sy_model_forward(engine->model, &p, NULL));
+        SY_TRY(sy_engine_end(engine, &p));
+    }
+    SY_TRY(
+        sy_stream_sync(engine->compute_stream)); /* the loader's arrays change at the next take */
+cleanup:
+    return st;
+}
+
+static double drop_fraction(const sy_engine *engine)
+{
+    int64_t n = engine->loads.shape[0] / 2, chosen = 0, kept = 0;
+    for (int64_t i = 0; i < n; i++) {
+        chosen += engine->h_loads[i];
+        kept += engine->h_loads[n + i];
+    }
+    return chosen > 0 ? (double)(chosen - kept) / (double)chosen : 0;
+}
+
+sy_status sy_evaluate(sy_engine *engine, sy_eval_set *set, int64_t n_batches, sy_eval_result *out)
+{
+    sy_status st = SY_OK;
+    sy_comm *host = engine->mesh->host;
+    const sy_step_batch *batch = NULL;
+    int64_t position = 0, tokens = 0;
+
+    SY_TRY(sy_engine_zero_stats(engine));
+    for (int64_t k = 0; n_batches == 0 || k < n_batches; k++) {
+        SY_TRY(sy_agree(host, sy_loader_take(set->loader, position, &batch)));
+        if (batch->n_sequences == 0) {
+            break;
+        }
+        st = run_batch(engine, batch);
+        if (st != SY_OK) {
+            sy_comm_abort(host, st);
+        }
+        tokens += batch->loss_tokens;
+        position += batch->n_sequences;
+    }
+    SY_TRY(sy_engine_reduce_stats(engine));
+    SY_TRY(sy_host_all_reduce(host, &tokens, 1, SY_I64, SY_SUM, "eval tokens"));
+    *out = (sy_eval_result){.tokens = tokens,
+                            .loss = tokens > 0 ? engine->h_sums[1] / (double)tokens : 0,
+                            .drop_fraction = drop_fraction(engine)};
+cleanup:
+    return st;
+}

@@ -1,0 +1,158 @@
+/* From what the user names to one checkpoint file and its configuration, on every rank alike. Rank
+ * 0 looks at the disk. */
+#include <sys/stat.h>
+
+#include "checkpoint/checkpoint.h"
+#include "core/alloc.h"
+#include "core/log.h"
+#include "parallel/agree.h"
+#include "report/run_dir.h"
+#include "train/run.h"
+
+sy_status sy_broadcast_text(sy_comm *world, char **text)
+{
+    sy_status st = SY_OK;
+    int64_t n = world->rank == 0 && *text != NULL ? (int64_t)strlen(*text) + 1 : 0;
+    char *mine = NULL;
+    SY_TRY(sy_host_broadcast(world, &n, sizeof n, 0, "text length"));
+    if (n > 0) {
+        st = SY_OK;
+        if (world->rank != 0) {
+            st = sy_alloc(n, 1, (void **)&mine);
+        }
+        SY_TRY(sy_agree(world, st));
+        SY_TRY(sy_host_broadcast(world, world->rank == 0 ? *text : mine, n, 0, "text"));
+    }
+    if (world->rank != 0) {
+        *text = mine;
+        mine = NULL;
+    }
+cleanup:
+    sy_free(&mine);
+    return st;
+}
+
+/* Rank 0: the folder of checkpoints that `ckpt` names, NULL if it names a file. */
+static sy_status look(const char *ckpt, char **folder)
+{
+    sy_status st = SY_OK;
+    struct stat info;
+    SY_REQUIRE(stat(ckpt, &info) == 0, SY_ERR_USAGE, "there is no checkpoint '%s'", ckpt);
+    *folder = NULL;
+    if (S_ISDIR(info.st_mode)) {
+        SY_TRY(sy_asprintf(folder, "%s/checkpoints", ckpt));
+        if (stat(*folder, &info) != 0) { /* the folder of checkpoints itself */
+            sy_free(folder);
+            SY_TRY(sy_strdup(ckpt, folder));
+        }
+    }
+cleanup:
+    return st;
+}
+
+/* One path per line, newest first. */
+static sy_status list_paths(const char *folder, char **text)
+{
+    sy_status st = SY_OK;
+    sy_run_checkpoints list = {0};
+    char *all = NULL, *longer = NULL;
+    SY_TRY(sy_run_checkpoints_list(folder, &list));
+    SY_TRY(sy_strdup("", &all));
+    for (int32_t i = 0; i < list.n; i++) {
+        SY_TRY(sy_asprintf(&longer, "%s%s\n", all, list.item[i].path));
+        sy_free(&all);
+        all = longer;
+        longer = NULL;
+    }
+    *text = all;
+    all = NULL;
+cleanup:
+    sy_free(&all);
+    sy_run_checkpoints_free(&list);
+    return st;
+}
+
+/* The newest of the paths in `text` (one per line) that verifies; *path NULL if none does.
+ * Collective. */
+static sy_status newest(char *text, sy_comm *world, char **path)
+{
+    sy_status st = SY_OK;
+    const char **paths = NULL;
+    int32_t n = 0, which = -1;
+    for (const char *c = text; *c != '\0'; c++) {
+        n += *c == '\n';
+    }
+    SY_TRY(sy_agree(world, sy_alloc(n + 1, sizeof *paths, (void **)&paths)));
+    n = 0;
+    for (char *line = strtok_r(text, "\n", &text); line != NULL;
+         line = strtok_r(NULL, "\n", &text)) {
+        paths[n++] = line;
+    }
+    SY_TRY(sy_checkpoint_newest_valid(paths, n, world, &which));
+    if (which >= 0) {
+        SY_TRY(sy_strdup(paths[which], path));
+    }
+cleanup:
+    sy_free(&paths);
+    return st;
+}
+
+static sy_status newest_in(const char *ckpt, char *folder, sy_comm *world, char **path)
+{
+    sy_status st = SY_OK, mine = SY_OK;
+    char *text = NULL;
+    if (world->rank == 0) {
+        mine = list_paths(folder, &text);
+    }
+    SY_TRY(sy_agree(world, mine));
+    SY_TRY(sy_broadcast_text(world, &text));
+    SY_TRY(newest(text, world, path));
+    SY_REQUIRE(*path != NULL, SY_ERR_DAMAGED, "no checkpoint in '%s' is whole", ckpt);
+cleanup:
+    sy_free(&text);
+    return st;
+}
+
+sy_status sy_find_checkpoint(const char *ckpt, sy_comm *world, char **path)
+{
+    sy_status st = SY_OK, mine = SY_OK;
+    char *folder = NULL, *found = NULL;
+    if (world->rank == 0) {
+        mine = look(ckpt, &folder);
+    }
+    SY_TRY(sy_agree(world, mine));
+    SY_TRY(sy_broadcast_text(world, &folder));
+    if (folder == NULL) {
+        SY_TRY(sy_strdup(ckpt, &found));
+    } else {
+        SY_TRY(newest_in(ckpt, folder, world, &found));
+    }
+    *path = found;
+    found = NULL;
+cleanup:
+    sy_free(&found);
+    sy_free(&folder);
+    return st;
+}
+
+sy_status sy_checkpoint_settings(const char *path, const char *const *overrides,
+                                 int32_t n_overrides, sy_comm *world, sy_run_settings *out)
+{
+    sy_status st = SY_OK, mine = SY_OK;
+    sy_checkpoint_info info = {0};
+    char *text = NULL;
+    if (world->rank == 0) {
+        mine = sy_checkpoint_info_read(path, &info);
+        text = info.config_yaml;
+    }
+    SY_TRY(sy_agree(world, mine));
+    SY_TRY(sy_broadcast_text(world, &text));
+    SY_TRY(sy_agree(world,
+                    sy_run_settings_parse(text, strlen(text), path, overrides, n_overrides, out)));
+cleanup:
+    if (world->rank != 0) {
+        sy_free(&text);
+    }
+    sy_checkpoint_info_free(&info);
+    return st;
+}

@@ -1,0 +1,378 @@
+/* One run from start to end. Rank 0 owns the run directory; whatever it alone does is agreed upon
+ * before anybody goes on. */
+#include "train/run.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "checkpoint/checkpoint.h"
+#include "core/alloc.h"
+#include "core/clock.h"
+#include "core/log.h"
+#include "parallel/agree.h"
+#include "report/html.h"
+#include "report/run_dir.h"
+#include "train/eval.h"
+#include "train/peak.h"
+#include "train/step_metrics.h"
+
+typedef struct run {
+    const sy_run_spec *spec;
+    const sy_run_settings *settings;
+    sy_comm *world;
+    sy_run_dir dir;
+    char *config_yaml;
+    sy_trainer *trainer;
+    sy_eval_set *valid;
+    int32_t n_valid;
+    sy_metrics_file *metrics_file; /* rank 0 */
+    sy_step_metrics *metrics;      /* rank 0 */
+    sy_progress *progress;         /* rank 0 */
+    int64_t saved_step; /* of the last checkpoint on disk that this run knows; -1: none */
+    bool last_save_failed;
+    double stall_s;
+} run;
+
+static bool is_root(const run *r)
+{
+    return r->world->rank == 0;
+}
+
+/* ---- start ---- */
+
+static sy_status claim(run *r, sy_run_start *start)
+{
+    sy_status st = SY_OK;
+    const sy_run_spec *spec = r->spec;
+    char *path = NULL;
+    SY_TRY(sy_run_config_dir(r->settings->run, spec->run_dir, &path));
+    SY_TRY(sy_run_dir_init(path, &r->dir));
+    if (is_root(r)) {
+        SY_TRY(sy_run_dir_claim(&r->dir, SY_RUN_LOCK_WAIT_S));
+        SY_TRY(sy_run_dir_decide(&r->dir, spec->resume, spec->resume_from, start));
+    }
+cleanup:
+    sy_free(&path);
+    return st;
+}
+
+/* The checkpoint to go on from, with the rules of what may have changed. */
+static sy_status check_resume(run *r, char **path)
+{
+    sy_status st = SY_OK;
+    const char *from = r->spec->resume_from != NULL ? r->spec->resume_from : r->dir.path;
+    sy_run_settings old = {0};
+    char *changes = NULL;
+    SY_TRY(sy_find_checkpoint(from, r->world, path));
+    SY_TRY(sy_checkpoint_settings(*path, NULL, 0, r->world, &old));
+    SY_TRY(sy_agree(r->world, sy_run_settings_compatible(&old, r->settings, r->spec->overrides,
+                                                         r->spec->n_overrides, &changes)));
+    sy_info("resuming from %s", *path);
+    for (char *rest = changes, *line = strtok_r(rest, "\n", &rest); line != NULL;
+         line = strtok_r(NULL, "\n", &rest)) {
+        sy_info("changed since the checkpoint: %s", line);
+    }
+cleanup:
+    sy_free(&changes);
+    sy_run_settings_free(&old);
+    return st;
+}
+
+static sy_status load(run *r, const char *path, sy_load_what what)
+{
+    sy_status st = SY_OK;
+    sy_engine *e = r->trainer->engine;
+    sy_state state = sy_trainer_state(r->trainer, r->config_yaml);
+    SY_TRY(sy_checkpoint_load(path, &state, what, e->mesh));
+    if (what == SY_LOAD_MODEL) {
+        SY_TRY(sy_optimizer_sync_masters(r->trainer->opt, e->compute_stream));
+        SY_TRY(sy_stream_sync(e->compute_stream));
+    }
+cleanup:
+    return st;
+}
+
+static sy_status open_valid(run *r)
+{
+    sy_status st = SY_OK;
+    const sy_data_config *data = r->settings->data;
+    SY_TRY(sy_agree(r->world, sy_alloc(data->valid.n, sizeof *r->valid, (void **)&r->valid)));
+    for (; r->n_valid < data->valid.n; r->n_valid++) {
+        sy_data_valid v = sy_data_valid_entry(data, r->n_valid);
+        SY_TRY(sy_eval_set_open(r->trainer->engine, v.name, v.path, r->settings->train->micro_batch,
+                                r->settings->train->global_batch, data->mask_documents,
+                                &r->valid[r->n_valid]));
+    }
+cleanup:
+    return st;
+}
+
+/* The rate of matrix products of all ranks together, measured at once on all of them. Collective.
+ */
+static sy_status measure_peak(run *r, double *peak)
+{
+    sy_status st = SY_OK;
+    sy_engine *e = r->trainer->engine;
+    SY_TRY(sy_agree(r->world, sy_measure_peak(e->dev, e->compute, 512, 0.05, peak)));
+    SY_TRY(sy_host_all_reduce(r->world, peak, 1, SY_F64, SY_SUM, "peak"));
+cleanup:
+    return st;
+}
+
+static sy_status open_outputs(run *r, sy_run_start start, double peak)
+{
+    sy_status st = SY_OK;
+    const sy_trainer *t = r->trainer;
+    sy_metrics_tail tail = {0};
+    sy_progress_spec progress = {
+        .what = "step", .start = t->count.step, .total = r->settings->train->steps, .plain_s = 5};
+    SY_TRY(sy_run_dir_clean(&r->dir, NULL));
+    SY_TRY(sy_run_dir_write_config(&r->dir, r->config_yaml));
+    SY_TRY(sy_metrics_file_open(r->dir.metrics, start == SY_RUN_CONTINUE ? t->count.step : -1,
+                                &tail, &r->metrics_file));
+    SY_TRY(sy_step_metrics_create(t, peak, tail.time_s, &r->metrics));
+    SY_TRY(sy_progress_create(&progress, &r->progress));
+cleanup:
+    return st;
+}
+
+static void announce(const run *r, double peak)
+{
+    const sy_engine *e = r->trainer->engine;
+    int64_t active = 0, total = sy_params_count(e->params, false);
+    char memory[512];
+    sy_engine_flops_per_token(e, &active);
+    sy_engine_memory_format(e, memory, sizeof memory);
+    sy_info("%s: %.2f M parameters, %.2f M active per token; %d rank%s, ep %d, zero %d; %s %s, %d "
+            "thread%s",
+            r->dir.path, (double)total / 1e6, (double)active / 1e6, r->world->size,
+            r->world->size == 1 ? "" : "s", r->settings->parallel->ep, r->settings->parallel->zero,
+            e->dev->name, sy_dtype_name(e->compute), e->dev->n_threads,
+            e->dev->n_threads == 1 ? "" : "s");
+    sy_info("memory: %s", memory);
+    sy_info("matrix-product peak, measured: %.1f GFLOP/s (all ranks)", peak / 1e9);
+    if (r->settings->moe->force_balance) {
+        sy_warn("moe.force_balance is on: routing is not learned; figures are for benchmarks only");
+    }
+}
+
+static sy_status start(run *r)
+{
+    sy_status st = SY_OK, mine = SY_OK;
+    sy_run_start how = SY_RUN_NEW;
+    sy_trainer_spec trainer = {r->settings, r->world, r->spec->threads};
+    char *path = NULL;
+    double peak = 0;
+    int32_t how_int;
+
+    SY_TRY(sy_agree(r->world, claim(r, &how)));
+    how_int = (int32_t)how;
+    SY_TRY(sy_host_broadcast(r->world, &how_int, sizeof how_int, 0, "run start"));
+    how = (sy_run_start)how_int;
+    if (how == SY_RUN_CONTINUE) {
+        SY_TRY(check_resume(r, &path));
+    } else if (r->spec->init_from != NULL) {
+        SY_TRY(sy_find_checkpoint(r->spec->init_from, r->world, &path));
+    }
+    SY_TRY(sy_agree(r->world, sy_config_echo(r->settings->config, &r->config_yaml)));
+    SY_TRY(sy_trainer_create(&trainer, &r->trainer));
+    if (path != NULL) {
+        SY_TRY(load(r, path, how == SY_RUN_CONTINUE ? SY_LOAD_ALL : SY_LOAD_MODEL));
+    }
+    r->saved_step = how == SY_RUN_CONTINUE ? r->trainer->count.step : -1;
+    SY_TRY(open_valid(r));
+    SY_TRY(measure_peak(r, &peak));
+    if (is_root(r)) {
+        mine = open_outputs(r, how, peak);
+    }
+    SY_TRY(sy_agree(r->world, mine));
+    announce(r, peak);
+cleanup:
+    sy_free(&path);
+    return st;
+}
+
+/* ---- the loop ---- */
+
+static sy_status publish(run *r, int64_t step)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy_run_dir_publish(&r->dir, step));
+    SY_TRY(sy_run_dir_prune(&r->dir, step, r->settings->train->checkpoint_keep));
+cleanup:
+    return st;
+}
+
+/* A save that fails is a warning; training goes on. */
+static void save(run *r)
+{
+    sy_status st = SY_OK;
+    sy_trainer *t = r->trainer;
+    sy_state state = sy_trainer_state(t, r->config_yaml);
+    double t0 = sy_clock_s();
+    char *path = NULL;
+
+    SY_TRY(sy_agree(r->world, sy_run_checkpoint_path(&r->dir, t->count.step, &path)));
+    if (is_root(r)) {
+        st = sy_metrics_file_sync(r->metrics_file);
+    }
+    SY_TRY(sy_agree(r->world, st));
+    SY_TRY(sy_checkpoint_save(path, &state, t->engine->mesh));
+    if (is_root(r)) {
+        st = publish(r, t->count.step);
+    }
+    SY_TRY(sy_agree(r->world, st));
+    r->saved_step = t->count.step;
+cleanup:
+    r->stall_s = sy_clock_s() - t0;
+    r->last_save_failed = st != SY_OK;
+    if (st != SY_OK && is_root(r)) {
+        sy_warn("CHECKPOINT NOT SAVED at step %ld: %s; training goes on, the next try is at the "
+                "next interval",
+                (long)t->count.step, sy_error_message());
+    } else if (is_root(r)) {
+        sy_info("checkpoint %s (%.2f s)", path, r->stall_s);
+    }
+    sy_error_clear();
+    sy_free(&path);
+}
+
+static sy_status evaluate(run *r)
+{
+    sy_status st = SY_OK;
+    char key[256];
+    for (int32_t i = 0; i < r->n_valid; i++) {
+        sy_eval_result result;
+        SY_TRY(sy_evaluate(r->trainer->engine, &r->valid[i], r->settings->train->eval_batches,
+                           &result));
+        if (is_root(r)) {
+            snprintf(key, sizeof key, "valid/%s/loss", r->valid[i].name);
+            SY_TRY(sy_metrics_set_f64(r->metrics->record, key, result.loss));
+            sy_info("step %ld: valid/%s loss %.4f over %ld tokens", (long)r->trainer->count.step,
+                    r->valid[i].name, result.loss, (long)result.tokens);
+        }
+    }
+cleanup:
+    return st;
+}
+
+static bool due(int64_t step, int64_t every)
+{
+    return every > 0 && step % every == 0;
+}
+
+/* Metrics of the step on rank 0: kept in the record until evaluation has added its own. */
+static sy_status log_step(run *r, const sy_step_result *result)
+{
+    sy_status st = SY_OK;
+    sy_step_facts facts;
+    char text[256];
+    SY_TRY(sy_step_metrics_fill(r->metrics, result, r->stall_s, &facts));
+    r->stall_s = 0;
+    sy_progress_update(r->progress, result->step, sy_step_facts_format(&facts, text, sizeof text));
+    if (result->verdict == SY_STEP_SKIPPED) {
+        sy_warn("step %ld skipped: the gradient norm is not finite (%ld skipped so far)",
+                (long)result->step, (long)r->trainer->count.skipped);
+    }
+cleanup:
+    return st;
+}
+
+static sy_status after_step(run *r, const sy_step_result *result)
+{
+    sy_status st = SY_OK;
+    const sy_train_config *c = r->settings->train;
+    bool last = result->step == c->steps, eval = last || due(result->step, c->eval_every);
+
+    if (is_root(r)) {
+        st = log_step(r, result);
+    }
+    SY_TRY(st);
+    if (eval) {
+        SY_TRY(evaluate(r));
+    }
+    if (is_root(r) && (last || eval || due(result->step, c->log_every))) {
+        if (sy_metrics_file_append(r->metrics_file, result->step, r->metrics->record) != SY_OK) {
+            sy_warn("metrics of step %ld were not written: %s", (long)result->step,
+                    sy_error_message());
+            sy_error_clear();
+        }
+    }
+    if (last || due(result->step, c->checkpoint_every)) {
+        save(r);
+    }
+cleanup:
+    return st;
+}
+
+static sy_status loop(run *r, bool *stopped)
+{
+    sy_status st = SY_OK;
+    const sy_train_config *c = r->settings->train;
+    sy_step_result result;
+    while (r->trainer->count.step < c->steps) {
+        SY_TRY(sy_trainer_step(r->trainer, r->spec->stop != NULL && r->spec->stop(), &result));
+        if (result.verdict == SY_STEP_STOP) {
+            *stopped = true;
+            break;
+        }
+        st = after_step(r, &result);
+        if (st != SY_OK) {
+            sy_comm_abort(r->world, st);
+        }
+        SY_REQUIRE(result.verdict != SY_STEP_SKIPPED || c->nonfinite == SY_NONFINITE_SKIP,
+                   SY_ERR_NUMERIC,
+                   "step %ld: the gradient norm is not finite, and train.nonfinite is stop",
+                   (long)result.step);
+    }
+    if (r->saved_step != r->trainer->count.step && !(r->last_save_failed && !*stopped)) {
+        save(r);
+    }
+    SY_REQUIRE(!r->last_save_failed, SY_ERR_IO,
+               "the last checkpoint of the run could not be saved");
+cleanup:
+    return st;
+}
+
+/* ---- end ---- */
+
+static void finish(run *r)
+{
+    sy_progress_destroy(&r->progress);
+    sy_metrics_file_close(&r->metrics_file);
+    sy_step_metrics_destroy(&r->metrics);
+    for (int32_t i = 0; i < r->n_valid; i++) {
+        sy_eval_set_close(&r->valid[i]);
+    }
+    sy_free(&r->valid);
+    sy_trainer_destroy(&r->trainer);
+    sy_run_dir_free(&r->dir);
+    sy_free(&r->config_yaml);
+}
+
+/* The page is a convenience: a run does not fail for it. */
+static void write_report(run *r)
+{
+    sy_metrics_file_close(&r->metrics_file);
+    if (sy_report_write(r->dir.path, r->dir.report, NULL) != SY_OK) {
+        sy_warn("no report: %s", sy_error_message());
+        sy_error_clear();
+    }
+}
+
+sy_status sy_run_train(const sy_run_spec *spec, bool *stopped)
+{
+    sy_status st = SY_OK;
+    run r = {.spec = spec, .settings = spec->settings, .world = spec->world, .saved_step = -1};
+    *stopped = false;
+    SY_TRY(sy_parallel_config_check(spec->settings->config, spec->world->size,
+                                    spec->settings->moe->experts));
+    SY_TRY(start(&r));
+    SY_TRY(loop(&r, stopped));
+    if (is_root(&r)) {
+        write_report(&r);
+    }
+cleanup:
+    finish(&r);
+    return st;
+}

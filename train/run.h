@@ -1,0 +1,42 @@
+/* A training run: run directory, resume, the loop over steps, metrics, evaluation, checkpoints. */
+#ifndef SY_TRAIN_RUN_H
+#define SY_TRAIN_RUN_H
+
+#include "train/train_config.h"
+#include "parallel/comm.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct sy_run_spec {
+    const sy_run_settings *settings;
+    sy_comm *world;
+    int32_t threads;     /* where the config says 0 */
+    const char *run_dir; /* --run-dir, NULL: from the config */
+    bool resume;
+    const char *resume_from;      /* --resume CKPT, NULL: the newest that verifies */
+    const char *init_from;        /* --init-from CKPT, or NULL */
+    const char *const *overrides; /* --set */
+    int32_t n_overrides;
+    bool (*stop)(void); /* was this rank asked to stop? */
+} sy_run_spec;
+
+/* Collective over spec->world. *stopped: ended on request, after saving a checkpoint. The same
+ * status on every rank. */
+sy_status sy_run_train(const sy_run_spec *spec, bool *stopped);
+
+/* The checkpoint that a CKPT argument means: a file, the `latest` link, or a run directory's newest
+ * that verifies. Collective over world; *path is freed with sy_free. */
+sy_status sy_find_checkpoint(const char *ckpt, sy_comm *world, char **path);
+/* Configuration text of a checkpoint, parsed, on every rank. overrides may be NULL. Collective over
+ * world. */
+sy_status sy_checkpoint_settings(const char *path, const char *const *overrides,
+                                 int32_t n_overrides, sy_comm *world, sy_run_settings *out);
+/* Give every rank the text of rank 0 (NULL is kept). Collective; freed with sy_free. */
+sy_status sy_broadcast_text(sy_comm *world, char **text);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,184 @@
+#include "train/step_metrics.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "core/alloc.h"
+#include "core/clock.h"
+
+static int32_t list_layers(const sy_run_settings *s, int32_t *layer)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < s->model->layers; i++) {
+        if (sy_moe_config_layer(s->moe, i)) {
+            layer[n++] = i;
+        }
+    }
+    return n;
+}
+
+sy_status sy_step_metrics_create(const sy_trainer *trainer, double peak_flops, double time_offset_s,
+                                 sy_step_metrics **out)
+{
+    sy_status st = SY_OK;
+    sy_step_metrics *m = NULL;
+    int64_t L = trainer->settings->model->layers, E = sy_engine_experts(trainer->engine);
+
+    SY_TRY(sy_alloc(1, sizeof *m, (void **)&m));
+    m->trainer = trainer;
+    m->peak_flops = peak_flops;
+    m->time_offset_s = time_offset_s;
+    m->start_s = sy_clock_s();
+    m->flops_per_token = sy_engine_flops_per_token(trainer->engine, NULL);
+    SY_TRY(sy_metrics_create(&m->record));
+    SY_TRY(sy_alloc(E, sizeof *m->load, (void **)&m->load));
+    SY_TRY(sy_alloc(L, sizeof *m->dropped, (void **)&m->dropped));
+    SY_TRY(sy_alloc(L * E, sizeof *m->routed_load, (void **)&m->routed_load));
+    SY_TRY(sy_alloc(L, sizeof *m->layer, (void **)&m->layer));
+    m->n_layers = list_layers(trainer->settings, m->layer);
+    if (m->n_layers > 0) {
+        SY_TRY(sy_health_create(&(sy_health_spec){.n_layers = m->n_layers,
+                                                  .n_experts = (int32_t)E,
+                                                  .layer_idx = m->layer},
+                                &m->health));
+    }
+    *out = m;
+    m = NULL;
+cleanup:
+    sy_step_metrics_destroy(&m);
+    return st;
+}
+
+void sy_step_metrics_destroy(sy_step_metrics **metrics)
+{
+    sy_step_metrics *m = *metrics;
+    if (m == NULL) {
+        return;
+    }
+    sy_health_destroy(&m->health);
+    sy_free(&m->layer);
+    sy_free(&m->routed_load);
+    sy_free(&m->dropped);
+    sy_free(&m->load);
+    sy_metrics_destroy(&m->record);
+    sy_free(metrics);
+}
+
+/* One layer's keys: moe/layer_<i>/... */
+static sy_status fill_layer(sy_step_metrics *m, const sy_step_result *r, int32_t k)
+{
+    sy_status st = SY_OK;
+    int32_t i = m->layer[k];
+    int64_t E = sy_engine_experts(m->trainer->engine);
+    const int64_t *load = r->load + i * E;
+    const double *sums = r->sums + (int64_t)i * SY_N_SUMS;
+    double tokens = r->routed_tokens > 0 ? (double)r->routed_tokens : 1;
+    char key[64];
+
+    m->dropped[k] = 0;
+    for (int64_t e = 0; e < E; e++) {
+        m->routed_load[k * E + e] = load[e];
+        m->load[e] = (double)load[e];
+        m->dropped[k] += load[e] - r->kept[i * E + e];
+    }
+    snprintf(key, sizeof key, "moe/layer_%d/load", i);
+    SY_TRY(sy_metrics_set_array(m->record, key, m->load, E));
+    snprintf(key, sizeof key, "moe/layer_%d/load_max_over_mean", i);
+    SY_TRY(sy_metrics_set_f64(m->record, key, sy_health_max_over_mean(load, (int32_t)E)));
+    snprintf(key, sizeof key, "moe/layer_%d/dropped", i);
+    SY_TRY(sy_metrics_set_i64(m->record, key, m->dropped[k]));
+    snprintf(key, sizeof key, "moe/layer_%d/router_entropy", i);
+    SY_TRY(sy_metrics_set_f64(m->record, key, sums[SY_SUM_ENTROPY] / tokens));
+    snprintf(key, sizeof key, "moe/layer_%d/aux_loss", i);
+    SY_TRY(sy_metrics_set_f64(m->record, key, sums[SY_SUM_AUX]));
+    snprintf(key, sizeof key, "moe/layer_%d/z_loss", i);
+    SY_TRY(sy_metrics_set_f64(m->record, key, sums[SY_SUM_Z]));
+cleanup:
+    return st;
+}
+
+/* Mean over the layers that route of one of their sums. */
+static double layer_mean(const sy_step_metrics *m, const sy_step_result *r, int32_t which)
+{
+    double sum = 0;
+    for (int32_t k = 0; k < m->n_layers; k++) {
+        sum += r->sums[(int64_t)m->layer[k] * SY_N_SUMS + which];
+    }
+    return sum / (m->n_layers > 0 ? m->n_layers : 1);
+}
+
+static sy_status fill_moe(sy_step_metrics *m, const sy_step_result *r, sy_step_facts *facts)
+{
+    sy_status st = SY_OK;
+    sy_metrics *rec = m->record;
+    double tokens = r->routed_tokens > 0 ? (double)r->routed_tokens : 1;
+    sy_health_figures figures;
+    for (int32_t k = 0; k < m->n_layers; k++) {
+        SY_TRY(fill_layer(m, r, k));
+    }
+    sy_health_observe(m->health, &(sy_health_step){.load = m->routed_load, .dropped = m->dropped},
+                      NULL, NULL);
+    figures = sy_health_last(m->health);
+    SY_TRY(sy_metrics_set_f64(rec, "moe/aux_loss", layer_mean(m, r, SY_SUM_AUX)));
+    SY_TRY(sy_metrics_set_f64(rec, "moe/z_loss", layer_mean(m, r, SY_SUM_Z)));
+    SY_TRY(sy_metrics_set_f64(rec, "moe/drop_fraction", figures.drop_fraction));
+    SY_TRY(sy_metrics_set_f64(rec, "moe/load_max_over_mean", figures.load_max_over_mean));
+    SY_TRY(
+        sy_metrics_set_f64(rec, "moe/router_entropy", layer_mean(m, r, SY_SUM_ENTROPY) / tokens));
+    SY_TRY(sy_metrics_set_i64(rec, "moe/dead_experts", figures.dead_experts));
+    SY_TRY(sy_metrics_set_f64(rec, "perf/dispatch_ms", 1e3 * r->dispatch_s));
+    SY_TRY(sy_metrics_set_f64(rec, "perf/combine_ms", 1e3 * r->combine_s));
+    SY_TRY(sy_metrics_set_f64(rec, "perf/experts_ms", 1e3 * r->experts_s));
+    SY_TRY(sy_metrics_set_i64(rec, "perf/extra_passes", r->n_extra_passes));
+    if (m->trainer->settings->moe->force_balance) {
+        SY_TRY(sy_metrics_set_i64(rec, "moe/force_balance", 1));
+    }
+    facts->drop_fraction = figures.drop_fraction;
+    facts->load_max_over_mean = figures.load_max_over_mean;
+cleanup:
+    return st;
+}
+
+static sy_status fill_perf(sy_step_metrics *m, const sy_step_result *r, double stall_s,
+                           sy_step_facts *facts)
+{
+    sy_status st = SY_OK;
+    sy_metrics *rec = m->record;
+    double rate = (double)r->loss_tokens / r->step_s;
+    SY_TRY(sy_metrics_set_f64(rec, "perf/tokens_per_s", rate));
+    SY_TRY(sy_metrics_set_f64(rec, "perf/step_ms", 1e3 * r->step_s));
+    SY_TRY(sy_metrics_set_f64(rec, "perf/mfu",
+                              m->peak_flops > 0 ? rate * m->flops_per_token / m->peak_flops : NAN));
+    SY_TRY(sy_metrics_set_f64(rec, "perf/checkpoint_stall_ms", 1e3 * stall_s));
+    SY_TRY(sy_metrics_set_i64(rec, "mem/peak_bytes", sy_engine_peak_rss_bytes()));
+    facts->step_ms = 1e3 * r->step_s;
+    facts->tokens_per_s = rate;
+cleanup:
+    return st;
+}
+
+sy_status sy_step_metrics_fill(sy_step_metrics *m, const sy_step_result *r,
+                               double checkpoint_stall_s, sy_step_facts *facts)
+{
+    sy_status st = SY_OK;
+    sy_metrics *rec = m->record;
+    const sy_train_counters *count = &m->trainer->count;
+    *facts = (sy_step_facts){.loss = r->loss,
+                             .grad_norm = r->grad_norm,
+                             .lr = r->lr,
+                             .drop_fraction = NAN,
+                             .load_max_over_mean = NAN};
+    sy_metrics_clear(rec);
+    SY_TRY(sy_metrics_set_i64(rec, "tokens", count->tokens_seen));
+    SY_TRY(sy_metrics_set_f64(rec, "time_s", m->time_offset_s + sy_clock_s() - m->start_s));
+    SY_TRY(sy_metrics_set_f64(rec, "train/loss", r->loss));
+    SY_TRY(sy_metrics_set_f64(rec, "train/grad_norm", r->grad_norm));
+    SY_TRY(sy_metrics_set_f64(rec, "train/lr", r->lr));
+    SY_TRY(sy_metrics_set_i64(rec, "train/skipped_steps", count->skipped));
+    if (m->n_layers > 0) {
+        SY_TRY(fill_moe(m, r, facts));
+    }
+    SY_TRY(fill_perf(m, r, checkpoint_stall_s, facts));
+cleanup:
+    return st;
+}
