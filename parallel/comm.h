@@ -56,7 +56,8 @@ sy_status sy_comm_split(sy_comm *comm, int32_t color, int32_t key, sy_device *de
 void sy_comm_destroy(sy_comm **comm);
 
 /* Collective over comm, all six. Errors are SY_ERR_COMM naming what, layer, comm and rank; on a stream they come out at its next wait. */
-/* recv[0..n-1] = reduction of send over all ranks; send == recv is allowed; every rank gets the same bits. */
+/* recv[0..n-1] = reduction of send over all ranks; send == recv is allowed; every rank gets the same bits.
+   SY_MAX and SY_MIN of floats: a NaN wins. */
 sy_status sy_all_reduce(sy_comm *comm, const sy_comm_args *args);
 /* Rank r gets elements r*n .. r*n+n-1 of the reduction of send [size*n]; recv may be its own block of send. */
 sy_status sy_reduce_scatter(sy_comm *comm, const sy_comm_args *args);

@@ -18,11 +18,12 @@ sy_status sy_grad_sync_begin(sy_grad_sync *gs);
 /* All gradients of parameters declared at or after `param` are complete on the compute stream (backward runs against the order of declaration).
    Collective over the replicas' groups of the buckets that become complete: the same calls in the same order on every rank. */
 sy_status sy_grad_sync_reached(sy_grad_sync *gs, const sy_param *param);
-/* Reduce what is left; afterwards the compute stream may read the reduced gradients. Collective. */
+/* Reduce what is left; afterwards the compute stream may read the reduced gradients. Collective. zero 1: they stand in this rank's ranges, and
+   every gradient that another rank updates is zero here, ready for the next step. */
 sy_status sy_grad_sync_finish(sy_grad_sync *gs);
 /* zero 1: gather updated values of all buckets (zero 0: nothing). The compute stream waits for it. Collective. */
 sy_status sy_grad_sync_gather(sy_grad_sync *gs);
-/* Sum over this rank's ranges of grad^2 into out [1] F64 on the compute stream, such that the sum over the WORLD of all ranks' values is the squared
+/* Set out [1] F64 to the sum over this rank's ranges of grad^2, on the compute stream, such that the sum over the WORLD of all ranks' values is the squared
    norm of the whole gradient (a range that k ranks hold counts on one of them only). After finish. Not collective. */
 sy_status sy_grad_sync_norm(sy_grad_sync *gs, sy_tensor *out);
 

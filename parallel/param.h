@@ -74,7 +74,7 @@ sy_status sy_params_create(sy_params **out);
 void sy_params_destroy(sy_params **params);
 /* Not collective. A name twice, a bad shape, pieces that do not add up: SY_ERR_INTERNAL. *out stays valid as long as params. */
 sy_status sy_params_declare(sy_params *params, const sy_param_spec *spec, sy_param **out);
-/* Freeze by shell patterns (fnmatch) on piece names. Before bind. A pattern without a match: SY_ERR_USAGE with the nearest name; one that freezes
+/* Freeze by shell patterns (fnmatch; a '*' also matches '/') on piece names. Before bind. A pattern without a match: SY_ERR_USAGE with the nearest name; one that freezes
    only some pieces of a fused parameter: SY_ERR_USAGE naming them. Not collective. */
 sy_status sy_params_freeze(sy_params *params, const char *const *patterns, int32_t n_patterns);
 

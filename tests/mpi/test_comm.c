@@ -453,6 +453,24 @@ static void recorder_tells_what_was_called_and_done(void **state)
     assert_all(strlen(text) < 40 && (!*text || text[strlen(text) - 1] == '\n'));
 }
 
+/* The check backend hears from every collective what memory it touches. */
+static void result_used_without_a_wait_is_found_by_check(void **state)
+{
+    rig *r = *state;
+    sy_stream *other = NULL;
+    bool hostile = strcmp(r->dev->name, "check") == 0 || strcmp(r->dev->name, "cpu_check") == 0;
+    assert_all_ok(sy_stream_create(r->dev, "other", &other));
+    sy_comm_args a = args_of(r);
+    a.n = 10;
+    assert_all_ok(sy_all_gather(r->comm, &a));
+    sy_status st = sy_copy_d2h(other, r->h_recv, r->recv, 8);
+    sy_error_clear();
+    assert_all(st == (hostile ? SY_ERR_INTERNAL : SY_OK));
+    assert_all_ok(sy_stream_sync(r->stream));
+    assert_all_ok(sy_stream_sync(other));
+    sy_stream_destroy(&other);
+}
+
 static void wrong_arguments_are_refused_before_anything_is_sent(void **state)
 {
     rig *r = *state;
@@ -525,6 +543,7 @@ int main(void)
         CASE(host_shorthands_work_without_a_stream),
         CASE(warm_call_allocates_nothing),
         CASE(recorder_tells_what_was_called_and_done),
+        CASE(result_used_without_a_wait_is_found_by_check),
         CASE(wrong_arguments_are_refused_before_anything_is_sent),
         CASE(too_little_room_is_an_error_that_names_the_call),
     };

@@ -5,6 +5,7 @@
 #include <mpi.h>
 #include <stdio.h>
 
+#include "core/alloc.h"
 #include "core/log.h"
 
 enum { TEXT_BYTES = 1024 };
@@ -65,6 +66,10 @@ int mpi_test_main(const char *name, const struct CMUnitTest *tests, size_t n_tes
         n_failed = _cmocka_run_group_tests(name, tests, n_tests, NULL, NULL);
         MPI_Comm_free(&verdict_comm);
         sy_comm_destroy(&test_world);
+        if (n_failed == 0 && sy_alloc_live() != 0) {
+            print_error("%lld blocks of memory were never freed\n", (long long)sy_alloc_live());
+            n_failed = 1;
+        }
     }
     MPI_Finalize();
     return n_failed;
