@@ -1,0 +1,107 @@
+/* Is every byte what it was? The pieces are shared out in the order of the file's table, so that of
+   several failures the lowest rank has the first. */
+#include "checkpoint/checkpoint.h"
+
+#include "checkpoint/catalog_impl.h"
+#include "checkpoint/file_impl.h"
+#include "checkpoint/integrity_impl.h"
+#include "core/alloc.h"
+#include "core/log.h"
+#include "parallel/agree.h"
+
+static sy_status open_and_check(const char *path, sy_comm *comm, sy__catalog *cat)
+{
+    sy_status st = SY_OK;
+    sy__attributes attributes = {0};
+    int64_t bytes = 0;
+    int fd = -1;
+    if (comm->rank != 0) {
+        return SY_OK;
+    }
+    SY_TRY(sy__catalog_open(path, cat, &attributes));
+    if (!cat->foreign) { /* who adds a group /x moves what lies between the datasets */
+        SY_TRY(sy__file_open_read(path, &fd, &bytes));
+        SY_TRY(sy__structure_check(fd, path, cat));
+    }
+cleanup:
+    sy__file_close(&fd, path, false);
+    sy__attributes_free(&attributes);
+    return st;
+}
+
+static int64_t largest_piece(const sy__catalog *cat, int64_t first, int64_t end)
+{
+    int64_t largest = 0;
+    for (int64_t i = first; i < end; i++) {
+        largest = cat->piece[i].length > largest ? cat->piece[i].length : largest;
+    }
+    return largest;
+}
+
+static sy_status check_pieces(const char *path, const sy_comm *comm, const sy__catalog *cat)
+{
+    sy_status st = SY_OK;
+    const int64_t first = cat->n_pieces * comm->rank / comm->size;
+    const int64_t end = cat->n_pieces * (comm->rank + 1) / comm->size;
+    int64_t bytes = 0;
+    int fd = -1;
+    void *buffer = NULL;
+    SY_TRY(sy_alloc(largest_piece(cat, first, end), 1, &buffer));
+    SY_TRY(sy__file_open_read(path, &fd, &bytes));
+    for (int64_t i = first; i < end; i++) {
+        SY_TRY(sy__piece_read(fd, path, cat, sy__catalog_item_of(cat, i), i, buffer));
+    }
+cleanup:
+    sy__file_close(&fd, path, false);
+    sy_free(&buffer);
+    return st;
+}
+
+sy_status sy_checkpoint_verify(const char *path, sy_comm *comm, int64_t *n_bytes)
+{
+    sy_status st = SY_OK;
+    sy__catalog cat = {0};
+    sy_comm *self = NULL, *ranks = comm;
+    if (!ranks) {
+        SY_TRY(sy_comm_world(false, &self));
+        ranks = self;
+    }
+    SY_TRY(sy__catalog_share(&cat, ranks, open_and_check(path, ranks, &cat)));
+    SY_TRY(sy_agree(ranks, check_pieces(path, ranks, &cat)));
+    if (n_bytes) {
+        *n_bytes = sy__catalog_bytes(&cat);
+    }
+cleanup:
+    sy__catalog_free(&cat);
+    sy_comm_destroy(&self);
+    return st;
+}
+
+/* Is it this file's fault, so that an older one may do? */
+static bool is_passed_over(sy_status st)
+{
+    return st == SY_ERR_USAGE || st == SY_ERR_DAMAGED || st == SY_ERR_IO;
+}
+
+sy_status sy_checkpoint_newest_valid(const char *const *paths, int32_t n, sy_comm *comm,
+                                     int32_t *out)
+{
+    sy_status st = SY_OK;
+    int32_t found = -1;
+    for (int32_t i = 0; i < n && found < 0; i++) {
+        sy_status verdict = sy_checkpoint_verify(paths[i], comm, NULL);
+        if (verdict == SY_OK) {
+            found = i;
+        } else if (is_passed_over(verdict)) {
+            if (!comm || comm->rank == 0) {
+                sy_warn("passed over: %s", sy_error_message());
+            }
+            sy_error_clear();
+        } else {
+            SY_TRY(verdict);
+        }
+    }
+    *out = found;
+cleanup:
+    return st;
+}
