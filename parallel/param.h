@@ -84,6 +84,8 @@ sy_status sy_params_bind(sy_params *params, const sy_bind_spec *spec);
 /* Draw initial values on the host (in several threads) and copy them to the device. The same bits on every mesh and backend (up to rounding
    to the dtype). Not collective; `stream` is waited for. */
 sy_status sy_params_init(sy_params *params, uint64_t seed, sy_stream *stream);
+/* The same for one parameter of the table, as param->spec.init and init_std say. Not collective; `stream` is waited for. */
+sy_status sy_param_init(const sy_params *params, const sy_param *param, uint64_t seed, sy_stream *stream);
 sy_param *sy_params_find(const sy_params *params, const char *name); /* by memory name; NULL */
 /* Elements over the whole model (not this rank's): all, and those that are trainable. */
 int64_t sy_params_count(const sy_params *params, bool trainable_only);

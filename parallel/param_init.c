@@ -117,7 +117,8 @@ cleanup:
     return st;
 }
 
-sy_status sy_params_init(sy_params *params, uint64_t seed, sy_stream *stream)
+static sy_status init_list(const sy_params *params, const sy_param *const *param, int32_t n,
+                           uint64_t seed, sy_stream *stream)
 {
     sy_status st = SY_OK;
     char *h_chunk = NULL;
@@ -126,10 +127,21 @@ sy_status sy_params_init(sy_params *params, uint64_t seed, sy_stream *stream)
         goto cleanup;
     }
     SY_TRY(sy_alloc(CHUNK, sizeof(double), (void **)&h_chunk));
-    for (int32_t i = 0; i < params->n; i++) {
-        SY_TRY(init_param(params->param[i], seed, params->dev->n_threads, h_chunk, stream));
+    for (int32_t i = 0; i < n; i++) {
+        SY_TRY(init_param(param[i], seed, params->dev->n_threads, h_chunk, stream));
     }
 cleanup:
     sy_free(&h_chunk);
     return st;
+}
+
+sy_status sy_params_init(sy_params *params, uint64_t seed, sy_stream *stream)
+{
+    return init_list(params, (const sy_param *const *)params->param, params->n, seed, stream);
+}
+
+sy_status sy_param_init(const sy_params *params, const sy_param *param, uint64_t seed,
+                        sy_stream *stream)
+{
+    return init_list(params, &param, 1, seed, stream);
 }
