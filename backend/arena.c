@@ -30,6 +30,14 @@ void sy_arena_free(sy_arena *arena)
     *arena = (sy_arena){.dev = NULL};
 }
 
+/* Where a measuring arena's addresses begin: a stretch of nowhere of its own (1 TiB), so that two
+ * arenas do not seem to overlap. */
+static char *nowhere_of(const sy_arena *arena)
+{
+    uintptr_t number = (uintptr_t)arena / sizeof(void *) % (1U << 18);
+    return (char *)((uintptr_t)SY__NOWHERE + ((number + 1) << 40));
+}
+
 sy_status sy_arena_alloc(sy_arena *arena, int64_t bytes, void **out)
 {
     sy_status st = SY_OK;
@@ -42,7 +50,7 @@ sy_status sy_arena_alloc(sy_arena *arena, int64_t bytes, void **out)
                " left",
                sy_mem_tag_name(arena->tag), bytes, left, arena->capacity);
 
-    char *ptr = (measuring ? SY__NOWHERE : arena->base) + arena->used;
+    char *ptr = (measuring ? nowhere_of(arena) : arena->base) + arena->used;
     int64_t used = arena->used + sy__align_up(bytes);
     arena->used = measuring || used < arena->capacity ? used : arena->capacity;
     arena->peak = arena->used > arena->peak ? arena->used : arena->peak;

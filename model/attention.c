@@ -64,7 +64,7 @@ static sy_status attention_declare(void *self, const char *prefix, sy_params *pa
     sy_status st = SY_OK;
     attention *at = self;
     const sy_model_config *c = at->config;
-    char name[SY_PARAM_NAME];
+    char name[48];
     sy_param_spec matrix = {.n_dim = 2,
                             .shape_glb = {0, c->hidden},
                             .shard_dim = -1,

@@ -262,13 +262,9 @@ static sy_status forward(void *self, sy_pass *p, const sy_tensor *x, sy_tensor *
 {
     sy_status st = SY_OK;
     sy__moe *moe = self;
-    sy_arena *keep = p->keep;
     sy__moe_saved *s = saved != NULL ? *saved : NULL;
-    int64_t mark = sy_arena_mark(p->scratch);
+    int64_t mark = sy_arena_mark(p->keep);
 
-    if (saved == NULL) {
-        p->keep = p->scratch; /* nothing outlives this call */
-    }
     if (s == NULL) {
         SY_TRY(sy_host_arena_alloc(p->host, sizeof *s, (void **)&s));
         SY_TRY(route(moe, p, x, s));
@@ -282,8 +278,9 @@ static sy_status forward(void *self, sy_pass *p, const sy_tensor *x, sy_tensor *
         *saved = s;
     }
 cleanup:
-    p->keep = keep;
-    sy_arena_release(p->scratch, mark);
+    if (saved == NULL) { /* nothing outlives this call */
+        sy_arena_release(p->keep, mark);
+    }
     return st;
 }
 

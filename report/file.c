@@ -68,7 +68,7 @@ static int write_synced(const char *path, const char *bytes, int64_t n)
     return error;
 }
 
-sy_status sy__file_replace(const char *path, const char *bytes, int64_t n)
+sy_status sy__text_file_replace(const char *path, const char *bytes, int64_t n)
 {
     sy_status st = SY_OK;
     char *folder = NULL, *temp = NULL;
@@ -107,7 +107,7 @@ static int64_t read_all(int fd, char *bytes, int64_t n)
     return n_read;
 }
 
-sy_status sy__file_read(const char *path, int64_t n_max, char **out)
+sy_status sy__text_file_read(const char *path, int64_t n_max, char **out)
 {
     sy_status st = SY_OK;
     char *bytes = NULL;

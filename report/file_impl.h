@@ -10,10 +10,10 @@ int sy__write_all(int fd, const char *bytes, int64_t n);
 /* Replace `path` by a file with these bytes: temporary file beside it, fsync, rename, fsync of the
    folder. Whoever opens `path` sees the old or the new contents, never a part. SY_ERR_IO; the old
    file then stays. */
-sy_status sy__file_replace(const char *path, const char *bytes, int64_t n);
+sy_status sy__text_file_replace(const char *path, const char *bytes, int64_t n);
 /* The whole file as a terminated string; SY_ERR_USAGE if it is missing, SY_ERR_IO if it cannot be
  * read or is larger than n_max. */
-sy_status sy__file_read(const char *path, int64_t n_max, char **out);
+sy_status sy__text_file_read(const char *path, int64_t n_max, char **out);
 /* Make a rename in `dir` durable. */
 sy_status sy__dir_sync(const char *dir);
 /* The folder part of a path ("." if there is none); free with sy_free. */

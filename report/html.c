@@ -120,7 +120,7 @@ static sy_status write_page(const char *path, const char *page)
 {
     struct stat info;
     if (stat(path, &info) != 0 || S_ISREG(info.st_mode)) {
-        return sy__file_replace(path, page, (int64_t)strlen(page));
+        return sy__text_file_replace(path, page, (int64_t)strlen(page));
     }
     FILE *file = S_ISDIR(info.st_mode) ? NULL : fopen(path, "we");
     int error = file == NULL ? (S_ISDIR(info.st_mode) ? EISDIR : errno) : 0;
@@ -175,7 +175,7 @@ sy_status sy_report_write(const char *run_dir, const char *out_path, char **writ
         SY_TRY(sy_metrics_log_read(run.metrics, &log));
     }
     if (has_config) {
-        SY_TRY(sy__file_read(run.config, CONFIG_BYTES_MAX, &config));
+        SY_TRY(sy__text_file_read(run.config, CONFIG_BYTES_MAX, &config));
     }
     SY_TRY(name_of(run.path, &name));
     SY_TRY(sy_report_render(&log, name, config, &page));

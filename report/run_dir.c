@@ -112,7 +112,7 @@ cleanup:
 
 sy_status sy_run_dir_write_config(const sy_run_dir *run, const char *yaml)
 {
-    return sy__file_replace(run->config, yaml, (int64_t)strlen(yaml));
+    return sy__text_file_replace(run->config, yaml, (int64_t)strlen(yaml));
 }
 
 static bool has_content(const char *path)
