@@ -146,13 +146,13 @@ sy_status sy__cpu_attention(sy_stream *stream, const sy_attention_args *args)
     const int64_t n_rows = args->q.shape[0] / args->B * (args->q.shape[1] / args->k.shape[1]);
     const int64_t n_tiles = sy__cpu_blocks(n_rows, SY_ATTN_TILE);
     char *workspace = sy_stream_workspace(stream);
-    const int n_threads = sy__attn_threads(stream, bytes);
+    const int n_threads = sy__attn_threads(stream, bytes, n_tiles * n_units);
 #pragma omp parallel num_threads(n_threads)
     {
         scratch x;
         scratch_set(&x, workspace + omp_get_thread_num() * bytes, width);
         /* The last tiles see most keys: they go first. */
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic) nowait
         for (int64_t i = n_tiles * n_units - 1; i >= 0; i--) {
             run_tile(args, &x, i % n_units, i / n_units);
         }

@@ -204,13 +204,13 @@ sy_status sy__cpu_attention_backward(sy_stream *stream, const sy_attention_backw
     const int64_t key_tiles = sy__cpu_blocks(any.n_keys, SY_ATTN_TILE);
     const int64_t row_tiles = sy__cpu_blocks(any.n_rows, SY_ATTN_TILE);
     char *workspace = sy_stream_workspace(stream);
-    const int n_threads = sy__attn_threads(stream, bytes);
+    const int n_threads = sy__attn_threads(stream, bytes, (key_tiles + row_tiles) * n_units);
 #pragma omp parallel num_threads(n_threads)
     {
         scratch x;
         scratch_set(&x, workspace + omp_get_thread_num() * bytes, width);
         /* A tile of keys is the larger piece, the first one the largest. */
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic) nowait
         for (int64_t i = 0; i < (key_tiles + row_tiles) * n_units; i++) {
             const unit u = unit_of(args, i % n_units);
             const int64_t tile = i / n_units;

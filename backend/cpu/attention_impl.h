@@ -1,6 +1,7 @@
-/* What both directions of attention share. A (sequence, key/value head) pair is the unit: its "rows" are the (query, head) pairs that
-   read the head, row r being query r / group and head r % group of the group; so a single decoded token still fills a tile. All
-   arithmetic is fp32 on tiles of 64 rows and 64 keys, whose borders depend on positions alone. */
+/* What both directions of attention share. A (sequence, key/value head) pair is the unit: its
+   "rows" are the (query, head) pairs that read the head, row r being query r / group and head r %
+   group of the group; so a single decoded token still fills a tile. All arithmetic is fp32 on tiles
+   of 64 rows and 64 keys, whose borders depend on positions alone. */
 #ifndef SY_BACKEND_CPU_ATTENTION_IMPL_H
 #define SY_BACKEND_CPU_ATTENTION_IMPL_H
 
@@ -25,8 +26,10 @@ typedef struct sy__places {
     int32_t min_doc, max_doc, last_pos;
 } sy__places;
 
-/* Rows or keys first .. first+n-1 of a sequence that starts at position start, group of them per token. doc: of the sequence, or NULL. */
-void sy__places_set(sy__places *p, int64_t first, int64_t n, int64_t group, int64_t start, const int32_t *doc);
+/* Rows or keys first .. first+n-1 of a sequence that starts at position start, group of them per
+ * token. doc: of the sequence, or NULL. */
+void sy__places_set(sy__places *p, int64_t first, int64_t n, int64_t group, int64_t start,
+                    const int32_t *doc);
 /* Can any of these rows see any of these keys? */
 bool sy__places_meet(const sy__places *rows, const sy__places *keys);
 
@@ -35,14 +38,16 @@ int64_t sy__attn_width(int64_t D);
 /* dst [64, width] = scale * rows first .. first+n-1, zero elsewhere. */
 void sy__attn_load(float *dst, const sy__heads *heads, int64_t first, int64_t n, float scale);
 /* Rows first .. first+n-1 = scale * src [n, width]. */
-void sy__attn_store(const sy__heads *heads, int64_t first, int64_t n, const float *src, float scale);
+void sy__attn_store(const sy__heads *heads, int64_t first, int64_t n, const float *src,
+                    float scale);
 /* dst [width, 64] = src [64, width] transposed. */
 void sy__attn_transpose(float *dst, const float *src, int64_t width);
-/* c [m, n] = a [m, k] b [k, n], added to c where add; rows of a, b, c are lda, n, n apart. m a multiple of 4, n of 32. An element is
-   summed over k in order, whatever m and n. */
-void sy__attn_product(float *c, const float *a, int64_t lda, const float *b, int64_t m, int64_t n, int64_t k, bool add);
+/* c [m, n] = a [m, k] b [k, n], added to c where add; rows of a, b, c are lda, n, n apart. m a
+   multiple of 4, n of 32. An element is summed over k in order, whatever m and n. */
+void sy__attn_product(float *c, const float *a, int64_t lda, const float *b, int64_t m, int64_t n,
+                      int64_t k, bool add);
 
-/* Threads for scratch of `bytes` each. */
-int sy__attn_threads(const sy_stream *stream, int64_t bytes);
+/* Threads for n_pieces of work, with scratch of `bytes` each. */
+int sy__attn_threads(const sy_stream *stream, int64_t bytes, int64_t n_pieces);
 
 #endif

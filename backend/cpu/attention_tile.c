@@ -134,7 +134,8 @@ SY_CPU_CLONES void sy__attn_product(float *c, const float *a, int64_t lda, const
     }
 }
 
-int sy__attn_threads(const sy_stream *stream, int64_t bytes)
+int sy__attn_threads(const sy_stream *stream, int64_t bytes, int64_t n_pieces)
 {
-    return (int)sy__cpu_min(sy__cpu_threads(stream), SY_WORKSPACE_BYTES / bytes);
+    const int64_t room = SY_WORKSPACE_BYTES / bytes;
+    return (int)sy__cpu_min(sy__cpu_threads(stream), sy__cpu_min(room, n_pieces));
 }

@@ -1,5 +1,6 @@
-/* What the files of the cpu backend share: the prototypes of its ops, and how work is cut among threads.
-   Rule of the folder: borders of the work depend on shapes alone, never on the number of threads. */
+/* What the files of the cpu backend share: the prototypes of its ops, and how work is cut among
+   threads. Rule of the folder: borders of the work depend on shapes alone, never on the number of
+   threads. */
 #ifndef SY_BACKEND_CPU_CPU_IMPL_H
 #define SY_BACKEND_CPU_CPU_IMPL_H
 
@@ -31,9 +32,10 @@ static inline int64_t sy__cpu_min(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* Loops under this attribute exist once per instruction set and are chosen when the program starts: a build
-   made on one machine of a cluster runs on all of them. Not under sanitizers, whose setup comes after ifuncs. */
-#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) &&       \
+/* Loops under this attribute exist once per instruction set and are chosen when the program starts:
+   a build made on one machine of a cluster runs on all of them. Not under sanitizers, whose setup
+   comes after ifuncs. */
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) &&      \
     !defined(__AVX512F__) && !defined(__clang__)
 #define SY_CPU_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else

@@ -9,7 +9,7 @@
 #include "core/alloc.h"
 
 enum {
-    N_M = 4,
+    N_M = 5,
     N_K = SY_TILE_K / SY_TILE_K_STEP,
     N_FAMILIES = 2,
     SCRATCH_BYTES = 64 << 10 /* of one product: oneDNN asks for far less */

@@ -50,8 +50,8 @@ SY_CPU_CLONES static void transpose_words(char *dst, int64_t dst_step, int64_t n
                                           int64_t n_rows, const char *src, int64_t src_step,
                                           int64_t rows, int64_t bytes)
 {
-    for (int64_t r = 0; r < n_rows; r += BLOCK) {
-        for (int64_t w = 0; w < n_words; w += BLOCK) {
+    for (int64_t w = 0; w < n_words; w += BLOCK) {
+        for (int64_t r = 0; r < n_rows; r += BLOCK) {
             char *to = dst + w * dst_step + 4 * r;
             const char *from = src + r * src_step + 4 * w;
             if (r + BLOCK <= rows && 4 * (w + BLOCK) <= bytes) {
@@ -107,8 +107,8 @@ static void pack_zipped(char *dst, int64_t dst_step, const sy__part *part, int64
                         int64_t cols_pad)
 {
     uint32_t zipped[ZIP_ROWS / 2][ZIP_COLS];
-    for (int64_t r = 0; r < rows_pad; r += ZIP_COLS) {
-        for (int64_t c = 0; c < cols_pad; c += ZIP_ROWS) {
+    for (int64_t c = 0; c < cols_pad; c += ZIP_ROWS) {
+        for (int64_t r = 0; r < rows_pad; r += ZIP_COLS) {
             const int64_t rows = sy__cpu_min(part->rows - r, ZIP_COLS);
             zip_rows(zipped[0], ZIP_ROWS / 2, (const sy_bf16 *)element(part, r, c), part->ld,
                      part->cols - c, rows > 0 ? rows : 0);
@@ -168,5 +168,18 @@ void sy__pack_strip(sy_dtype to, void *dst, const sy__part *part, int64_t rows_p
                         part->ld * element_bytes, part->cols, part->rows * element_bytes);
     } else {
         zip_rows(dst, rows_pad / 2, part->src, part->ld, part->rows, part->cols);
+    }
+}
+
+void sy__part_prefetch(const sy__part *part, int64_t i, int64_t n)
+{
+    const int64_t element_bytes = (int64_t)sy_dtype_bytes(part->dtype);
+    const int64_t rows = part->trans ? part->cols : part->rows; /* as stored */
+    const int64_t bytes = (part->trans ? part->rows : part->cols) * element_bytes;
+    for (int64_t r = rows * i / n; r < rows * (i + 1) / n; r++) {
+        const char *row = (const char *)part->src + r * part->ld * element_bytes;
+        for (int64_t at = 0; at < bytes; at += 64) {
+            __builtin_prefetch(row + at, 0, 2);
+        }
     }
 }

@@ -68,12 +68,12 @@ static int64_t count_all_blocks(const run *r)
     return n;
 }
 
-SY_CPU_CLONES static void store_f32(float *c, int64_t ldc, const float *tile, int64_t rows,
-                                    int64_t cols, float alpha, float beta)
+SY_CPU_CLONES static void store_f32(float *c, int64_t ldc, float *tile, int64_t rows, int64_t cols,
+                                    float alpha, float beta)
 {
     for (int64_t i = 0; i < rows; i++) {
         float *to = c + i * ldc;
-        const float *from = tile + i * SY_TILE_N;
+        float *from = tile + i * SY_TILE_N;
         if (beta == 0) {
 #pragma GCC ivdep
             for (int64_t j = 0; j < cols; j++) {
@@ -88,12 +88,12 @@ SY_CPU_CLONES static void store_f32(float *c, int64_t ldc, const float *tile, in
     }
 }
 
-SY_CPU_CLONES static void store_bf16(sy_bf16 *c, int64_t ldc, const float *tile, int64_t rows,
+SY_CPU_CLONES static void store_bf16(sy_bf16 *c, int64_t ldc, float *tile, int64_t rows,
                                      int64_t cols, float alpha, float beta)
 {
     for (int64_t i = 0; i < rows; i++) {
         sy_bf16 *to = c + i * ldc;
-        const float *from = tile + i * SY_TILE_N;
+        float *from = tile + i * SY_TILE_N;
         if (beta == 0) {
 #pragma GCC ivdep
             for (int64_t j = 0; j < cols; j++) {
@@ -108,7 +108,7 @@ SY_CPU_CLONES static void store_bf16(sy_bf16 *c, int64_t ldc, const float *tile,
     }
 }
 
-static void store(const run *r, const sy__product *p, int64_t m, int64_t n, const float *tile,
+static void store(const run *r, const sy__product *p, int64_t m, int64_t n, float *tile,
                   int64_t tile_rows)
 {
     const int64_t rows = sy__cpu_min(tile_rows, p->M - m), cols = sy__cpu_min(SY_TILE_N, p->N - n);
@@ -120,73 +120,148 @@ static void store(const run *r, const sy__product *p, int64_t m, int64_t n, cons
     }
 }
 
-/* rows x cols of an operand from (row, col) of op(x) on. */
-static sy__part part_of(const run *r, const void *x, int64_t ld, bool trans, int64_t row,
+/* A block of the result, at (m, n). */
+typedef struct block {
+    const run *r;
+    const sy__product *p;
+    int worker;
+    buffers buf;
+    sy_dtype dtype; /* of packed operands */
+    int64_t m, rows, rows_padded, n, n_end;
+    bool keep; /* partial sums of all tiles; else one tile is enough, and stays in the cache */
+} block;
+
+/* A chunk of K. Rows 0 .. n_stored-1 of a are used where they lie, at `stored`; those behind are
+ * packed. */
+typedef struct chunk {
+    int64_t k, depth, padded, n_stored;
+    const char *stored;
+    bool last;
+} chunk;
+
+static sy__part part_of(sy_dtype dtype, const void *x, int64_t ld, bool trans, int64_t row,
                         int64_t col, int64_t rows, int64_t cols)
 {
     const int64_t at = trans ? col * ld + row : row * ld + col;
-    return (sy__part){.src = (const char *)x + at * (int64_t)sy_dtype_bytes(r->dtype),
-                      .dtype = r->dtype,
+    return (sy__part){.src = (const char *)x + at * (int64_t)sy_dtype_bytes(dtype),
+                      .dtype = dtype,
                       .ld = ld,
-                      .rows = rows,
-                      .cols = cols,
+                      .rows = rows > 0 ? rows : 0,
+                      .cols = cols > 0 ? cols : 0,
                       .trans = trans};
 }
 
-/* The tiles of one strip of columns, for one chunk of K of depth k (padded). */
-static bool run_strip(const run *r, int worker, const sy__product *p, const buffers *buf, int64_t m,
-                      int64_t rows, int64_t n, float *c, int64_t k, bool first, bool last)
+/* Rows of op(a) from `row` of the block on, and columns from k on. */
+static sy__part part_of_a(const block *b, int64_t row, int64_t k)
 {
-    const int64_t row_bytes = k * (int64_t)sy_dtype_bytes(sy__crew_dtype(r->crew));
-    const int64_t padded = round_up(rows, sy__crew_min_rows(r->crew));
-    const bool keep = !(first && last); /* else one tile is enough, and stays in the cache */
+    const sy__product *p = b->p;
+    return part_of(b->r->dtype, p->a, p->lda, p->trans_a, b->m + row, k, b->rows - row,
+                   sy__cpu_min(SY_TILE_K, p->K - k));
+}
+
+/* The strip of op(b) at column n. */
+static sy__part part_of_b(const block *b, const chunk *c, int64_t n)
+{
+    const sy__product *p = b->p;
+    return part_of(b->r->dtype, p->b, p->ldb, p->trans_b, c->k, n, c->depth,
+                   sy__cpu_min(SY_TILE_N, b->n_end - n));
+}
+
+static void pack_a(const block *b, chunk *c)
+{
+    const sy__product *p = b->p;
+    const int64_t row_bytes = c->padded * (int64_t)sy_dtype_bytes(b->dtype);
+    if (!p->trans_a && b->dtype == b->r->dtype && p->lda == c->padded && p->K == c->padded) {
+        c->stored = (const char *)p->a + b->m * row_bytes;
+        c->n_stored = b->rows / SY_TILE_M * SY_TILE_M;
+    }
+    const sy__part part = part_of_a(b, c->n_stored, c->k);
+    sy__pack_rows(b->dtype, b->buf.a + c->n_stored * row_bytes, &part, b->rows_padded - c->n_stored,
+                  c->padded);
+}
+
+/* Ask for the part of the result that a tile will be stored to. */
+static void prefetch_result(const block *b, int64_t row, int64_t n, int64_t height)
+{
+    const sy__product *p = b->p;
+    const int64_t rows = sy__cpu_min(height, b->rows - row);
+    const int64_t cols = sy__cpu_min(SY_TILE_N, b->n_end - n);
+    const sy__part part = part_of(b->r->c_dtype, p->c, p->ldc, false, b->m + row, n, rows, cols);
+    sy__part_prefetch(&part, 0, 1);
+}
+
+/* The tiles of the strip at column n. */
+static bool run_strip(const block *b, const chunk *c, int64_t n)
+{
+    const int64_t row_bytes = c->padded * (int64_t)sy_dtype_bytes(b->dtype);
+    const sy__part next = part_of_b(b, c, n + SY_TILE_N);
+    float *sums = b->buf.c + (b->keep ? (n - b->n) * b->rows_padded : 0);
     bool ok = true;
-    for (int64_t at = 0, height = 0; at < padded; at += height) {
-        float *tile = c + (keep ? at * SY_TILE_N : 0);
+    for (int64_t row = 0, height = 0; row < b->rows_padded; row += height) {
+        float *tile = sums + (b->keep ? row * SY_TILE_N : 0);
+        const char *a = (row < c->n_stored ? c->stored : b->buf.a) + row * row_bytes;
         height = SY_TILE_M;
-        while (height > padded - at) {
+        while (height > b->rows_padded - row) {
             height /= 2;
         }
-        if (first) {
-            memset(tile, 0, (size_t)(height * SY_TILE_N) * sizeof *tile);
+        if (c->last) {
+            prefetch_result(b, row, n, height);
         }
-        if (k > 0) {
-            ok = sy__tile_product(r->crew, worker, height, k, buf->a + at * row_bytes, buf->b,
-                                  tile) &&
-                 ok;
+        sy__part_prefetch(&next, row / SY_TILE_M, sy__cpu_blocks(b->rows_padded, SY_TILE_M));
+        if (c->padded > 0) {
+            ok =
+                sy__tile_product(b->r->crew, b->worker, height, c->padded, a, b->buf.b, tile) && ok;
         }
-        if (last) {
-            store(r, p, m + at, n, tile, sy__cpu_min(height, rows - at));
+        if (c->last) {
+            store(b->r, b->p, b->m + row, n, tile, sy__cpu_min(height, b->rows - row));
+            if (!b->keep) {
+                memset(tile, 0, (size_t)(height * SY_TILE_N) * sizeof *tile); /* for the next */
+            }
         }
     }
     return ok;
 }
 
-/* Block of the result at (m, n). */
+static bool run_chunk(const block *b, chunk *c)
+{
+    const int64_t n_strips = sy__cpu_blocks(b->n_end - b->n, SY_TILE_N);
+    const sy__part next_a = part_of_a(b, 0, c->k + c->depth);
+    bool ok = true;
+    pack_a(b, c);
+    for (int64_t i = 0; i < n_strips; i++) {
+        const sy__part strip = part_of_b(b, c, b->n + i * SY_TILE_N);
+        sy__pack_strip(b->dtype, b->buf.b, &strip, c->padded);
+        sy__part_prefetch(&next_a, i, n_strips);
+        ok = run_strip(b, c, b->n + i * SY_TILE_N) && ok;
+    }
+    return ok;
+}
+
 static bool run_block(const run *r, int worker, const sy__product *p, int64_t m, int64_t n)
 {
-    const buffers buf = buffers_of(r, worker);
-    const sy_dtype to = sy__crew_dtype(r->crew);
-    const int64_t rows = sy__cpu_min(rows_of_block(r, p), p->M - m);
-    const int64_t padded = round_up(rows, sy__crew_min_rows(r->crew));
-    const int64_t n_end = sy__cpu_min(n + r->block_cols, p->N);
+    block b = {.r = r,
+               .p = p,
+               .worker = worker,
+               .buf = buffers_of(r, worker),
+               .dtype = sy__crew_dtype(r->crew),
+               .m = m,
+               .rows = sy__cpu_min(rows_of_block(r, p), p->M - m),
+               .n = n,
+               .n_end = sy__cpu_min(n + r->block_cols, p->N),
+               .keep = p->K > SY_TILE_K};
+    b.rows_padded = round_up(b.rows, sy__crew_min_rows(r->crew));
+    const int64_t n_sums =
+        b.keep ? b.rows_padded * round_up(b.n_end - n, SY_TILE_N) : SY_TILE_M * SY_TILE_N;
+    memset(b.buf.c, 0, (size_t)n_sums * sizeof *b.buf.c);
     bool ok = true;
-    int64_t k = 0;
+    chunk c = {0};
     do {
-        const int64_t depth = sy__cpu_min(SY_TILE_K, p->K - k);
-        const int64_t depth_padded = round_up(depth, SY_TILE_K_STEP);
-        const sy__part a = part_of(r, p->a, p->lda, p->trans_a, m, k, rows, depth);
-        sy__pack_rows(to, buf.a, &a, padded, depth_padded);
-        for (int64_t strip = n; strip < n_end; strip += SY_TILE_N) {
-            const int64_t cols = sy__cpu_min(SY_TILE_N, n_end - strip);
-            const sy__part b = part_of(r, p->b, p->ldb, p->trans_b, k, strip, depth, cols);
-            sy__pack_strip(to, buf.b, &b, depth_padded);
-            ok = run_strip(r, worker, p, &buf, m, rows, strip, buf.c + (strip - n) * padded,
-                           depth_padded, k == 0, k + depth == p->K) &&
-                 ok;
-        }
-        k += depth;
-    } while (k < p->K);
+        c = (chunk){.k = c.k + c.depth};
+        c.depth = sy__cpu_min(SY_TILE_K, p->K - c.k);
+        c.padded = round_up(c.depth, SY_TILE_K_STEP);
+        c.last = c.k + c.depth == p->K;
+        ok = run_chunk(&b, &c) && ok;
+    } while (!c.last);
     return ok;
 }
 
@@ -216,12 +291,25 @@ static bool run_blocks(const run *r, int n_threads, int64_t n_blocks)
     {
         cursor cur = {.i = -1};
         omp_set_num_threads(1); /* of whatever oneDNN starts; ends with the region */
-#pragma omp for schedule(monotonic : dynamic)
+#pragma omp for schedule(monotonic : dynamic) nowait
         for (int64_t block = 0; block < n_blocks; block++) {
             ok = run_nth_block(r, omp_get_thread_num(), &cur, block) && ok;
         }
     }
     return ok;
+}
+
+/* No more threads than there is work for. */
+static int choose_threads(const run *r, int n_threads)
+{
+    enum { WORTH_A_THREAD = 1 << 20 /* multiplications: tens of microseconds */ };
+    int64_t work = 0;
+    for (int64_t i = 0; i < r->n && work < n_threads * (int64_t)WORTH_A_THREAD; i++) {
+        sy__product p;
+        r->at(r->list, i, &p);
+        work += p.M * p.N * (p.K + 1);
+    }
+    return (int)sy__cpu_min(n_threads, sy__cpu_blocks(work + 1, WORTH_A_THREAD));
 }
 
 /* Large blocks pack least; smaller ones where that leaves threads idle or the workspace is too
@@ -246,7 +334,7 @@ sy_status sy__products_run(sy_stream *stream, sy_dtype dtype, sy_dtype c_dtype, 
 {
     sy_status st = SY_OK;
     run r = {.dtype = dtype, .c_dtype = c_dtype, .n = n, .at = at, .list = list};
-    int n_threads = sy__cpu_threads(stream);
+    int n_threads = choose_threads(&r, sy__cpu_threads(stream));
     choose_blocks(&r, n_threads);
     n_threads = (int)sy__cpu_min(n_threads, SY_WORKSPACE_BYTES / r.worker_bytes);
     r.workspace = sy_stream_workspace(stream);

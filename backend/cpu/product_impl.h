@@ -16,8 +16,10 @@ typedef struct sy__product {
 /* Product i of a list; M 0 or N 0: nothing to do. */
 typedef void sy__product_at(const void *list, int64_t i, sy__product *out);
 
-/* Compute a list of n products with operands in `dtype` and results in `c_dtype`. Not collective. Each row of a result is the sum
-   over K in chunks of SY_TILE_K, whatever the threads, M, N or other products of the list. */
-sy_status sy__products_run(sy_stream *stream, sy_dtype dtype, sy_dtype c_dtype, int64_t n, sy__product_at *at, const void *list);
+/* Compute a list of n products with operands in `dtype` and results in `c_dtype`. Not collective.
+   Each row of a result is the sum over K in chunks of SY_TILE_K, whatever the threads, M, N or
+   other products of the list. */
+sy_status sy__products_run(sy_stream *stream, sy_dtype dtype, sy_dtype c_dtype, int64_t n,
+                           sy__product_at *at, const void *list);
 
 #endif
