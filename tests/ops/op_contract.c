@@ -119,6 +119,56 @@ static void overlap_each(op_runner *runner, op_loaded *l)
     }
 }
 
+/* ---- scalars and extents that operands share ---- */
+
+#define BREAKS(X)                                                                                  \
+    X(gemm, "beta 0.5", a->beta = 0.5)                                                             \
+    X(gemm, "inner extents that differ", a->trans_b = !a->trans_b)                                 \
+    X(grouped_gemm, "beta 0.5", a->beta = 0.5)                                                     \
+    X(grouped_gemm, "an unknown form", a->form = (sy_grouped_form)9)                               \
+    X(grouped_gemm, "a border too few", a->start.shape[0]--)                                       \
+    X(jitter, "eps 1.5", a->eps = 1.5)                                                             \
+    X(rmsnorm, "eps -1", a->eps = -1)                                                              \
+    X(rmsnorm_backward, "beta 2", a->beta = 2)                                                     \
+    X(rope, "an odd head size", a->x.shape[2] = a->table.shape[1] = 3)                             \
+    X(attention, "B that does not divide the rows", a->B = 5)                                      \
+    X(attention, "B = 0", a->B = 0)                                                                \
+    X(attention, "3 key heads for 2", a->k.shape[1] = a->v.shape[1] = 3)                           \
+    X(attention_backward, "fewer keys than queries", a->k.shape[0]--)                              \
+    X(swiglu, "an odd width", a->x.shape[1]--)                                                     \
+    X(xent, "a target too few", a->targets.shape[0]--)                                             \
+    X(gather_rows, "another width", a->y.shape[1]--)                                               \
+    X(combine_rows, "beta 2", a->beta = 2)                                                         \
+    X(combine_rows, "no end of the last token", a->token_start.shape[0]--)                         \
+    X(router_scores, "an unknown score", a->score = (sy_score)7)                                   \
+    X(topk, "K > E", a->expert.shape[1] = a->token.shape[1] = a->p.shape[1] + 1)                   \
+    X(capacity, "no experts", a->E = 0)                                                            \
+    X(topk_backward, "another T", a->g.shape[0]--)                                                 \
+    X(expert_count, "scopes that do not divide", a->count.shape[0] = 5)                            \
+    X(balance_loss, "scopes that do not divide", a->count.shape[0] = 4)                            \
+    X(plan_rows, "capacity -1", a->capacity = -1)                                                  \
+    X(plan_rows, "too few rows", a->row_token.shape[0]--)                                          \
+    X(plan_receive, "align 0", a->align = 0)                                                       \
+    X(plan_receive, "stride -1", a->stride = -1)                                                   \
+    X(plan_receive, "blocks that do not fit", a->stride = 1000)                                    \
+    X(adamw, "beta1 = 1", a->beta1 = 1)                                                            \
+    X(adamw, "a short ctl", a->ctl.shape[0]--)
+
+/* Each entry works on a copy of good args; whether it is refused shows that the rule is there. */
+#define BREAK_ONE(name, what, change)                                                              \
+    if (l->in->test->op == SY_OP_##name) {                                                         \
+        op_loaded broken = *l;                                                                     \
+        sy_##name##_args *a = (sy_##name##_args *)(void *)broken.args;                             \
+        change;                                                                                    \
+        const bool ok = refused(&broken, NULL, why, sizeof why);                                   \
+        op_verdict(runner, ok, "%s with %s was not refused: %s", #name, what, why);                \
+    }
+static void break_rules(op_runner *runner, op_loaded *l)
+{
+    char why[400];
+    BREAKS(BREAK_ONE)
+}
+
 /* Column ranges of one matrix lie within each other's span and yet apart: q, k and v of a fused
  * projection. */
 static void columns_are_apart(op_runner *runner)
@@ -167,6 +217,7 @@ void op_contract_test(op_runner *runner, const op_test *test)
             op_load(&l, &in, runner->dev[0], runner->stream[0], a);
             spoil_each(runner, &l);
             overlap_each(runner, &l);
+            break_rules(runner, &l);
             op_unload(&l);
         }
         op_instance_free(&in);
