@@ -20,9 +20,7 @@ sy_status sy_engine_load(sy_engine *engine, const char *path)
     return sy_checkpoint_load(path, &state, SY_LOAD_MODEL, engine->mesh);
 }
 
-/* The largest ep that divides both ranks and experts: a model trained at ep 64 is evaluated on a
- * laptop without being told. */
-static int32_t fit_ep(int32_t ranks, int32_t experts)
+int32_t sy_largest_ep(int32_t ranks, int32_t experts)
 {
     int32_t ep = experts > 0 ? ranks : 1;
     while (ep > 1 && (ranks % ep != 0 || experts % ep != 0)) {
@@ -31,6 +29,7 @@ static int32_t fit_ep(int32_t ranks, int32_t experts)
     return ep;
 }
 
+/* A model trained at ep 64 is evaluated on a laptop without being told. */
 static sy_status fit_layout(const sy_comm *world, sy_run_settings *s)
 {
     sy_status st = SY_OK;
@@ -38,7 +37,7 @@ static sy_status fit_layout(const sy_comm *world, sy_run_settings *s)
     char text[16];
     if (world->size % ep != 0 || (s->moe->experts > 0 && s->moe->experts % ep != 0) ||
         (s->moe->experts == 0 && ep > 1)) {
-        snprintf(text, sizeof text, "%d", fit_ep(world->size, s->moe->experts));
+        snprintf(text, sizeof text, "%d", sy_largest_ep(world->size, s->moe->experts));
         SY_TRY(sy_config_default(s->config, "parallel.ep", text));
     }
 cleanup:

@@ -22,6 +22,9 @@ sy_status sy_model_load(const char *ckpt, const char *const *overrides, int32_t 
                         sy_engine_use use, const sy_env *env, sy_loaded_model *out);
 void sy_loaded_model_free(sy_loaded_model *model);
 
+/* The largest ep that divides both ranks and experts; dense: 1. Not collective. */
+int32_t sy_largest_ep(int32_t ranks, int32_t experts);
+
 /* Load the parameters of an engine from a checkpoint file. Collective. */
 sy_status sy_engine_load(sy_engine *engine, const char *path);
 
