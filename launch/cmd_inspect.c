@@ -4,6 +4,7 @@
 #include "checkpoint/checkpoint.h"
 #include "core/alloc.h"
 #include "launch/cli.h"
+#include "parallel/param.h"
 #include "train/run.h"
 
 static int64_t numel(const sy_checkpoint_entry *entry)
@@ -17,7 +18,7 @@ static int64_t numel(const sy_checkpoint_entry *entry)
 
 static bool is_model(const sy_checkpoint_entry *entry)
 {
-    return strncmp(entry->path, "model/", 6) == 0 || strncmp(entry->path, "/model/", 7) == 0;
+    return strncmp(entry->path, "model/", 6) == 0;
 }
 
 static void print_shape(const sy_checkpoint_entry *entry)
@@ -41,10 +42,22 @@ static void print_text(const char *path, const sy_checkpoint_info *info, bool pa
            path, info->kind, (long)info->step, (long)info->tokens_seen, info->created,
            info->producer, (long)n_model, (long)n_bytes, info->n_entries);
     for (int32_t i = 0; params && i < info->n_entries; i++) {
-        printf("  %-56s %-5s ", info->entry[i].path, sy_dtype_name(info->entry[i].dtype));
+        printf("  /%-55s %-5s ", info->entry[i].path, sy_dtype_name(info->entry[i].dtype));
         print_shape(&info->entry[i]);
     }
     printf("\nconfiguration:\n%s", info->config_yaml);
+}
+
+static json_t *entry_json(const sy_checkpoint_entry *entry)
+{
+    json_t *shape = json_array();
+    char path[SY_PARAM_NAME + 16];
+    for (int32_t d = 0; d < entry->n_dim; d++) {
+        json_array_append_new(shape, json_integer(entry->shape[d]));
+    }
+    snprintf(path, sizeof path, "/%s", entry->path);
+    return json_pack("{s:s, s:o, s:s}", "path", path, "shape", shape, "dtype",
+                     sy_dtype_name(entry->dtype));
 }
 
 static sy_status print_json(const sy_checkpoint_info *info)
@@ -52,13 +65,9 @@ static sy_status print_json(const sy_checkpoint_info *info)
     sy_status st = SY_OK;
     json_t *params = json_array(), *all = NULL;
     for (int32_t i = 0; i < info->n_entries; i++) {
-        json_t *shape = json_array();
-        for (int32_t d = 0; d < info->entry[i].n_dim; d++) {
-            json_array_append_new(shape, json_integer(info->entry[i].shape[d]));
+        if (is_model(&info->entry[i])) {
+            json_array_append_new(params, entry_json(&info->entry[i]));
         }
-        json_array_append_new(params,
-                              json_pack("{s:s, s:o, s:s}", "path", info->entry[i].path, "shape",
-                                        shape, "dtype", sy_dtype_name(info->entry[i].dtype)));
     }
     all = json_pack("{s:s, s:I, s:s, s:o}", "kind", info->kind, "step", (json_int_t)info->step,
                     "config", info->config_yaml, "params", params);
