@@ -3,12 +3,14 @@
 
 A comment speaks for all declarations below it up to the next blank line or comment. "Collective over X" or "Not
 collective" may stand in that comment, or once for several in an earlier comment of the header that says so of more
-than one ("Not collective, all three.", "Nothing here is collective.").
+than one ("Not collective, all three.", "Nothing here is collective."). Folders that may not include parallel/ cannot
+communicate: there it goes without saying.
 """
 
 import re
 import sys
 
+import lint_layers
 import lint_lib
 
 COMMENT = re.compile(r'/\*.*?\*/', re.S)
@@ -41,23 +43,24 @@ def speaks_for_many(text):
     return any(MANY.search(sentence) for sentence in SENTENCE.findall(text))
 
 
-def check_header(source):
+def check_header(source, may_communicate):
     blocks = list(comments(source))
     for function in source.declarations():
         block = block_of(source, function, blocks)
         where = f"{source.path}:{function.line} {function.name}"
         if block is None:
             yield f"{where} has no comment above it"
-        elif not says_collective(block[2]) and not any(
+        elif may_communicate and not says_collective(block[2]) and not any(
                 speaks_for_many(b[2]) for b in blocks if b[1] <= function.begin):
             yield f"{where} does not say whether it is collective"
 
 
 def check(tree):
+    folders, _ = lint_layers.read_table(tree)
     found = []
     for source in tree.headers():
         if not source.path.endswith("_impl.h"):
-            found += check_header(source)
+            found += check_header(source, "parallel" in folders.get(source.folder, ()))
     return found
 
 

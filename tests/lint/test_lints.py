@@ -76,7 +76,7 @@ PLANTS = {
 
     "core/planted_doc.h": ("/* What it does. Not collective. */\n\nint sy_planted_bare(void);\n",
                            "docs", "sy_planted_bare has no comment"),
-    "core/planted_collective.h": ("/* What it does. */\nint sy_planted_silent(void);\n",
+    "moe/planted_collective.h": ("/* What it does. */\nint sy_planted_silent(void);\n",
                                   "docs", "sy_planted_silent does not say"),
 
     "core/planted_alone.h": ("/* Needs stdint. Not collective. */\nint32_t sy_planted_alone(void);\n",
@@ -93,6 +93,7 @@ PLANTS = {
 }
 
 INNOCENT = {
+    "data/innocent_local.h": "#ifndef SY_B\n#define SY_B\n/* Cannot communicate. */\nint sy_innocent_c(void);\n#endif\n",
     "core/innocent.h": """/* Look-alikes. Nothing here is collective. */
 #ifndef SY_CORE_INNOCENT_H
 #define SY_CORE_INNOCENT_H
