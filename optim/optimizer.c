@@ -1,6 +1,8 @@
 #include "optim/optimizer.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "core/alloc.h"
 
@@ -152,6 +154,22 @@ cleanup:
     return st;
 }
 
+/* A run in fp32 has no masters: there, the values are the masters. */
+typedef struct master_emit {
+    sy_emit *emit;
+    void *to;
+} master_emit;
+
+static sy_status emit_master(void *self, const sy_field *field)
+{
+    const master_emit *m = self;
+    sy_field f = *field;
+    char values[2 * SY_PARAM_NAME];
+    snprintf(values, sizeof values, "model/%s", field->name + strlen("optim/master/"));
+    f.instead = values;
+    return m->emit(m->to, &f);
+}
+
 sy_status sy_optimizer_walk(void *self, sy_emit *emit, void *to)
 {
     sy_status st = SY_OK;
@@ -167,10 +185,11 @@ sy_status sy_optimizer_walk(void *self, sy_emit *emit, void *to)
                   .shape_glb = {1},
                   .parts = &part};
     if (opt->master != NULL) {
-        SY_TRY(sy_params_walk_shard(params, "optim/master", params->wide, opt->master, emit, to));
+        SY_TRY(sy_params_walk_shard(params, "optim/master", params->wide, opt->master, true,
+                                    emit_master, &(master_emit){emit, to}));
     }
-    SY_TRY(sy_params_walk_shard(params, "optim/exp_avg", params->wide, opt->m, emit, to));
-    SY_TRY(sy_params_walk_shard(params, "optim/exp_avg_sq", params->wide, opt->v, emit, to));
+    SY_TRY(sy_params_walk_shard(params, "optim/exp_avg", params->wide, opt->m, false, emit, to));
+    SY_TRY(sy_params_walk_shard(params, "optim/exp_avg_sq", params->wide, opt->v, false, emit, to));
     SY_TRY(emit(to, &t));
 cleanup:
     return st;

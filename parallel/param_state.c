@@ -114,13 +114,14 @@ cleanup:
     return st;
 }
 
-static sy_status walk_all(walk *w, sy_dtype dtype, void *shard)
+static sy_status walk_all(walk *w, sy_dtype dtype, void *shard, bool narrow_only)
 {
     sy_status st = SY_OK;
     SY_REQUIRE(w->params->mesh, SY_ERR_INTERNAL, "parameters are walked before bind");
     for (int32_t i = 0; i < w->params->n; i++) {
         const sy_param *p = w->params->param[i];
-        bool wanted = !shard || p->spec.trainable;
+        bool narrow = p->value.dtype != w->params->wide;
+        bool wanted = !shard || (p->spec.trainable && (narrow || !narrow_only));
         for (int32_t k = 0; k < sy__param_n_pieces(p) && wanted; k++) {
             SY_TRY(emit_piece(w, p, k, dtype, shard));
         }
@@ -133,12 +134,12 @@ cleanup:
 sy_status sy_params_walk(const sy_params *params, const char *prefix, sy_emit *emit, void *to)
 {
     walk w = {.params = params, .prefix = prefix, .emit = emit, .to = to};
-    return walk_all(&w, params->compute, NULL);
+    return walk_all(&w, params->compute, NULL, false);
 }
 
 sy_status sy_params_walk_shard(const sy_params *params, const char *prefix, sy_dtype dtype,
-                               void *data, sy_emit *emit, void *to)
+                               void *data, bool narrow_only, sy_emit *emit, void *to)
 {
     walk w = {.params = params, .prefix = prefix, .emit = emit, .to = to};
-    return walk_all(&w, dtype, data);
+    return walk_all(&w, dtype, data, narrow_only);
 }

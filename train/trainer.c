@@ -1,5 +1,8 @@
 #include "train/trainer.h"
 
+#include <stdio.h>
+#include <string.h>
+
 #include "core/alloc.h"
 #include "parallel/agree.h"
 
@@ -34,10 +37,27 @@ cleanup:
     return st;
 }
 
+/* Of a run in bf16 the masters are the truth; a run in another precision goes on from them. */
+typedef struct value_emit {
+    const sy_trainer *trainer;
+    sy_emit *emit;
+    void *to;
+} value_emit;
+
+static sy_status emit_value(void *self, const sy_field *field)
+{
+    const value_emit *v = self;
+    sy_field f = *field;
+    char master[2 * SY_PARAM_NAME];
+    snprintf(master, sizeof master, "optim/master/%s", field->name + strlen("model/"));
+    f.prefer = v->trainer->engine->compute == v->trainer->engine->wide ? master : NULL;
+    return v->emit(v->to, &f);
+}
+
 static sy_status walk_model(void *self, sy_emit *emit, void *to)
 {
     sy_trainer *t = self;
-    return sy_params_walk(t->engine->params, "model", emit, to);
+    return sy_params_walk(t->engine->params, "model", emit_value, &(value_emit){t, emit, to});
 }
 
 static sy_status walk_sublayers(void *self, sy_emit *emit, void *to)

@@ -247,7 +247,7 @@ static void shards_written_in_one_layout_are_read_in_any_other(void **state)
             file.stream = m.compute;
             char *h_read = calloc((size_t)bytes, 1), *h_own = calloc((size_t)bytes, 1);
             assert_all_ok(
-                sy_params_walk_shard(m.params, "optim/m", wide, shard, test_file_load, &file));
+                sy_params_walk_shard(m.params, "optim/m", wide, shard, false, test_file_load, &file));
             assert_all_ok(test_download(m.compute, h_read, shard, bytes));
             assert_all_ok(copy_values_to_shard(&m, shard));
             assert_all_ok(test_download(m.compute, h_own, shard, bytes));
@@ -259,7 +259,7 @@ static void shards_written_in_one_layout_are_read_in_any_other(void **state)
         file.stream = m.compute;
         assert_all_ok(copy_values_to_shard(&m, shard));
         assert_all_ok(
-            sy_params_walk_shard(m.params, "optim/m", wide, shard, test_file_write, &file));
+            sy_params_walk_shard(m.params, "optim/m", wide, shard, false, test_file_write, &file));
         assert_all(test_file_merge(&file, mpi_test_world()) && file.n == 16);
         assert_all(file_is_initial(&file, "optim/m", wide));
         sy_device_free(m.dev, &shard);
