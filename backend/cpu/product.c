@@ -312,14 +312,31 @@ static int choose_threads(const run *r, int n_threads)
     return (int)sy__cpu_min(n_threads, sy__cpu_blocks(work + 1, WORTH_A_THREAD));
 }
 
-/* Large blocks pack least; smaller ones where that leaves threads idle or the workspace is too
- * small. */
+static int64_t greatest_height(const run *r)
+{
+    int64_t height = 0;
+    for (int64_t i = 0; i < r->n; i++) {
+        sy__product p;
+        r->at(r->list, i, &p);
+        height = p.M > height ? p.M : height;
+    }
+    return height;
+}
+
+/* Large blocks pack least: a is packed once per block of columns, b once per block of rows. Smaller
+   ones, still near to squares, where threads would be idle; products of unequal height need more.
+ */
 static void choose_blocks(run *r, int n_threads)
 {
-    const int64_t wanted = n_threads > 1 ? 4 * (int64_t)n_threads : 1;
+    const int64_t wanted = n_threads > 1 ? (r->n > 1 ? 4 : 2) * (int64_t)n_threads : 1;
     r->block_rows = r->block_cols = 512;
     while (r->block_cols > SY_TILE_N && count_all_blocks(r) < wanted) {
-        r->block_cols /= 2;
+        const int64_t height = sy__cpu_min(r->block_rows, greatest_height(r));
+        if (height > r->block_cols && r->block_rows > SY_TILE_M) {
+            r->block_rows /= 2;
+        } else {
+            r->block_cols /= 2;
+        }
     }
     while (r->block_rows > SY_TILE_M &&
            n_threads * bytes_of_worker(r->block_rows, r->block_cols) > SY_WORKSPACE_BYTES) {
