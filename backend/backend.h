@@ -1,5 +1,6 @@
-/* A device: memory, streams and events, and the table of ops that compute on it. The device owns its ops, streams and ledger.
-   Backends: ref (plain double), cpu, check (the cpu backend made hostile), cuda. Who holds a device pointer may not dereference it. */
+/* A device: memory, streams and events, and the table of ops that compute on it. The device owns
+   its ops, streams and ledger. Backends: ref (plain double), cpu, check (the cpu backend made
+   hostile), cuda. Who holds a device pointer may not dereference it. */
 #ifndef SY_BACKEND_BACKEND_H
 #define SY_BACKEND_BACKEND_H
 
@@ -11,15 +12,24 @@ extern "C" {
 
 /* What a block of memory is for: every byte is booked under one. */
 typedef enum sy_mem_tag {
-    SY_MEM_PARAMS, SY_MEM_GRADS, SY_MEM_OPTIM, SY_MEM_SAVED, SY_MEM_SCRATCH, SY_MEM_EXCHANGE, SY_MEM_BATCH,
-    SY_MEM_WORKSPACE, SY_MEM_CHECKPOINT, SY_MEM_OTHER, SY_N_MEM_TAGS
+    SY_MEM_PARAMS,
+    SY_MEM_GRADS,
+    SY_MEM_OPTIM,
+    SY_MEM_SAVED,
+    SY_MEM_SCRATCH,
+    SY_MEM_EXCHANGE,
+    SY_MEM_BATCH,
+    SY_MEM_WORKSPACE,
+    SY_MEM_CHECKPOINT,
+    SY_MEM_OTHER,
+    SY_N_MEM_TAGS
 } sy_mem_tag;
 const char *sy_mem_tag_name(sy_mem_tag tag);
 
 /* Bytes now and at most, per tag. Read by the memory report; written by the device alone. */
 typedef struct sy_ledger {
     int64_t now[SY_N_MEM_TAGS], peak[SY_N_MEM_TAGS], total_now, total_peak;
-    int64_t n_allocs; /* device allocations so far: constant over a warm step */
+    int64_t n_allocs;     /* device allocations so far: constant over a warm step */
     int64_t n_host_waits; /* times the host waited for a stream or event */
 } sy_ledger;
 
@@ -31,59 +41,67 @@ typedef struct sy_ops sy_ops;
 typedef struct sy_device_spec {
     const char *backend; /* "auto", "cpu", "check" (config name cpu_check), "ref", "cuda" */
     int32_t threads;     /* for the ops of one rank; 0: all cores of the process */
-    bool dry;            /* measure only: nothing is computed, allocations hand out addresses that nobody may touch */
+    bool dry; /* measure only: nothing is computed, allocations hand out addresses that nobody may
+                 touch */
 } sy_device_spec;
 
 struct sy_device {
-    char name[16];          /* the backend's name */
-    sy_dtype wide;          /* dtype of "wide" operands: F32, on ref F64 */
+    char name[16];              /* the backend's name */
+    sy_dtype wide;              /* dtype of "wide" operands: F32, on ref F64 */
     bool supports[SY_N_DTYPES]; /* as compute dtype */
     int32_t n_threads;
-    int32_t row_multiple;   /* expert rows are aligned to it */
+    int32_t row_multiple; /* expert rows are aligned to it */
     bool dry;
     sy_ledger ledger;
-    const sy_ops *ops;      /* NULL slots: lacking */
+    const sy_ops *ops; /* NULL slots: lacking */
     const struct sy_device_vt *vt;
-    void *self;             /* of the backend */
-    void *ops_self;         /* what the ops keep, made at their first use; freed by ops_self_free at close */
+    void *self; /* of the backend */
+    void
+        *ops_self; /* what the ops keep, made at their first use; freed by ops_self_free at close */
     void (*ops_self_free)(void *ops_self);
 };
 
-/* Open a device. Not collective. A backend that was not built: SY_ERR_UNSUPPORTED, "backend 'cuda' was not built; reconfigure with
-   -Dcuda=enabled"; an unknown name: SY_ERR_USAGE with the nearest. */
+/* Open a device. Not collective. A backend that was not built: SY_ERR_UNSUPPORTED, "backend 'cuda'
+   was not built; reconfigure with -Dcuda=enabled"; an unknown name: SY_ERR_USAGE with the nearest.
+ */
 sy_status sy_device_open(const sy_device_spec *spec, sy_device **out);
 void sy_device_close(sy_device **dev);
 /* Names of the backends in this build, NULL-terminated. */
 const char *const *sy_backend_names(void);
 
-/* Device memory, 64-byte aligned, contents zero. bytes == 0 gives a valid pointer. Exhausted: SY_ERR_MEMORY naming tag and bytes. */
+/* Device memory, 64-byte aligned, contents zero. bytes == 0 gives a valid pointer. Exhausted:
+ * SY_ERR_MEMORY naming tag and bytes. */
 sy_status sy_device_alloc(sy_device *dev, int64_t bytes, sy_mem_tag tag, void **out);
 void sy_device_free(sy_device *dev, void *ptr_to_ptr);
-/* Where a function run by sy_stream_call on this device may touch the memory behind a device pointer (identity on cpu and ref; the
-   second mapping on check; NULL on cuda). NULL and host pointers come back as they are. */
+/* Where a function run by sy_stream_call on this device may touch the memory behind a device
+   pointer (identity on cpu and ref; the second mapping on check; NULL on cuda). NULL and host
+   pointers come back as they are. */
 void *sy_device_host_view(const sy_device *dev, const void *ptr);
 
-/* Streams run what is enqueued in order. cpu and ref run it at once, inside the enqueue; check on a worker thread of the stream.
-   Each stream owns a workspace (sy_stream_workspace) that the ops on it may use as scratch. */
+/* Streams run what is enqueued in order. cpu and ref run it at once, inside the enqueue; check on a
+   worker thread of the stream. Each stream owns a workspace (sy_stream_workspace) that the ops on
+   it may use as scratch. */
 sy_status sy_stream_create(sy_device *dev, const char *name, sy_stream **out);
 void sy_stream_destroy(sy_stream **stream);
 sy_device *sy_stream_device(const sy_stream *stream);
-/* Wait for all that was enqueued; returns the first error of the stream since the last wait. Counted in ledger.n_host_waits. */
+/* Wait for all that was enqueued; returns the first error of the stream since the last wait.
+ * Counted in ledger.n_host_waits. */
 sy_status sy_stream_sync(sy_stream *stream);
-/* Copies and zero fill. Enqueued. h_ pointers are host memory and must stay valid until the stream has passed the call. */
+/* Copies and zero fill. Enqueued. h_ pointers are host memory and must stay valid until the stream
+ * has passed the call. */
 sy_status sy_copy_h2d(sy_stream *stream, void *dst, const void *h_src, int64_t bytes);
 sy_status sy_copy_d2h(sy_stream *stream, void *h_dst, const void *src, int64_t bytes);
 sy_status sy_copy_d2d(sy_stream *stream, void *dst, const void *src, int64_t bytes);
 sy_status sy_zero(sy_stream *stream, void *dst, int64_t bytes);
-/* Run fn(stream, copy of args) in the stream's order, on the host. args_bytes <= SY_CALL_BYTES. For communication and tests; a dry
-   device never calls it. */
+/* Run fn(stream, copy of args) in the stream's order, on the host. args_bytes <= SY_CALL_BYTES. For
+   communication and tests; a dry device never calls it. */
 enum { SY_CALL_BYTES = 1024 };
 typedef sy_status sy_call(sy_stream *stream, const void *args);
 sy_status sy_stream_call(sy_stream *stream, sy_call *fn, const void *args, int64_t args_bytes);
 
-/* Tell the device that the next call on the stream reads (or writes) these bytes of device memory: what the args of a call point at
-   cannot be seen otherwise. check finds a missing wait with it and returns SY_ERR_INTERNAL; elsewhere it does nothing. Ops and copies
-   need none. */
+/* Tell the device that the next call on the stream reads (or writes) these bytes of device memory:
+   what the args of a call point at cannot be seen otherwise. check finds a missing wait with it and
+   returns SY_ERR_INTERNAL; elsewhere it does nothing. Ops and copies need none. */
 sy_status sy_stream_announce(sy_stream *stream, const void *ptr, int64_t bytes, bool writes);
 
 /* Events: recorded on one stream, waited for by another (enqueued) or by the host (counted). */
@@ -95,8 +113,8 @@ sy_status sy_event_sync(sy_event *event);
 /* Has the event passed? Never waits. */
 bool sy_event_done(sy_event *event);
 
-/* Scratch of the op that now runs on the stream: at least SY_WORKSPACE_BYTES, 64-byte aligned, contents undefined, per stream.
-   Called by op implementations only. */
+/* Scratch of the op that now runs on the stream: at least SY_WORKSPACE_BYTES, 64-byte aligned,
+   contents undefined, per stream. Called by op implementations only. */
 enum { SY_WORKSPACE_BYTES = 32 << 20 };
 void *sy_stream_workspace(sy_stream *stream);
 

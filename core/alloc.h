@@ -21,6 +21,7 @@ sy_status sy_asprintf(char **out, const char *format, ...) __attribute__((format
 /* Frees *(void **)ptr_to_ptr and sets it NULL; freeing NULL is fine. Call as sy_free(&p). */
 void sy_free(void *ptr_to_ptr);
 
+/* For tests and metrics. */
 int64_t sy_alloc_live(void);  /* blocks now held by the process */
 int64_t sy_alloc_total(void); /* sy_alloc and sy_realloc calls so far */
 

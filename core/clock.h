@@ -8,6 +8,7 @@
 extern "C" {
 #endif
 
+/* Reading and waiting; nothing here fails. */
 double sy_clock_s(void);                        /* monotonic seconds from an arbitrary start */
 void sy_clock_sleep_s(double s);                /* survives EINTR */
 void sy_clock_utc(char *buf, size_t buf_bytes); /* "2026-11-22T05:55:28Z" */

@@ -15,6 +15,7 @@ typedef enum sy_dtype { SY_F32, SY_BF16, SY_F64, SY_I32, SY_I64, SY_U8, SY_N_DTY
 
 typedef uint16_t sy_bf16; /* the upper half of an IEEE binary32 */
 
+/* Size of an element, its name, and whether it is one of the float types. */
 size_t sy_dtype_bytes(sy_dtype dtype);
 const char *sy_dtype_name(sy_dtype dtype); /* "f32", "bf16", ... */
 bool sy_dtype_is_float(sy_dtype dtype);

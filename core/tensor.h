@@ -41,6 +41,7 @@ sy_tensor sy_tensor_cols(const sy_tensor *t, int64_t first, int64_t n);
  * * D. */
 sy_tensor sy_tensor_heads(const sy_tensor *t, int64_t groups);
 
+/* Sizes and shape. */
 int64_t sy_tensor_numel(const sy_tensor *t); /* 0 where any extent is 0; absent: 0 */
 int64_t sy_tensor_bytes(const sy_tensor *t); /* numel * size of dtype */
 bool sy_tensor_is_contiguous(const sy_tensor *t);

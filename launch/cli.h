@@ -48,12 +48,14 @@ typedef struct sy_command {
  * collective. */
 sy_status sy_cli_parse(const sy_command *command, int argc, char **argv, sy_cli *out);
 void sy_cli_free(sy_cli *cli);
-/* Text for --help; freed with sy_free. */
+/* Text for --help; freed with sy_free. Not collective. */
 sy_status sy_cli_help(const sy_command *command, char **out);
 
-/* Values by option name (which the command's table has). Not given: *out untouched. */
+/* Values by option name (which the command's table has). Not given: *out untouched. Not collective.
+ */
 bool sy_cli_given(const sy_cli *cli, const char *name);
-const char *sy_cli_text(const sy_cli *cli, const char *name); /* NULL if not given */
+const char *sy_cli_text(const sy_cli *cli,
+                        const char *name); /* NULL if not given. Not collective. */
 sy_status sy_cli_i64(const sy_cli *cli, const char *name, int64_t min, int64_t max, int64_t *out);
 sy_status sy_cli_f64(const sy_cli *cli, const char *name, double min, double max, double *out);
 const char *const *sy_cli_list(const sy_cli *cli, const char *name, int32_t *n);

@@ -3,6 +3,7 @@
 #include <mpi.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -50,7 +51,7 @@ static const char *launcher_rank(void)
 bool sy_env_is_root(void)
 {
     const char *rank = launcher_rank();
-    return rank == NULL || atoi(rank) == 0;
+    return rank == NULL || strcmp(rank, "0") == 0;
 }
 
 /* The launcher died: so do we, whatever we are doing, and write nothing more. */

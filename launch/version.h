@@ -10,7 +10,7 @@ extern "C" {
 
 #define SY_VERSION "0.1.0"
 
-/* Version, backends and library versions. */
+/* Version, backends and library versions. Not collective. */
 void sy_version_print(FILE *out);
 
 #ifdef __cplusplus

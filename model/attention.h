@@ -1,4 +1,5 @@
-/* Causal self-attention with rotary positions and grouped queries, optional q/k norm and QKV bias: a sublayer. */
+/* Causal self-attention with rotary positions and grouped queries, optional q/k norm and QKV bias:
+ * a sublayer. */
 #ifndef SY_MODEL_ATTENTION_H
 #define SY_MODEL_ATTENTION_H
 
@@ -9,7 +10,8 @@
 extern "C" {
 #endif
 
-/* Not collective. config lives as long as the sublayer. Llama 2/3, Qwen2 (bias), Qwen3 (norm per head), OLMoE (norm over all heads). */
+/* Not collective. config lives as long as the sublayer. Llama 2/3, Qwen2 (bias), Qwen3 (norm per
+ * head), OLMoE (norm over all heads). */
 sy_status sy_attention_create(const sy_model_config *config, sy_sublayer *out);
 
 #ifdef __cplusplus

@@ -1,4 +1,5 @@
-/* One layer: x += attention(norm(x)); x += ffn(norm(x)). Recompute of a whole block happens here. */
+/* One layer: x += attention(norm(x)); x += ffn(norm(x)). Recompute of a whole block happens here.
+ */
 #ifndef SY_MODEL_BLOCK_H
 #define SY_MODEL_BLOCK_H
 
@@ -16,11 +17,14 @@ typedef struct sy_block {
     sy_sublayer attn, ffn; /* owned */
 } sy_block;
 
+/* Declare norms and sublayers under "layers/<i>". Not collective. */
 sy_status sy_block_declare(sy_block *block, sy_params *params);
 /* y = block(x), [T, H]. Collective as its sublayers are. */
-sy_status sy_block_forward(sy_block *block, sy_pass *p, const sy_tensor *x, sy_tensor *y, void **saved);
+sy_status sy_block_forward(sy_block *block, sy_pass *p, const sy_tensor *x, sy_tensor *y,
+                           void **saved);
 /* g [T, H]: the gradient of y on entry, of x on return. Collective likewise. */
-sy_status sy_block_backward(sy_block *block, sy_pass *p, void *saved, const sy_tensor *x, sy_tensor *g);
+sy_status sy_block_backward(sy_block *block, sy_pass *p, void *saved, const sy_tensor *x,
+                            sy_tensor *g);
 
 #ifdef __cplusplus
 }

@@ -1,4 +1,5 @@
-/* Final norm, head and cross-entropy, in chunks of tokens: full logits never exist. In training the head's gradients are computed on the spot. */
+/* Final norm, head and cross-entropy, in chunks of tokens: full logits never exist. In training the
+ * head's gradients are computed on the spot. */
 #ifndef SY_MODEL_HEAD_H
 #define SY_MODEL_HEAD_H
 
@@ -9,9 +10,13 @@
 extern "C" {
 #endif
 
-typedef struct sy_head { const sy_model_config *config; sy_param *norm, *weight; } sy_head;
+typedef struct sy_head {
+    const sy_model_config *config;
+    sy_param *norm, *weight;
+} sy_head;
 
-/* p->nll [T] of the last block's output x [T, H]; dx [T, H] (absent: evaluation) the gradient of x, and gradients of norm and weight +=. Not collective. */
+/* p->nll [T] of the last block's output x [T, H]; dx [T, H] (absent: evaluation) the gradient of x,
+ * and gradients of norm and weight +=. Not collective. */
 sy_status sy_head_loss(const sy_head *head, sy_pass *p, const sy_tensor *x, sy_tensor *dx);
 /* logits [V] wide of the last row of x. Not collective. */
 sy_status sy_head_logits(const sy_head *head, sy_pass *p, const sy_tensor *x, sy_tensor *logits);

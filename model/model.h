@@ -1,4 +1,5 @@
-/* The decoder: embedding, blocks, final norm, head. The feed-forward sublayer of each block is handed in, so it knows nothing of experts. */
+/* The decoder: embedding, blocks, final norm, head. The feed-forward sublayer of each block is
+ * handed in, so it knows nothing of experts. */
 #ifndef SY_MODEL_MODEL_H
 #define SY_MODEL_MODEL_H
 
@@ -23,19 +24,25 @@ sy_status sy_model_declare(sy_model *model, sy_params *params);
 /* What a forward leaves for its backward; one per micro-batch in flight, from p->host. */
 typedef struct sy_model_saved sy_model_saved;
 
-/* TRAIN, EVAL: nll of every token into p->nll, its sum into p->stats->nll_sum. TRAIN also computes the head's gradients (full logits never exist), so
-   p->per_loss_token must be known. *saved NULL allowed for EVAL. Collective over the groups of the sublayers, also with T = 0. */
+/* TRAIN, EVAL: nll of every token into p->nll, its sum into p->stats->nll_sum. TRAIN also computes
+   the head's gradients (full logits never exist), so p->per_loss_token must be known. *saved NULL
+   allowed for EVAL. Collective over the groups of the sublayers, also with T = 0. */
 sy_status sy_model_forward(sy_model *model, sy_pass *p, sy_model_saved **saved);
 sy_status sy_model_backward(sy_model *model, sy_pass *p, sy_model_saved *saved);
-/* DECODE: logits [V] wide of the last of the T tokens (T = 0 on ranks that only serve experts: logits are not written). Collective as above. */
+/* DECODE: logits [V] wide of the last of the T tokens (T = 0 on ranks that only serve experts:
+ * logits are not written). Collective as above. */
 sy_status sy_model_decode(sy_model *model, sy_pass *p, sy_tensor *logits);
-/* After the step's decision. h_load [L, E] over all ranks, NULL where dense. */
-sy_status sy_model_end_step(sy_model *model, const int64_t *h_load, int32_t E, bool skipped, sy_stream *stream);
-/* State of the sublayers that is not a parameter, as a state owner (parallel/state.h). */
+/* After the step's decision. h_load [L, E] over all ranks, NULL where dense. Not collective. */
+sy_status sy_model_end_step(sy_model *model, const int64_t *h_load, int32_t E, bool skipped,
+                            sy_stream *stream);
+/* State of the sublayers that is not a parameter, as a state owner (parallel/state.h). Not
+ * collective. */
 sy_status sy_model_walk(sy_model *model, sy_emit *emit, void *to);
 
-/* The table of sy_rope_args: [positions, D] wide, built on the host and copied; from `arena`. */
-sy_status sy_rope_table(const sy_model_config *config, int64_t positions, sy_arena *arena, sy_stream *stream, sy_dtype wide, sy_tensor *out);
+/* The table of sy_rope_args: [positions, D] wide, built on the host and copied; from `arena`. Not
+ * collective. */
+sy_status sy_rope_table(const sy_model_config *config, int64_t positions, sy_arena *arena,
+                        sy_stream *stream, sy_dtype wide, sy_tensor *out);
 
 #ifdef __cplusplus
 }

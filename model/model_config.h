@@ -19,7 +19,8 @@ typedef struct sy_model_config {
 
 extern const sy_config_section sy_model_section;
 
-/* Fill defaults that depend on other keys: kv_heads = heads, head_dim = hidden / heads (both 0 until then). After parsing. */
+/* Fill defaults that depend on other keys: kv_heads = heads, head_dim = hidden / heads (both 0
+ * until then). After parsing. Not collective. */
 sy_status sy_model_config_resolve(sy_config *config);
 
 #ifdef __cplusplus

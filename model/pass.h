@@ -1,6 +1,7 @@
-/* One micro-batch on its way through the model: whatever lives as long as it hangs here; layers keep nothing between calls.
-   Memory: `keep` lives until the micro-batch's backward is over; `saved` too, unless the block is recomputed (then it is the block's arena);
-   `scratch` is given back by whoever took from it before returning. */
+/* One micro-batch on its way through the model: whatever lives as long as it hangs here; layers
+   keep nothing between calls. Memory: `keep` lives until the micro-batch's backward is over;
+   `saved` too, unless the block is recomputed (then it is the block's arena); `scratch` is given
+   back by whoever took from it before returning. */
 #ifndef SY_MODEL_PASS_H
 #define SY_MODEL_PASS_H
 
@@ -15,68 +16,76 @@ extern "C" {
 
 typedef enum sy_pass_kind {
     SY_PASS_TRAIN,
-    SY_PASS_RECOMPUTE, /* a second forward for backward's sake: same bits; counts, routes and updates nothing */
+    SY_PASS_RECOMPUTE, /* a second forward for backward's sake: same bits; counts, routes and
+                          updates nothing */
     SY_PASS_EVAL,
-    SY_PASS_DECODE     /* with a key/value cache */
+    SY_PASS_DECODE /* with a key/value cache */
 } sy_pass_kind;
 
 typedef enum sy_recompute { SY_RECOMPUTE_NONE, SY_RECOMPUTE_MOE, SY_RECOMPUTE_BLOCK } sy_recompute;
 
-/* A micro-batch in device memory; T = B*S rows, possibly 0. Optional ones are absent (data NULL) as in sy_batch. */
+/* A micro-batch in device memory; T = B*S rows, possibly 0. Optional ones are absent (data NULL) as
+ * in sy_batch. */
 typedef struct sy_device_batch {
     int32_t B, S;
     int64_t T;
     sy_tensor ids, targets, loss_weight, routed, pos, doc, token_glb; /* [T] */
 } sy_device_batch;
 
-/* Per-layer sums of a step on this rank; zeroed by the trainer when a step starts, reduced when it ends. */
+/* Per-layer sums of a step on this rank; zeroed by the trainer when a step starts, reduced when it
+ * ends. */
 enum { SY_SUM_ENTROPY, SY_SUM_CONFIDENCE, SY_SUM_AUX, SY_SUM_Z, SY_N_SUMS };
 typedef struct sy_stats {
-    sy_tensor load, kept;     /* [L, E] I64: choices, and choices that were not dropped */
-    sy_tensor sums;           /* [L, SY_N_SUMS] F64 */
-    sy_tensor nll_sum;        /* [1] F64: sum of nll over this rank's loss tokens */
+    sy_tensor load, kept; /* [L, E] I64: choices, and choices that were not dropped */
+    sy_tensor sums;       /* [L, SY_N_SUMS] F64 */
+    sy_tensor nll_sum;    /* [1] F64: sum of nll over this rank's loss tokens */
     double dispatch_s, combine_s, experts_s; /* host time inside; streams that run at once only */
     int64_t n_host_waits, n_extra_passes;
 } sy_stats;
 
-/* Small host memory of a pass: chunks are kept and used again, so a warm step allocates nothing. */
+/* Small host memory of a pass: chunks are kept and used again, so a warm step allocates nothing.
+ * Not collective. */
 typedef struct sy_host_arena {
     char **chunk;
     int64_t *chunk_bytes;
     int32_t n_chunks, chunk_idx;
     int64_t used;
 } sy_host_arena;
-sy_status sy_host_arena_alloc(sy_host_arena *arena, int64_t bytes, void **out); /* zeroed */
+sy_status sy_host_arena_alloc(sy_host_arena *arena, int64_t bytes,
+                              void **out); /* zeroed. Not collective. */
 void sy_host_arena_reset(sy_host_arena *arena);
 void sy_host_arena_free(sy_host_arena *arena);
 
 typedef struct sy_pass {
     sy_pass_kind kind;
     int64_t step;
-    int32_t micro_idx;        /* in the step's global batch */
+    int32_t micro_idx; /* in the step's global batch */
     uint64_t seed;
     sy_recompute recompute;
     sy_dtype compute, wide;
     const sy_device_batch *batch;
-    int64_t T_max;            /* the largest T any rank may have in this run: sizes of fixed buffers */
+    int64_t T_max; /* the largest T any rank may have in this run: sizes of fixed buffers */
     const sy_mesh *mesh;
     sy_stream *stream, *comm; /* compute and communication */
     sy_arena *keep, *saved, *scratch, *block;
     sy_host_arena *host;
-    double per_loss_token, per_routed_token; /* 1 / count over the step's global batch, known before the first backward */
-    sy_grad_sync *grads;      /* NULL unless this is the last micro-batch of a step */
-    sy_tensor rope;           /* [P, D] wide, see sy_rope_args */
-    sy_tensor nll;            /* [T] wide, written by the head */
-    struct sy_kv *kv;         /* DECODE */
-    int32_t layer;            /* the block that now runs */
-    void *carry;              /* between layers of one family, its gradient on the way back */
-    sy_stats *stats;          /* NULL: count nothing */
-    bool generous;            /* evaluation: eval capacity instead of training capacity */
+    double per_loss_token, per_routed_token; /* 1 / count over the step's global batch, known before
+                                                the first backward */
+    sy_grad_sync *grads; /* NULL unless this is the last micro-batch of a step */
+    sy_tensor rope;      /* [P, D] wide, see sy_rope_args */
+    sy_tensor nll;       /* [T] wide, written by the head */
+    struct sy_kv *kv;    /* DECODE */
+    int32_t layer;       /* the block that now runs */
+    void *carry;         /* between layers of one family, its gradient on the way back */
+    sy_stats *stats;     /* NULL: count nothing */
+    bool generous;       /* evaluation: eval capacity instead of training capacity */
 } sy_pass;
 
-/* y = x W^T; dx = dy W (beta 0 or 1); dW += dy^T x. x [T, in], w [out, in], dy [T, out], dw [out, in] wide, absent: frozen (nothing is done). */
+/* y = x W^T; dx = dy W (beta 0 or 1); dW += dy^T x. x [T, in], w [out, in], dy [T, out], dw [out,
+ * in] wide, absent: frozen (nothing is done). Not collective. */
 sy_status sy_linear_forward(sy_pass *p, const sy_tensor *x, const sy_tensor *w, sy_tensor *y);
-sy_status sy_linear_dgrad(sy_pass *p, const sy_tensor *dy, const sy_tensor *w, sy_tensor *dx, double beta);
+sy_status sy_linear_dgrad(sy_pass *p, const sy_tensor *dy, const sy_tensor *w, sy_tensor *dx,
+                          double beta);
 sy_status sy_linear_wgrad(sy_pass *p, const sy_tensor *dy, const sy_tensor *x, const sy_tensor *dw);
 
 #ifdef __cplusplus

@@ -1,4 +1,5 @@
-/* The slot of a block: attention, dense MLP, MoE, and whatever else maps [T, H] to [T, H]. A sublayer holds parameters only. */
+/* The slot of a block: attention, dense MLP, MoE, and whatever else maps [T, H] to [T, H]. A
+ * sublayer holds parameters only. */
 #ifndef SY_MODEL_SUBLAYER_H
 #define SY_MODEL_SUBLAYER_H
 
@@ -14,17 +15,24 @@ typedef struct sy_sublayer_ops {
     sy_status (*declare)(void *self, const char *prefix, sy_params *params);
     /* Emit persistent state that is not a parameter. (optional) */
     sy_status (*walk)(void *self, const char *prefix, sy_emit *emit, void *to);
-    /* y = f(x); x, y [T, H] compute dtype. x stays valid until backward. saved NULL: keep nothing (EVAL, DECODE). TRAIN sets *saved; RECOMPUTE gets
-       the *saved of the TRAIN pass and fills in what was not kept. Collective over the groups the sublayer talks over, also with T = 0. */
+    /* y = f(x); x, y [T, H] compute dtype. x stays valid until backward. saved NULL: keep nothing
+       (EVAL, DECODE). TRAIN sets *saved; RECOMPUTE gets the *saved of the TRAIN pass and fills in
+       what was not kept. Collective over the groups the sublayer talks over, also with T = 0. */
     sy_status (*forward)(void *self, sy_pass *p, const sy_tensor *x, sy_tensor *y, void **saved);
-    /* dx = df/dx^T dy (written, not added); parameters' gradients +=. dx absent: nothing below trains. */
-    sy_status (*backward)(void *self, sy_pass *p, void *saved, const sy_tensor *x, const sy_tensor *dy, sy_tensor *dx);
-    /* After the step's decision; h_load, h_kept [E] I64 of this layer over all ranks (NULL in a dense layer). (optional) */
+    /* dx = df/dx^T dy (written, not added); parameters' gradients +=. dx absent: nothing below
+     * trains. */
+    sy_status (*backward)(void *self, sy_pass *p, void *saved, const sy_tensor *x,
+                          const sy_tensor *dy, sy_tensor *dx);
+    /* After the step's decision; h_load, h_kept [E] I64 of this layer over all ranks (NULL in a
+     * dense layer). (optional) */
     sy_status (*end_step)(void *self, const int64_t *h_load, bool skipped, sy_stream *stream);
     void (*destroy)(void *self);
 } sy_sublayer_ops;
 
-typedef struct sy_sublayer { const sy_sublayer_ops *ops; void *self; } sy_sublayer;
+typedef struct sy_sublayer {
+    const sy_sublayer_ops *ops;
+    void *self;
+} sy_sublayer;
 
 #ifdef __cplusplus
 }

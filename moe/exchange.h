@@ -17,6 +17,7 @@ typedef struct sy_exchange_ops {
 } sy_exchange_ops;
 
 extern const sy_exchange_ops sy_exchange_exact, sy_exchange_padded;
+/* The exchange that a plan asks for. Not collective. */
 const sy_exchange_ops *sy_exchange_of(const sy_plan *plan);
 
 /* x [T, H] compute dtype -> rows [R, H] of one pass, in computed order; extra [n_wire, 1] ->

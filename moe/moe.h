@@ -15,7 +15,8 @@ extern "C" {
 sy_status sy_moe_create(const sy_model_config *model, const sy_moe_config *config, int32_t layer,
                         sy_sublayer *out);
 
-/* Parameters that a token uses in this sublayer: router, K experts, shared experts. For FLOPs. */
+/* Parameters that a token uses in this sublayer: router, K experts, shared experts. For FLOPs. Not
+ * collective. */
 int64_t sy_moe_active_params(const sy_model_config *model, const sy_moe_config *config);
 
 #ifdef __cplusplus

@@ -80,9 +80,11 @@ static int32_t every(const char *text)
     return *end == '\0' && end != text + 6 && n >= 1 && n <= 1000 ? (int32_t)n : 0;
 }
 
-static bool is_number(const char *text)
+/* The number of a layer; -1 if the text is none. */
+static int32_t layer_number(const char *text)
 {
-    return *text != '\0' && strspn(text, "0123456789") == strlen(text) && strlen(text) < 6;
+    bool digits = *text != '\0' && strspn(text, "0123456789") == strlen(text) && strlen(text) < 6;
+    return digits ? (int32_t)strtol(text, NULL, 10) : -1;
 }
 
 static sy_status check_layers(const sy_moe_config *m, const sy_config *config)
@@ -90,7 +92,7 @@ static sy_status check_layers(const sy_moe_config *m, const sy_config *config)
     for (int32_t i = 0; i < m->layers.n; i++) {
         const char *text = m->layers.item[i];
         bool word = strcmp(text, "all") == 0 || every(text) > 0;
-        if (!(m->layers.n == 1 && word) && !is_number(text)) {
+        if (!(m->layers.n == 1 && word) && layer_number(text) < 0) {
             return sy_config_error(config, "moe.layers",
                                    "'%s' is not all, every:N or a list of layer numbers", text);
         }
@@ -173,7 +175,7 @@ sy_status sy_moe_config_resolve(sy_config *config, int32_t n_layers, int32_t ffn
         SY_TRY(sy_config_default(config, "moe.normalize_weights", "false"));
     }
     for (int32_t i = 0; i < m->layers.n; i++) {
-        if (is_number(m->layers.item[i]) && atoi(m->layers.item[i]) >= n_layers) {
+        if (layer_number(m->layers.item[i]) >= n_layers) {
             SY_TRY(sy_config_error(config, "moe.layers", "there is no layer %s: model.layers is %d",
                                    m->layers.item[i], n_layers));
         }
@@ -191,7 +193,7 @@ bool sy_moe_config_layer(const sy_moe_config *config, int32_t layer)
         const char *text = config->layers.item[i];
         int32_t n = every(text);
         if (strcmp(text, "all") == 0 || (n > 0 && layer % n == n - 1) ||
-            (is_number(text) && atoi(text) == layer)) {
+            layer_number(text) == layer) {
             return true;
         }
     }

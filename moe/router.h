@@ -49,9 +49,9 @@ typedef struct sy_router_ops {
                           const sy_choices *c, const sy_tensor *g, sy_tensor *dz);
 } sy_router_ops;
 
-/* NULL if there is none of that name. */
+/* NULL if there is none of that name. Not collective. */
 const sy_router_ops *sy_router_find(const char *name);
-/* All names, NULL-terminated. */
+/* All names, NULL-terminated. Not collective. */
 const char *const *sy_router_names(void);
 
 #ifdef __cplusplus

@@ -28,14 +28,16 @@ typedef struct sy_update {
 /* After the parameters are bound. Not collective. */
 sy_status sy_optimizer_create(const sy_optim_config *config, sy_params *params, sy_optimizer **out);
 void sy_optimizer_destroy(sy_optimizer **opt);
-/* Masters = values (after initialisation, or a load of weights without masters). Enqueued. */
+/* Masters = values (after initialisation, or a load of weights without masters). Enqueued. Not
+ * collective. */
 sy_status sy_optimizer_sync_masters(sy_optimizer *opt, sy_stream *stream);
 /* One update of this rank's ranges; all gradients are zero afterwards. The values of the ranges
  * change; zero 1 wants sy_grad_sync_gather next. Not collective. */
 sy_status sy_optimizer_step(sy_optimizer *opt, const sy_update *update, sy_stream *stream);
-/* State owner: optim/master (bf16 models), optim/exp_avg, optim/exp_avg_sq, state/optim_t. */
+/* State owner: optim/master (bf16 models), optim/exp_avg, optim/exp_avg_sq, state/optim_t. Not
+ * collective. */
 sy_status sy_optimizer_walk(void *self, sy_emit *emit, void *to);
-/* Factor on gradients: clip_norm / norm where that is below 1. clip_norm 0: 1. */
+/* Factor on gradients: clip_norm / norm where that is below 1. clip_norm 0: 1. Not collective. */
 double sy_clip_scale(double norm, double clip_norm);
 
 #ifdef __cplusplus

@@ -1,4 +1,5 @@
-/* At phase edges all ranks agree on the worst status, so that no rank goes on into a collective that another will not reach. */
+/* At phase edges all ranks agree on the worst status, so that no rank goes on into a collective
+ * that another will not reach. */
 #ifndef SY_PARALLEL_AGREE_H
 #define SY_PARALLEL_AGREE_H
 
@@ -8,10 +9,11 @@
 extern "C" {
 #endif
 
-/* Collective over host. Returns the worst of all ranks' `mine`; where it is an error, this thread's trace becomes that of the lowest rank
-   that has it (with its rank), on every rank. */
+/* Collective over host. Returns the worst of all ranks' `mine`; where it is an error, this thread's
+   trace becomes that of the lowest rank that has it (with its rank), on every rank. */
 sy_status sy_agree(sy_comm *host, sy_status mine);
-/* Collective over host. SY_ERR_USAGE naming `what`, min and max over the ranks where value is not the same on all. */
+/* Collective over host. SY_ERR_USAGE naming `what`, min and max over the ranks where value is not
+ * the same on all. */
 sy_status sy_agree_same(sy_comm *host, int64_t value, const char *what);
 
 #ifdef __cplusplus

@@ -1,6 +1,7 @@
-/* Collectives: ops on a stream. They take a stream, return at once, and are done when an event recorded after them has passed; there
-   are no request objects. comm_self (size 1), comm_mpi (host memory, cpu devices) and later comm_nccl fill one table.
-   Collectives of one communicator are called in one program order on every rank. */
+/* Collectives: ops on a stream. They take a stream, return at once, and are done when an event
+   recorded after them has passed; there are no request objects. comm_self (size 1), comm_mpi (host
+   memory, cpu devices) and later comm_nccl fill one table. Collectives of one communicator are
+   called in one program order on every rank. */
 #ifndef SY_PARALLEL_COMM_H
 #define SY_PARALLEL_COMM_H
 
@@ -15,18 +16,22 @@ typedef enum sy_reduce { SY_SUM, SY_MAX, SY_MIN } sy_reduce;
 typedef struct sy_comm sy_comm;
 
 typedef struct sy_comm_args {
-    sy_stream *stream;  /* NULL: now, on the calling thread; only for host communicators (comm->dev NULL) */
-    const void *send;   /* device memory of comm->dev, or host memory where comm->dev is NULL */
+    sy_stream *
+        stream; /* NULL: now, on the calling thread; only for host communicators (comm->dev NULL) */
+    const void *send; /* device memory of comm->dev, or host memory where comm->dev is NULL */
     void *recv;
-    int64_t n;          /* see each collective */
-    int64_t row_bytes;  /* > 0: n and the counts are rows of this many bytes, dtype is not used (all_gather, broadcast, all_to_all, send_recv) */
-    sy_dtype dtype;     /* reductions: F32, F64, I32, I64, U8 */
+    int64_t n;         /* see each collective */
+    int64_t row_bytes; /* > 0: n and the counts are rows of this many bytes, dtype is not used
+                          (all_gather, broadcast, all_to_all, send_recv) */
+    sy_dtype dtype;    /* reductions: F32, F64, I32, I64, U8 */
     sy_reduce reduce;
-    int32_t root;       /* broadcast: who has it; send_recv: to whom, -1 nobody */
-    int32_t source;     /* send_recv: from whom, -1 nobody */
-    const int64_t *h_n_send, *h_n_recv; /* all_to_all [size]: rows per peer; NULL: equal blocks of n. Stay valid until the stream has passed */
-    const char *what;   /* static text, for the flight recorder, the watchdog and every error: "moe dispatch" */
-    int32_t layer;      /* -1: none */
+    int32_t root;                       /* broadcast: who has it; send_recv: to whom, -1 nobody */
+    int32_t source;                     /* send_recv: from whom, -1 nobody */
+    const int64_t *h_n_send, *h_n_recv; /* all_to_all [size]: rows per peer; NULL: equal blocks of
+                                           n. Stay valid until the stream has passed */
+    const char *what; /* static text, for the flight recorder, the watchdog and every error: "moe
+                         dispatch" */
+    int32_t layer;    /* -1: none */
 } sy_comm_args;
 
 typedef sy_status sy_collective(sy_comm *comm, const sy_comm_args *args);
@@ -44,41 +49,52 @@ struct sy_comm {
     int32_t rank, size;
     char name[16];
     void *self;
-    int64_t n_issued;  /* collectives enqueued; written by the owner's thread */
+    int64_t n_issued;        /* collectives enqueued; written by the owner's thread */
     volatile int64_t n_done; /* collectives done; read by the watchdog */
 };
 
-/* The world of this process, host memory. mpi: MPI is up (launch/env.c) and the world is MPI_COMM_WORLD; else a world of one. Collective. */
+/* The world of this process, host memory. mpi: MPI is up (launch/env.c) and the world is
+ * MPI_COMM_WORLD; else a world of one. Collective. */
 sy_status sy_comm_world(bool mpi, sy_comm **out);
-/* A communicator of those with the same color, ranked by key then rank, over the memory of dev (NULL: host). color < 0: none (*out NULL).
-   Collective over comm. A part of size 1 is a comm_self. */
-sy_status sy_comm_split(sy_comm *comm, int32_t color, int32_t key, sy_device *dev, const char *name, sy_comm **out);
+/* A communicator of those with the same color, ranked by key then rank, over the memory of dev
+   (NULL: host). color < 0: none (*out NULL). Collective over comm. A part of size 1 is a comm_self.
+ */
+sy_status sy_comm_split(sy_comm *comm, int32_t color, int32_t key, sy_device *dev, const char *name,
+                        sy_comm **out);
 void sy_comm_destroy(sy_comm **comm);
 
-/* Collective over comm, all six. Errors are SY_ERR_COMM naming what, layer, comm and rank; on a stream they come out at its next wait. */
-/* recv[0..n-1] = reduction of send over all ranks; send == recv is allowed; every rank gets the same bits.
-   SY_MAX and SY_MIN of floats: a NaN wins. */
+/* Collective over comm, all six. Errors are SY_ERR_COMM naming what, layer, comm and rank; on a
+ * stream they come out at its next wait. */
+/* recv[0..n-1] = reduction of send over all ranks; send == recv is allowed; every rank gets the
+   same bits. SY_MAX and SY_MIN of floats: a NaN wins. */
 sy_status sy_all_reduce(sy_comm *comm, const sy_comm_args *args);
-/* Rank r gets elements r*n .. r*n+n-1 of the reduction of send [size*n]; recv may be its own block of send. */
+/* Rank r gets elements r*n .. r*n+n-1 of the reduction of send [size*n]; recv may be its own block
+ * of send. */
 sy_status sy_reduce_scatter(sy_comm *comm, const sy_comm_args *args);
 /* recv [size*n] = every rank's send [n], by rank; send may be its own block of recv. */
 sy_status sy_all_gather(sy_comm *comm, const sy_comm_args *args);
 /* recv [n] of every rank = recv [n] of root. send is not used. */
 sy_status sy_broadcast(sy_comm *comm, const sy_comm_args *args);
-/* Block p of send goes to rank p, block p of recv comes from rank p; blocks of n, or of h_n_send[p] and h_n_recv[p], back to back. */
+/* Block p of send goes to rank p, block p of recv comes from rank p; blocks of n, or of h_n_send[p]
+ * and h_n_recv[p], back to back. */
 sy_status sy_all_to_all(sy_comm *comm, const sy_comm_args *args);
 /* send [n] to root, recv [n] from source. */
 sy_status sy_send_recv(sy_comm *comm, const sy_comm_args *args);
 
 /* Host shorthands, now, on the calling thread. Collective over host, which has dev NULL. */
-sy_status sy_host_all_reduce(sy_comm *host, void *inout, int64_t n, sy_dtype dtype, sy_reduce reduce, const char *what);
-sy_status sy_host_broadcast(sy_comm *host, void *data, int64_t bytes, int32_t root, const char *what);
-sy_status sy_host_all_gather(sy_comm *host, const void *send, void *recv, int64_t bytes, const char *what);
+sy_status sy_host_all_reduce(sy_comm *host, void *inout, int64_t n, sy_dtype dtype,
+                             sy_reduce reduce, const char *what);
+sy_status sy_host_broadcast(sy_comm *host, void *data, int64_t bytes, int32_t root,
+                            const char *what);
+sy_status sy_host_all_gather(sy_comm *host, const void *send, void *recv, int64_t bytes,
+                             const char *what);
 sy_status sy_host_barrier(sy_comm *host, const char *what);
 
-/* The last calls of this process, oldest first, one line each, into buf: "12 world all_reduce 'step head' done". Not collective; any thread. */
+/* The last calls of this process, oldest first, one line each, into buf: "12 world all_reduce 'step
+ * head' done". Not collective; any thread. */
 void sy_comm_recorder_format(char *buf, size_t buf_bytes);
-/* Print this thread's trace, then end every rank with its exit status. Not collective; does not return. */
+/* Print this thread's trace, then end every rank with its exit status. Not collective; does not
+ * return. */
 void sy_comm_abort(sy_comm *comm, sy_status st);
 
 #ifdef __cplusplus

@@ -85,6 +85,7 @@ typedef struct sy_params {
     sy_device *dev; /* borrowed */
 } sy_params;
 
+/* An empty table. Not collective. Destroying frees values and gradients too. */
 sy_status sy_params_create(sy_params **out);
 void sy_params_destroy(sy_params **params);
 /* Not collective. A name twice, a bad shape, pieces that do not add up: SY_ERR_INTERNAL. *out stays
@@ -113,13 +114,15 @@ sy_status sy_params_init(sy_params *params, uint64_t seed, sy_stream *stream);
 sy_status sy_param_init(const sy_params *params, const sy_param *param, uint64_t seed,
                         sy_stream *stream);
 sy_param *sy_params_find(const sy_params *params, const char *name); /* by memory name; NULL */
-/* Elements over the whole model (not this rank's): all, and those that are trainable. */
+/* Elements over the whole model (not this rank's): all, and those that are trainable. Not
+ * collective. */
 int64_t sy_params_count(const sy_params *params, bool trainable_only);
 
-/* Emit "<prefix>/<piece name>" for every parameter: the values. */
+/* Emit "<prefix>/<piece name>" for every parameter: the values. Not collective. */
 sy_status sy_params_walk(const sy_params *params, const char *prefix, sy_emit *emit, void *to);
 /* Emit "<prefix>/<piece name>" for every trainable parameter (narrow_only: those whose values are
-   narrower than wide), from an array [shard_n] of `dtype` laid out by params->range. */
+   narrower than wide), from an array [shard_n] of `dtype` laid out by params->range. Not
+   collective. */
 sy_status sy_params_walk_shard(const sy_params *params, const char *prefix, sy_dtype dtype,
                                void *data, bool narrow_only, sy_emit *emit, void *to);
 

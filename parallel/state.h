@@ -61,10 +61,10 @@ typedef struct sy_state {
 } sy_state;
 
 /* Cut the flat row-major range [begin, end) of a tensor into boxes, each contiguous; at most 2 *
- * n_dim - 1. Returns how many. */
+ * n_dim - 1. Returns how many. Not collective. */
 int32_t sy_boxes_from_range(int32_t n_dim, const int64_t *shape, int64_t begin, int64_t end,
                             sy_box *out);
-/* Row-major offset of a box's first element, and its number of elements. */
+/* Row-major offset of a box's first element, and its number of elements. Not collective. */
 int64_t sy_box_offset(const sy_box *box, const int64_t *shape_glb);
 int64_t sy_box_numel(const sy_box *box);
 

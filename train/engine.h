@@ -58,25 +58,26 @@ void sy_engine_destroy(sy_engine **engine);
 sy_status sy_engine_declare(const sy_run_settings *settings, sy_model **model, sy_params **params);
 
 /* A pass over a micro-batch of host arrays (which stay valid until the stream has passed them).
- * Resets the arenas: one pass is in flight at a time. */
+ * Resets the arenas: one pass is in flight at a time. Not collective. */
 sy_status sy_engine_begin(sy_engine *engine, sy_pass_kind kind, const sy_batch *h_batch,
                           int64_t step, int32_t micro_idx, sy_pass *out);
-/* The pass is enqueued. */
+/* The pass is enqueued. Not collective. */
 sy_status sy_engine_end(sy_engine *engine, sy_pass *pass);
 
-/* Zero the statistics of a step. Enqueued. */
+/* Zero the statistics of a step. Enqueued. Not collective. */
 sy_status sy_engine_zero_stats(sy_engine *engine);
 /* Sum them over all ranks into h_sums and h_loads. Collective over the mesh's world; waits. */
 sy_status sy_engine_reduce_stats(sy_engine *engine);
 
-/* Experts in the model (0: dense) and layers. */
+/* Experts in the model (0: dense) and layers. Not collective. */
 int32_t sy_engine_experts(const sy_engine *engine);
 /* FLOPs of forward and backward per token, and parameters: all, and active per token without the
- * input embedding. */
+ * input embedding. Not collective. */
 double sy_engine_flops_per_token(const sy_engine *engine, int64_t *active_params);
-/* "memory: params 12 MiB, ..." of this rank, predicted before the first step. Into buf. */
+/* "memory: params 12 MiB, ..." of this rank, predicted before the first step. Into buf. Not
+ * collective. */
 void sy_engine_memory_format(const sy_engine *engine, char *buf, size_t buf_bytes);
-/* The most memory this process has held so far (RSS). */
+/* The most memory this process has held so far (RSS). Not collective. */
 int64_t sy_engine_peak_rss_bytes(void);
 
 #ifdef __cplusplus

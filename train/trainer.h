@@ -59,7 +59,8 @@ void sy_trainer_destroy(sy_trainer **trainer);
    step begins is returned on all ranks alike; one in the midst of it ends the job (parallel/comm.h,
    sy_comm_abort). */
 sy_status sy_trainer_step(sy_trainer *trainer, bool stop, sy_step_result *out);
-/* What is persistent. The pointers live as long as the trainer. config_yaml is the caller's. */
+/* What is persistent. The pointers live as long as the trainer. config_yaml is the caller's. Not
+ * collective. */
 sy_state sy_trainer_state(sy_trainer *trainer, const char *config_yaml);
 
 #ifdef __cplusplus
