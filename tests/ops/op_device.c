@@ -17,7 +17,7 @@ bool op_overwritten(const op_instance *in, int32_t i)
         return false;
     }
     if (about->role == SY_ROLE_OUT_IF_ZERO) {
-        memcpy(&beta, in->args + about->beta_offset, sizeof beta);
+        memcpy(&beta, in->args.bytes + about->beta_offset, sizeof beta);
         return beta == 0;
     }
     return about->role == SY_ROLE_OUT;
@@ -84,13 +84,13 @@ static void prepare_bytes(const op_instance *in, int32_t i, sy_dtype dtype, void
 
 static sy_tensor *tensor_of(op_loaded *l, int32_t i)
 {
-    return (sy_tensor *)(void *)(l->args + l->in->info->operands[i].offset);
+    return (sy_tensor *)(void *)(l->args.bytes + l->in->info->operands[i].offset);
 }
 
 void op_load(op_loaded *l, const op_instance *in, sy_device *dev, sy_stream *stream, sy_dtype a)
 {
     *l = (op_loaded){.in = in, .dev = dev, .stream = stream, .a = a};
-    memcpy(l->args, in->args, sizeof l->args);
+    l->args = in->args;
     for (int32_t i = 0; i < in->info->n_operands; i++) {
         const op_operand *o = &in->operand[i];
         if (!o->values) {
@@ -140,7 +140,7 @@ sy_status op_call(sy_op op, sy_stream *stream, const void *args)
 sy_status op_launch(op_loaded *l)
 {
     sy_error_clear();
-    return op_call(l->in->test->op, l->stream, l->args);
+    return op_call(l->in->test->op, l->stream, l->args.bytes);
 }
 
 void op_fetch(op_loaded *l, op_result *result)

@@ -153,7 +153,7 @@ static const op_case jitter_cases[] = {
     {.T = 1, .H = 1},
     {.T = 3, .H = 5, .scaled = 1},
     {.T = 31, .H = 33, .alias = 1},
-    {.T = 100, .H = 65},
+    {.T = 300, .H = 65},
 };
 
 static void build_gate(op_instance *in, const op_case *c)

@@ -239,6 +239,7 @@ static const op_case weigh_cases[] = {
     {.T = 31, .E = 8, .K = 3, .align = 1, .form = SY_SCORE_SIGMOID, .scaled = 1, .mode = 1},
     {.T = 300, .E = 130, .K = 8, .align = 1, .mode = 1},
     {.T = 300, .E = 130, .K = 8, .mode = 1},
+    {.T = 2500, .E = 12, .K = 8, .align = 1},
 };
 
 static const op_test tests[] = {

@@ -15,8 +15,9 @@
     X(M)                                                                                           \
     X(N)                                                                                           \
     X(K)                                                                                           \
-    X(E) X(G) X(D) X(B) X(S) X(Skv) X(Nh) X(Nkv) X(V) X(F) X(R) X(C) X(src) X(align) X(scopes)     \
-        X(pad) X(ta) X(tb) X(beta) X(form) X(alias) X(mode) X(scaled)
+    X(E)                                                                                           \
+    X(G) X(D) X(B) X(S) X(Skv) X(Nh) X(Nkv) X(V) X(F) X(R) X(C) X(src) X(align) X(scopes) X(pad)   \
+        X(ta) X(tb) X(beta) X(form) X(alias) X(mode) X(scaled)
 #define OP_CASE_DECLARE(field) int64_t field;
 typedef struct op_case {
     OP_CASE_FIELDS(OP_CASE_DECLARE)
@@ -44,6 +45,13 @@ enum { OP_MAX_OPERANDS = 12, OP_MAX_THREADS = 4 };
 typedef struct op_test op_test;
 typedef struct op_runner op_runner;
 
+/* Room for the args struct of any op. */
+typedef union op_args {
+    char bytes[SY_CALL_BYTES];
+    double align_double;
+    void *align_pointer;
+} op_args;
+
 /* A case with its data. */
 typedef struct op_instance {
     const op_test *test;
@@ -53,7 +61,7 @@ typedef struct op_instance {
     sy_dtype a, wide; /* dtypes that values of kind A and W are rounded to */
     uint64_t n_draws;
     op_operand operand[OP_MAX_OPERANDS];
-    _Alignas(16) char args[SY_CALL_BYTES]; /* scalars only; tensors are filled in per backend */
+    op_args args; /* scalars only; tensors are filled in per backend */
 } op_instance;
 
 /* Largest |got - wanted| / (|wanted| + rms(wanted)) of an output, by its dtype and the compute
@@ -118,7 +126,7 @@ void op_must(sy_status st);
 
 /* ---- building a case ---- */
 
-#define OP_ARGS(in, op) ((sy_##op##_args *)(void *)(in)->args)
+#define OP_ARGS(in, op) ((sy_##op##_args *)(void *)(in)->args.bytes)
 #define OP_SHAPE(...)                                                                              \
     (int32_t)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (const int64_t[])               \
     {                                                                                              \
@@ -173,7 +181,7 @@ typedef struct op_loaded {
     sy_dtype a;
     void *memory[OP_MAX_OPERANDS];
     void *h_before[OP_MAX_OPERANDS];
-    _Alignas(16) char args[SY_CALL_BYTES];
+    op_args args;
 } op_loaded;
 void op_load(op_loaded *l, const op_instance *in, sy_device *dev, sy_stream *stream, sy_dtype a);
 /* Only rows first .. first+n-1: tensors become slices of what is loaded. */
