@@ -168,14 +168,19 @@ static sy_status prepare(sy_pass *p, int64_t recv_rows, sy_plan *plan)
 {
     sy_status st = SY_OK;
     count_matrix m = {.ep = plan->ep, .E = plan->E, .E_loc = plan->E_loc};
-    int32_t *h_matrix = NULL;
+    int64_t most_rows = p->T_max * (plan->N / max64(plan->T, 1)) * plan->ep;
+    int32_t *h_matrix = NULL, n_built = 0;
     SY_TRY(gather_counts(p, plan, &h_matrix));
     m.n = h_matrix;
     plan->n_passes = count_passes(&m, recv_rows);
-    plan->may_split = recv_rows < p->T_max * (plan->N / max64(plan->T, 1)) * plan->ep;
-    SY_TRY(sy_host_arena_alloc(p->host, plan->n_passes * (int64_t)sizeof *plan->pass,
-                               (void **)&plan->pass));
-    for (int32_t q = 0; q < plan->n_passes; q++) {
+    plan->may_split = recv_rows < most_rows;
+    if (p->mesh->dev->dry) { /* tables of as many passes as there could ever be */
+        n_built = (int32_t)((most_rows + recv_rows - 1) / recv_rows);
+    }
+    n_built = n_built > plan->n_passes ? n_built : plan->n_passes;
+    SY_TRY(
+        sy_host_arena_alloc(p->host, n_built * (int64_t)sizeof *plan->pass, (void **)&plan->pass));
+    for (int32_t q = 0; q < n_built; q++) {
         SY_TRY(build_pass(p, plan, &m, q * recv_rows, (q + 1) * recv_rows, &plan->pass[q]));
     }
     if (p->stats != NULL) {
