@@ -276,7 +276,7 @@ static double tolerance(const sy_engine *engine)
 
 static void print_receipt(const job *j, const sy_probe_spec *probe, const sy_probe_gap *gap)
 {
-    char bound[32] = "none: not normalised";
+    char bound[32] = "none";
     if (sy_upcycle_preserves(j->settings.moe)) {
         snprintf(bound, sizeof bound, "%.0e", tolerance(j->moe));
     }
@@ -285,6 +285,10 @@ static void print_receipt(const job *j, const sy_probe_spec *probe, const sy_pro
     printf("          largest difference   relative to the largest   bound\n");
     printf("  logits  %-20.3e %-25.3e %s\n", gap->logits_abs, gap->logits_rel, bound);
     printf("  nll     %-20.3e %-25.3e %s\n", gap->nll_abs, gap->nll_rel, bound);
+    if (!sy_upcycle_preserves(j->settings.moe)) {
+        printf("  no bound: this configuration does not keep the dense model's function (it does "
+               "with normalised weights, routed_scale 1 and no eval capacity)\n");
+    }
     fflush(stdout);
 }
 

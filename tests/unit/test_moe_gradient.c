@@ -1,0 +1,536 @@
+/* The whole model on ref, router included, against central differences of the loss that is trained
+   on: cross-entropy, balance loss and z-loss together. Choices of experts carry no gradient: where
+   a nudge changes one, the coordinate is left out. Then the odd cases: no tokens, an idle expert,
+   one expert for all. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "core/alloc.h"
+#include "core/rng.h"
+#include "train/engine.h"
+
+enum { B = 2, S = 6, T = B * S, L = 3, E = 4, N_LOADS = 2 * L * E, MAX_SET = 6, PER_PARAM = 5 };
+
+static const char config_text[] =
+    "run: {seed: 3}\n"
+    "device: {backend: ref, threads: 1}\n"
+    "model: {vocab_size: 256, hidden: 8, layers: 3, heads: 2, kv_heads: 1, ffn_hidden: 10,"
+    " seq_len: 6}\n"
+    "moe: {experts: 4, expert_hidden: 6, aux_loss_coeff: 0.3, z_loss_coeff: 0.2, min_capacity: 1}\n"
+    "train: {steps: 1, global_batch: 2, micro_batch: 2}\n";
+
+typedef struct rig {
+    sy_run_settings settings;
+    sy_comm *world;
+    sy_engine *e;
+    int32_t ids[T], targets[T], pos[T], doc[T];
+    float loss_weight[T];
+    uint8_t routed[T];
+    int64_t token_glb[T];
+    bool with_mask, with_weight, with_doc;
+} rig;
+
+static void must(sy_status st)
+{
+    if (st != SY_OK) {
+        print_error("%s\n", sy_error_message());
+        fail();
+    }
+}
+
+static double noise(uint64_t stream, int64_t i)
+{
+    return sy_rng_normal(41, stream, (uint64_t)i);
+}
+
+static void make_batch(rig *r)
+{
+    for (int32_t t = 0; t < T; t++) {
+        r->ids[t] = (int32_t)(sy_rng_u64(7, SY_RNG_TEST, (uint64_t)t) % 256);
+        r->targets[t] = (int32_t)(sy_rng_u64(8, SY_RNG_TEST, (uint64_t)t) % 256);
+        r->pos[t] = t % S;
+        r->doc[t] = t % S >= 4;
+        r->token_glb[t] = t;
+        r->routed[t] = t != 4 && t != 5 && t != 9;
+        r->loss_weight[t] = (float)(0.5 + 0.25 * t);
+    }
+    r->targets[2] = -1;
+}
+
+static sy_batch view(const rig *r)
+{
+    return (sy_batch){.B = B,
+                      .S = S,
+                      .ids = r->ids,
+                      .targets = r->targets,
+                      .loss_weight = r->with_weight ? r->loss_weight : NULL,
+                      .routed = r->with_mask ? r->routed : NULL,
+                      .pos = r->pos,
+                      .doc = r->with_doc ? r->doc : NULL,
+                      .token_glb = r->token_glb};
+}
+
+static double get(rig *r, const sy_tensor *t, int64_t i)
+{
+    double x = 0;
+    must(sy_copy_d2h(r->e->compute_stream, &x, (double *)t->data + i, sizeof x));
+    must(sy_stream_sync(r->e->compute_stream));
+    return x;
+}
+
+static void set(rig *r, const sy_tensor *t, int64_t i, double x)
+{
+    must(sy_copy_h2d(r->e->compute_stream, (double *)t->data + i, &x, sizeof x));
+    must(sy_stream_sync(r->e->compute_stream));
+}
+
+/* Every parameter far from anything special: norms near 1, the rest of size 0.4. */
+static void randomise(rig *r)
+{
+    for (int32_t i = 0; i < r->e->params->n; i++) {
+        const sy_param *p = r->e->params->param[i];
+        bool norm = p->spec.init == SY_INIT_ONES;
+        for (int64_t k = 0; k < sy_tensor_numel(&p->value); k++) {
+            double x = noise(sy_rng_stream_of(p->spec.name), k);
+            set(r, &p->value, k, norm ? 1 + 0.2 * x : 0.4 * x);
+        }
+    }
+}
+
+static void open_rig(rig *r, const char *const *overrides)
+{
+    int32_t n = 0;
+    memset(r, 0, sizeof *r);
+    while (n < MAX_SET && overrides[n] != NULL) {
+        n++;
+    }
+    must(sy_comm_world(false, &r->world));
+    must(sy_run_settings_parse(config_text, sizeof config_text - 1, "test", overrides, n,
+                               &r->settings));
+    sy_engine_spec spec = {.settings = &r->settings,
+                           .world = r->world,
+                           .use = SY_USE_TRAIN,
+                           .B = B,
+                           .S = S,
+                           .threads = 1};
+    must(sy_engine_create(&spec, &r->e));
+    make_batch(r);
+    randomise(r);
+}
+
+static void close_rig(rig *r)
+{
+    sy_engine_destroy(&r->e);
+    sy_run_settings_free(&r->settings);
+    sy_comm_destroy(&r->world);
+    assert_int_equal(sy_alloc_live(), 0);
+}
+
+static void zero_grads(rig *r)
+{
+    for (int32_t s = 0; s < r->e->params->n_segments; s++) {
+        const sy_segment *g = &r->e->params->segment[s];
+        if (g->grad != NULL) {
+            must(sy_zero(r->e->compute_stream, g->grad, g->n * (int64_t)sizeof(double)));
+        }
+    }
+}
+
+/* Forward and backward; the loss that its gradients belong to. loads [N_LOADS] may be NULL. */
+static double loss_of(rig *r, const sy_batch *batch, int64_t *loads)
+{
+    sy_engine *e = r->e;
+    const sy_moe_config *moe = r->settings.moe;
+    sy_model_saved *saved = NULL;
+    double nll[T] = {0}, loss = 0;
+    int64_t n = (int64_t)batch->B * batch->S;
+    sy_pass p;
+    must(sy_engine_zero_stats(e));
+    must(sy_engine_begin(e, SY_PASS_TRAIN, batch, 1, 0, &p));
+    p.per_loss_token = 1.0 / 11;
+    p.per_routed_token = 1.0 / 13;
+    must(sy_model_forward(e->model, &p, &saved));
+    must(sy_model_backward(e->model, &p, saved));
+    must(sy_engine_end(e, &p));
+    must(sy_copy_d2h(e->compute_stream, nll, p.nll.data, sy_tensor_bytes(&p.nll)));
+    must(sy_engine_reduce_stats(e));
+    for (int64_t t = 0; t < n; t++) {
+        loss += p.per_loss_token * nll[t] * (r->with_weight ? (double)r->loss_weight[t] : 1.0);
+    }
+    for (int32_t i = 0; i < L; i++) {
+        const double *sums = e->h_sums + 2 + (int64_t)i * SY_N_SUMS;
+        loss += moe->aux_loss_coeff * sums[SY_SUM_AUX] + moe->z_loss_coeff * sums[SY_SUM_Z];
+    }
+    if (loads != NULL) {
+        memcpy(loads, e->h_loads, N_LOADS * sizeof *loads);
+    }
+    return loss;
+}
+
+/* ---- central differences ---- */
+
+typedef struct tally {
+    int32_t n_checked, n_skipped, n_wrong;
+    double worst;
+} tally;
+
+/* Fourth order; false where a choice of experts changed on the way. */
+static bool difference(rig *r, const sy_tensor *value, int64_t i, const int64_t *loads, double *out)
+{
+    static const double at[4] = {-2, -1, 1, 2}, weight[4] = {1, -8, 8, -1};
+    const double h = 1e-4, x = get(r, value, i);
+    sy_batch batch = view(r);
+    bool same = true;
+    *out = 0;
+    for (int32_t k = 0; k < 4 && same; k++) {
+        int64_t now[N_LOADS];
+        set(r, value, i, x + at[k] * h);
+        *out += weight[k] * loss_of(r, &batch, now) / (12 * h);
+        same = memcmp(now, loads, sizeof now) == 0;
+    }
+    set(r, value, i, x);
+    return same;
+}
+
+/* A few coordinates of a parameter, the one with the largest gradient among them. */
+static void check_param(rig *r, const sy_param *p, const int64_t *loads, tally *sum)
+{
+    int64_t n = sy_tensor_numel(&p->value), largest = 0;
+    double *grad = calloc((size_t)n, sizeof *grad);
+    assert_non_null(grad);
+    must(sy_copy_d2h(r->e->compute_stream, grad, p->grad.data, sy_tensor_bytes(&p->grad)));
+    must(sy_stream_sync(r->e->compute_stream));
+    for (int64_t i = 0; i < n; i++) {
+        largest = fabs(grad[i]) > fabs(grad[largest]) ? i : largest;
+    }
+    for (int32_t k = 0; k < PER_PARAM; k++) {
+        uint64_t draw = sy_rng_u64(9, sy_rng_stream_of(p->spec.name), (uint64_t)k);
+        int64_t i = k == 0 ? largest : (int64_t)(draw % (uint64_t)n);
+        double found = 0, gap;
+        if (!difference(r, &p->value, i, loads, &found)) {
+            sum->n_skipped++;
+            continue;
+        }
+        gap = fabs(found - grad[i]) / (1e-6 * fmax(fabs(found), fabs(grad[i])) + 1e-9);
+        sum->n_checked++;
+        sum->worst = fmax(sum->worst, gap);
+        if (!(gap <= 1)) {
+            sum->n_wrong++;
+            print_error("%s[%ld]: gradient %.12g, by differences %.12g\n", p->spec.name, (long)i,
+                        grad[i], found);
+        }
+    }
+    free(grad);
+}
+
+typedef struct check_case {
+    const char *name;
+    const char *set[MAX_SET];
+    bool with_mask, with_weight, with_doc;
+} check_case;
+
+static void gradient_is_that_of_the_loss(void **state)
+{
+    const check_case *c = *state;
+    int64_t loads[N_LOADS];
+    tally sum = {0};
+    rig r;
+    open_rig(&r, c->set);
+    r.with_mask = c->with_mask;
+    r.with_weight = c->with_weight;
+    r.with_doc = c->with_doc;
+    sy_batch batch = view(&r);
+    zero_grads(&r);
+    assert_true(isfinite(loss_of(&r, &batch, loads)));
+    /* the gradients of later calls are added up as well: keep the first ones apart */
+    int64_t n_params = r.e->params->n;
+    sy_tensor *kept = calloc((size_t)n_params, sizeof *kept);
+    assert_non_null(kept);
+    for (int32_t i = 0; i < n_params; i++) {
+        sy_param *p = r.e->params->param[i];
+        kept[i] = p->grad;
+        if (p->grad.data != NULL) {
+            void *copy = NULL;
+            must(sy_device_alloc(r.e->dev, sy_tensor_bytes(&p->grad), SY_MEM_OTHER, &copy));
+            must(sy_copy_d2d(r.e->compute_stream, copy, p->grad.data, sy_tensor_bytes(&p->grad)));
+            kept[i].data = copy;
+        }
+    }
+    for (int32_t i = 0; i < n_params; i++) {
+        sy_param view_of = *r.e->params->param[i];
+        view_of.grad = kept[i];
+        if (kept[i].data != NULL) {
+            check_param(&r, &view_of, loads, &sum);
+        }
+    }
+    for (int32_t i = 0; i < n_params; i++) {
+        if (kept[i].data != NULL) {
+            sy_device_free(r.e->dev, &kept[i].data);
+        }
+    }
+    free(kept);
+    print_message("%s: %d coordinates, %d skipped, worst %.2g of the bound\n", c->name,
+                  sum.n_checked, sum.n_skipped, sum.worst);
+    assert_int_equal(sum.n_wrong, 0);
+    assert_true(sum.n_checked >= 50 && sum.n_skipped * 10 < sum.n_checked);
+    close_rig(&r);
+}
+
+static const check_case cases[] = {
+    {.name = "gradient_form_a_is_that_of_the_loss", .set = {"moe.top_k=2"}},
+    {.name = "gradient_form_b_is_that_of_the_loss",
+     .set = {"moe.top_k=2", "moe.normalize_weights=false"}},
+    {.name = "gradient_switch_is_that_of_the_loss", .set = {"moe.top_k=1"}},
+    {.name = "gradient_form_c_is_that_of_the_loss",
+     .set = {"moe.top_k=2", "moe.score=sigmoid", "moe.routed_scale=2.5"}},
+    {.name = "gradient_form_e_is_that_of_the_loss", .set = {"moe.top_k=1", "moe.score=sigmoid"}},
+    {.name = "gradient_with_all_experts_is_that_of_the_loss", .set = {"moe.top_k=4"}},
+    {.name = "gradient_micro_batch_scope_is_that_of_the_loss",
+     .set = {"moe.aux_loss_scope=micro_batch"}},
+    {.name = "gradient_global_scope_is_that_of_the_loss",
+     .set = {"moe.aux_loss_scope=global_batch", "moe.score=sigmoid"}},
+    {.name = "gradient_capacity_by_position_is_that_of_the_loss",
+     .set = {"moe.capacity_factor=0.7"}},
+    {.name = "gradient_capacity_by_probability_is_that_of_the_loss",
+     .set = {"moe.capacity_factor=0.7", "moe.drop_policy=probability"}},
+    {.name = "gradient_padded_is_that_of_the_loss",
+     .set = {"moe.capacity_factor=0.7", "moe.pad_to_capacity=true"}},
+    {.name = "gradient_padded_form_b_is_that_of_the_loss",
+     .set = {"moe.capacity_factor=0.7", "moe.pad_to_capacity=true", "moe.normalize_weights=false"}},
+    {.name = "gradient_with_jitter_is_that_of_the_loss", .set = {"moe.jitter=0.3"}},
+    {.name = "gradient_several_passes_is_that_of_the_loss", .set = {"moe.recv_factor=0.2"}},
+    {.name = "gradient_recompute_moe_is_that_of_the_loss", .set = {"train.recompute=moe"}},
+    {.name = "gradient_recompute_block_is_that_of_the_loss",
+     .set = {"train.recompute=block", "moe.jitter=0.3", "moe.capacity_factor=0.7",
+             "moe.shared_experts=1", "moe.shared_gate=true", "moe.aux_loss_scope=global_batch"}},
+    {.name = "gradient_shared_experts_is_that_of_the_loss", .set = {"moe.shared_experts=2"}},
+    {.name = "gradient_gated_shared_experts_is_that_of_the_loss",
+     .set = {"moe.shared_experts=1", "moe.shared_gate=true", "moe.shared_hidden=7"}},
+    {.name = "gradient_with_bias_is_that_of_the_loss",
+     .set = {"moe.bias_update_rate=0.1", "moe.score=sigmoid"}},
+    {.name = "gradient_qk_norm_per_head_is_that_of_the_loss",
+     .set = {"model.qk_norm=head", "model.attention_bias=true"}},
+    {.name = "gradient_qk_norm_full_is_that_of_the_loss",
+     .set = {"model.qk_norm=full", "model.tie_embeddings=true"}},
+    {.name = "gradient_mixed_layers_is_that_of_the_loss",
+     .set = {"moe.layers=[0, 2]", "model.attention_bias=true"}},
+    {.name = "gradient_dense_is_that_of_the_loss", .set = {"moe.layers=[]"}},
+    {.name = "gradient_with_padding_is_that_of_the_loss", .with_mask = true},
+    {.name = "gradient_with_padding_and_capacity_is_that_of_the_loss",
+     .set = {"moe.capacity_factor=0.7", "moe.aux_loss_scope=global_batch"},
+     .with_mask = true,
+     .with_doc = true},
+    {.name = "gradient_with_loss_weights_is_that_of_the_loss",
+     .with_weight = true,
+     .with_doc = true},
+};
+
+enum { N_CASES = sizeof cases / sizeof cases[0] };
+
+/* ---- recompute ---- */
+
+/* Loss and all gradients, as bytes. */
+static double *everything(const char *const *overrides, int64_t *n)
+{
+    rig r;
+    open_rig(&r, overrides);
+    sy_batch batch = view(&r);
+    zero_grads(&r);
+    double loss = loss_of(&r, &batch, NULL), *all = NULL;
+    *n = 1;
+    for (int32_t i = 0; i < r.e->params->n; i++) {
+        *n += sy_tensor_numel(&r.e->params->param[i]->grad);
+    }
+    all = calloc((size_t)*n, sizeof *all);
+    assert_non_null(all);
+    all[0] = loss;
+    for (int64_t i = 0, at = 1; i < r.e->params->n; i++) {
+        const sy_tensor *g = &r.e->params->param[i]->grad;
+        if (g->data != NULL) {
+            must(sy_copy_d2h(r.e->compute_stream, all + at, g->data, sy_tensor_bytes(g)));
+            at += sy_tensor_numel(g);
+        }
+    }
+    must(sy_stream_sync(r.e->compute_stream));
+    close_rig(&r);
+    return all;
+}
+
+static void recompute_any_kind_gives_the_same_bits(void **state)
+{
+    (void)state;
+    static const char *const kinds[3] = {"train.recompute=none", "train.recompute=moe",
+                                         "train.recompute=block"};
+    static const char *const passes[2] = {"moe.recv_factor=2.0", "moe.recv_factor=0.3"};
+    double *first = NULL;
+    int64_t n_first = 0, n = 0;
+    for (int32_t k = 0; k < 6; k++) {
+        const char *set[MAX_SET] = {kinds[k % 3], "moe.jitter=0.2", "moe.shared_experts=1",
+                                    passes[k / 3]};
+        double *now = everything(set, &n);
+        if (k % 3 == 0) {
+            free(first);
+            first = now;
+            n_first = n;
+            continue;
+        }
+        assert_int_equal(n, n_first);
+        assert_memory_equal(now, first, (size_t)n * sizeof *now);
+        free(now);
+    }
+    free(first);
+}
+
+/* ---- odd cases ---- */
+
+static void assert_grads_finite(rig *r, double *largest)
+{
+    *largest = 0;
+    for (int32_t i = 0; i < r->e->params->n; i++) {
+        const sy_tensor *g = &r->e->params->param[i]->grad;
+        for (int64_t k = 0; g->data != NULL && k < sy_tensor_numel(g); k++) {
+            double x = get(r, g, k);
+            assert_true(isfinite(x));
+            *largest = fmax(*largest, fabs(x));
+        }
+    }
+}
+
+static void pass_without_tokens_leaves_gradients_at_zero(void **state)
+{
+    (void)state;
+    static const char *const sets[3][MAX_SET] = {
+        {"moe.shared_experts=1"},
+        {"moe.capacity_factor=1.0", "moe.pad_to_capacity=true"},
+        {"train.recompute=block", "moe.aux_loss_scope=global_batch"}};
+    for (int32_t k = 0; k < 3; k++) {
+        rig r;
+        double largest = 1;
+        open_rig(&r, sets[k]);
+        sy_batch batch = view(&r);
+        batch.B = 0;
+        zero_grads(&r);
+        assert_true(loss_of(&r, &batch, NULL) == 0);
+        assert_grads_finite(&r, &largest);
+        assert_true(largest == 0);
+        close_rig(&r);
+    }
+}
+
+static void set_bias(rig *r, int32_t layer, int32_t expert, double x)
+{
+    char name[SY_PARAM_NAME];
+    snprintf(name, sizeof name, "layers/%03d/moe/bias", layer);
+    const sy_param *p = sy_params_find(r->e->params, name);
+    assert_non_null(p);
+    set(r, &p->value, expert, x);
+}
+
+static void expert_without_tokens_has_no_gradient(void **state)
+{
+    (void)state;
+    const char *set_idle[MAX_SET] = {"moe.bias_update_rate=0.1"};
+    int64_t loads[N_LOADS];
+    double largest = 0;
+    rig r;
+    open_rig(&r, set_idle);
+    sy_batch batch = view(&r);
+    for (int32_t i = 0; i < L; i++) {
+        set_bias(&r, i, 2, -1e3);
+    }
+    zero_grads(&r);
+    assert_true(isfinite(loss_of(&r, &batch, loads)));
+    assert_grads_finite(&r, &largest);
+    assert_true(largest > 0);
+    for (int32_t i = 0; i < L; i++) {
+        char name[SY_PARAM_NAME];
+        snprintf(name, sizeof name, "layers/%03d/moe/experts/down", i);
+        const sy_param *p = sy_params_find(r.e->params, name);
+        int64_t per_expert = sy_tensor_numel(&p->grad) / E;
+        assert_int_equal(loads[i * E + 2], 0);
+        for (int64_t k = 2 * per_expert; k < 3 * per_expert; k++) {
+            assert_true(get(&r, &p->grad, k) == 0);
+        }
+    }
+    close_rig(&r);
+}
+
+static void one_expert_for_all_tokens_stays_finite(void **state)
+{
+    (void)state;
+    static const char *const sets[3][MAX_SET] = {
+        {"moe.bias_update_rate=0.1", "moe.top_k=1"},
+        {"moe.bias_update_rate=0.1", "moe.top_k=1", "moe.recv_factor=0.2"},
+        {"moe.bias_update_rate=0.1", "moe.top_k=1", "moe.capacity_factor=1.0"}};
+    for (int32_t k = 0; k < 3; k++) {
+        int64_t loads[N_LOADS];
+        double largest = 0;
+        rig r;
+        open_rig(&r, sets[k]);
+        sy_batch batch = view(&r);
+        for (int32_t i = 0; i < L; i++) {
+            set_bias(&r, i, 1, 1e3);
+        }
+        zero_grads(&r);
+        assert_true(isfinite(loss_of(&r, &batch, loads)));
+        assert_grads_finite(&r, &largest);
+        for (int32_t i = 0; i < L; i++) {
+            assert_int_equal(loads[i * E + 1], T);
+            assert_int_equal(loads[(L + i) * E + 1], k == 2 ? (T + E - 1) / E : T);
+        }
+        close_rig(&r);
+    }
+}
+
+/* Check 1 of the reference: with equal logits the balance loss is 1, the z-loss (ln E)^2. */
+static void losses_of_equal_logits_are_known(void **state)
+{
+    (void)state;
+    static const char *const scopes[3] = {"moe.aux_loss_scope=micro_batch",
+                                          "moe.aux_loss_scope=sequence",
+                                          "moe.aux_loss_scope=global_batch"};
+    for (int32_t k = 0; k < 3; k++) {
+        const char *overrides[MAX_SET] = {scopes[k]};
+        const double share = T / 13.0; /* per_routed_token is 1/13 here */
+        rig r;
+        open_rig(&r, overrides);
+        sy_batch batch = view(&r);
+        for (int32_t i = 0; i < L; i++) {
+            char name[SY_PARAM_NAME];
+            snprintf(name, sizeof name, "layers/%03d/moe/router", i);
+            const sy_param *p = sy_params_find(r.e->params, name);
+            must(sy_zero(r.e->compute_stream, p->value.data, sy_tensor_bytes(&p->value)));
+        }
+        loss_of(&r, &batch, NULL);
+        for (int32_t i = 0; i < L; i++) {
+            const double *sums = r.e->h_sums + 2 + (int64_t)i * SY_N_SUMS;
+            assert_true(fabs(sums[SY_SUM_AUX] - share) < 1e-12);
+            assert_true(fabs(sums[SY_SUM_Z] - share * log(E) * log(E)) < 1e-12);
+            assert_true(fabs(sums[SY_SUM_ENTROPY] - T * log(E)) < 1e-12 * T);
+        }
+        close_rig(&r);
+    }
+}
+
+int main(void)
+{
+    struct CMUnitTest tests[N_CASES + 5] = {
+        cmocka_unit_test(recompute_any_kind_gives_the_same_bits),
+        cmocka_unit_test(pass_without_tokens_leaves_gradients_at_zero),
+        cmocka_unit_test(expert_without_tokens_has_no_gradient),
+        cmocka_unit_test(one_expert_for_all_tokens_stays_finite),
+        cmocka_unit_test(losses_of_equal_logits_are_known),
+    };
+    for (int32_t i = 0; i < N_CASES; i++) {
+        tests[5 + i] = (struct CMUnitTest){.name = cases[i].name,
+                                           .test_func = gradient_is_that_of_the_loss,
+                                           .initial_state = (void *)(uintptr_t)&cases[i]};
+    }
+    return cmocka_run_group_tests_name("moe_gradient", tests, NULL, NULL);
+}
