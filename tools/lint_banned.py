@@ -12,16 +12,16 @@ GETLINE = "data/tokenize.c"  # lines of any length, whose memory getline keeps a
 
 # names, folders they are banned in, paths that may use them, why and what instead
 RULES = [
-    ("strcpy strcat sprintf vsprintf gets stpcpy wcscpy", ALL, (), "has no bound: snprintf, memcpy"),
+    ("strcpy strcat sprintf vsprintf gets stpcpy wcscpy", PRODUCT, (), "has no bound: snprintf, memcpy"),
     ("strncpy strncat", PRODUCT, (), "may leave text without an end: snprintf"),
-    ("atoi atol atoll atof scanf", ALL, (), "hides errors: strtoll, strtod and a check of the end"),
+    ("atoi atol atoll atof scanf", PRODUCT, (), "hides errors: strtoll, strtod and a check of the end"),
     ("strtok asctime ctime gmtime localtime readdir_r tmpnam tempnam mktemp", PRODUCT, (),
      "keeps hidden state or a race: the _r form"),
     ("rand srand random srandom drand48 lrand48 rand_r", ALL, (), "is another generator: core/rng.h"),
     ("alloca", ALL, (), "takes unbounded stack: sy_alloc"),
     ("setlocale newlocale uselocale", ALL, (), "changes how numbers are written: never"),
     ("malloc calloc realloc reallocarray aligned_alloc posix_memalign memalign strdup strndup asprintf vasprintf free",
-     PRODUCT, ("core/alloc.c", GETLINE), "is not counted: core/alloc.h"),
+     PRODUCT, ("core/alloc.c", "launch/malloc_count.c", GETLINE), "is not counted: core/alloc.h"),
     ("getline getdelim open_memstream", PRODUCT, (GETLINE,), "allocates uncounted memory: core/alloc.h"),
     ("exit _exit _Exit quick_exit atexit abort", PRODUCT, ("launch", "core/fault.c", "parallel/comm.c"),
      "ends the process: return a status; launch ends it"),

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# The shell scripts of launch/ where they are used wrongly, and mpirun.sh as a user starts it.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=0
+
+# expect STATUS WORDS COMMAND...: exit status and a text in what it prints
+expect() {
+  local status=$1 words=$2 rc=0
+  shift 2
+  "$@" >"$work/out" 2>&1 </dev/null || rc=$?
+  if [ $rc -ne "$status" ] || { [ -n "$words" ] && ! grep -qF -- "$words" "$work/out"; }; then
+    echo "FAIL: $*: exit status $rc, wanted $status and '$words'; it said:"
+    sed 's/^/    /' "$work/out"
+    failed=1
+  fi
+}
+
+# one program, found by name and by nobody else
+only() {
+  rm -rf "${work:?}/bin"
+  mkdir "$work/bin"
+  local tool
+  for tool in bash cat sed sort tr mktemp rm tail dirname "$@"; do
+    ln -s "$(command -v "$tool")" "$work/bin/$tool"
+  done
+}
+
+expect 2 "launch/mpirun.sh -n RANKS PROGRAM" launch/mpirun.sh
+expect 2 "launch/mpirun.sh -n RANKS PROGRAM" launch/mpirun.sh -n 0 true
+expect 2 "launch/mpirun.sh -n RANKS PROGRAM" launch/mpirun.sh -n 2
+expect 1 "'no_such_mpirun' was not found" env MPIRUN=no_such_mpirun launch/mpirun.sh -n 2 true
+
+ranks=$(($(nproc) + 2))
+# shellcheck disable=SC2016 # the ranks' variable, not ours
+expect 0 "rank $((ranks - 1)) of $ranks" launch/mpirun.sh -n "$ranks" bash -c 'echo "rank $OMPI_COMM_WORLD_RANK of $OMPI_COMM_WORLD_SIZE"'
+expect 75 "" launch/mpirun.sh -n 2 bash -c 'exit 75'
+
+expect 2 "there is no suite 'unti'" launch/test.sh --suite unti
+expect 2 "launch/test.sh [--long]" launch/test.sh --fast
+expect 2 "launch/quickstart.sh [--no-install]" launch/quickstart.sh --fast
+expect 2 "launch/deps.sh --no-install" launch/deps.sh --fast
+expect 0 "" launch/deps.sh --no-install
+
+# a machine with nothing: what is missing is named, and how to get it
+only
+expect 1 "packages are missing: build-essential" env PATH="$work/bin" launch/deps.sh --no-install
+expect 1 "there is no apt-get here" env PATH="$work/bin" launch/deps.sh
+only apt-get id
+ln -sf /bin/false "$work/bin/apt-get"
+printf '#!%s\necho 1000\n' "$(command -v bash)" >"$work/id"
+chmod +x "$work/id"
+mv "$work/id" "$work/bin/id"
+expect 1 "neither root nor sudo is at hand" env PATH="$work/bin" launch/deps.sh
+
+exit $failed
