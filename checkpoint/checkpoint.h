@@ -1,6 +1,7 @@
-/* Checkpoints: one HDF5 file, independent of layout (INTERFACES section 5, docs/FORMATS.md). Saved by all ranks of a mesh: rank 0 makes the skeleton
-   and broadcasts where each dataset's bytes lie; every rank writes its ranges at their offsets, hashing as it goes; rank 0 adds the integrity table and
-   `complete`, closes, syncs and renames. A file under its final name is whole. */
+/* Checkpoints: one HDF5 file, independent of layout (INTERFACES section 5, docs/FORMATS.md). Saved
+   by all ranks of a mesh: rank 0 makes the skeleton and broadcasts where each dataset's bytes lie;
+   every rank writes its ranges at their offsets, hashing as it goes; rank 0 adds the integrity
+   table and `complete`, closes, syncs and renames. A file under its final name is whole. */
 #ifndef SY_CHECKPOINT_CHECKPOINT_H
 #define SY_CHECKPOINT_CHECKPOINT_H
 
@@ -10,20 +11,33 @@
 extern "C" {
 #endif
 
-/* Write state as `path` (folder/step_00000010.h5) by way of folder/.step_00000010.h5.tmp. Collective over mesh->io. On failure nothing stands under
-   `path`, the temporary file is removed, every rank returns the same status (SY_ERR_IO where the disk is to blame) and nothing else has changed. */
+/* Write state as `path` (folder/step_00000010.h5) by way of folder/.step_00000010.h5.tmp.
+   Collective over mesh->io. On failure nothing stands under `path`, the temporary file is removed,
+   every rank returns the same status (SY_ERR_IO where the disk is to blame) and nothing else has
+   changed. */
 sy_status sy_checkpoint_save(const char *path, const sy_state *state, sy_mesh *mesh);
 
 /* What is wanted of a load. */
-typedef enum sy_load_what { SY_LOAD_ALL, SY_LOAD_MODEL /* fields below model/ alone; the others stay as they are */ } sy_load_what;
+typedef enum sy_load_what {
+    SY_LOAD_ALL,
+    SY_LOAD_MODEL /* fields below model/ alone; the others stay as they are */
+} sy_load_what;
 
-/* Read the fields of state from a file of any layout and any float types, verifying the integrity pieces that are read. Collective over mesh->io. A damaged or
-   incomplete file: SY_ERR_DAMAGED naming dataset and reason; a field that is missing, one too many, or of another shape: SY_ERR_USAGE if the file is whole (another model).
-   Owners' `restored` is called at the end. Fields may be half loaded after an error. */
-sy_status sy_checkpoint_load(const char *path, const sy_state *state, sy_load_what what, sy_mesh *mesh);
+/* Read the fields of state from a file of any layout and any float types, verifying the integrity
+   pieces that are read. Collective over mesh->io. A damaged or incomplete file: SY_ERR_DAMAGED
+   naming dataset and reason; a field that is missing, one too many, or of another shape:
+   SY_ERR_USAGE if the file is whole (another model). Owners' `restored` is called at the end.
+   Fields may be half loaded after an error. */
+sy_status sy_checkpoint_load(const char *path, const sy_state *state, sy_load_what what,
+                             sy_mesh *mesh);
 
 /* What a file says about itself. */
-typedef struct sy_checkpoint_entry { char *path; sy_dtype dtype; int32_t n_dim; int64_t shape[SY_MAX_DIM]; } sy_checkpoint_entry;
+typedef struct sy_checkpoint_entry {
+    char *path;
+    sy_dtype dtype;
+    int32_t n_dim;
+    int64_t shape[SY_MAX_DIM];
+} sy_checkpoint_entry;
 typedef struct sy_checkpoint_info {
     char *kind, *config_yaml, *producer, *created;
     int64_t step, tokens_seen;
@@ -31,21 +45,26 @@ typedef struct sy_checkpoint_info {
     int32_t n_entries;
 } sy_checkpoint_info;
 
-/* Open, check format, version and `complete`, read attributes and list datasets. Not collective: rank 0 calls it and broadcasts what others need. A missing path: SY_ERR_USAGE;
-   empty, not HDF5, an unknown format_version, not complete: SY_ERR_DAMAGED. Refuses links, external storage, filters and sizes that do not fit the file before anything is
-   read. */
+/* Open, check format, version and `complete`, read attributes and list datasets. Not collective:
+   rank 0 calls it and broadcasts what others need. A missing path: SY_ERR_USAGE; empty, not HDF5,
+   an unknown format_version, not complete: SY_ERR_DAMAGED. Refuses links, external storage, filters
+   and sizes that do not fit the file before anything is read. */
 sy_status sy_checkpoint_info_read(const char *path, sy_checkpoint_info *out);
 void sy_checkpoint_info_free(sy_checkpoint_info *info);
 
-/* Every checksum of the file, the digest over table, names, shapes, types and attributes. Collective over comm (pieces are shared out), or alone (comm NULL). A failure is SY_ERR_DAMAGED
+/* Every checksum of the file, the digest over table, names, shapes, types and attributes.
+   Collective over comm (pieces are shared out), or alone (comm NULL). A failure is SY_ERR_DAMAGED
    naming the first dataset and piece; n_bytes (may be NULL) is what was read. */
 sy_status sy_checkpoint_verify(const char *path, sy_comm *comm, int64_t *n_bytes);
 
-/* Bytes of a blob "tokenizer/<name>"; freed with sy_free; *out NULL where the file has none. Not collective. */
+/* Bytes of a blob "tokenizer/<name>"; freed with sy_free; *out NULL where the file has none. Not
+ * collective. */
 sy_status sy_checkpoint_read_blob(const char *path, const char *name, void **out, int64_t *n_bytes);
 
-/* The newest checkpoint of a list (newest first) that verifies; each one passed over is a warning that says why. *out is an index, -1: none. Collective over comm. */
-sy_status sy_checkpoint_newest_valid(const char *const *paths, int32_t n, sy_comm *comm, int32_t *out);
+/* The newest checkpoint of a list (newest first) that verifies; each one passed over is a warning
+ * that says why. *out is an index, -1: none. Collective over comm. */
+sy_status sy_checkpoint_newest_valid(const char *const *paths, int32_t n, sy_comm *comm,
+                                     int32_t *out);
 
 #ifdef __cplusplus
 }

@@ -38,14 +38,28 @@ cleanup:
     return st;
 }
 
-sy_status sy__file_open_write(const char *path, int *fd)
+static sy_status open_write(const char *path, int flags, const char *verb, int *fd)
 {
-    int file = open(path, O_RDWR | O_CLOEXEC);
+    int file = open(path, O_RDWR | O_CLOEXEC | flags, 0666);
     if (file < 0) {
-        return io_error("open", path);
+        return io_error(verb, path);
     }
     *fd = file;
     return SY_OK;
+}
+
+sy_status sy__file_open_write(const char *path, int *fd)
+{
+    return open_write(path, 0, "open", fd);
+}
+
+sy_status sy__file_create(const char *path, int *fd)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy__file_remove(path));
+    SY_TRY(open_write(path, O_CREAT | O_EXCL, "create", fd));
+cleanup:
+    return st;
 }
 
 sy_status sy__file_close(int *fd, const char *path, bool written)
@@ -118,14 +132,14 @@ sy_status sy__file_bytes(int fd, const char *path, int64_t *bytes)
     return SY_OK;
 }
 
-sy_status sy__file_reserve(int fd, const char *path)
+sy_status sy__file_reserve(int fd, const char *path, int64_t bytes)
 {
     sy_status st = SY_OK;
-    int64_t bytes = 0;
     int rc = 0;
-    SY_TRY(sy__file_bytes(fd, path, &bytes));
+    SY_REQUIRE(ftruncate(fd, bytes) == 0, SY_ERR_IO, "cannot give '%s' its %.1f MB: %s", path,
+               (double)bytes * 1e-6, strerror(errno));
     do {
-        rc = bytes > 0 ? fallocate(fd, 0, 0, bytes) : 0;
+        rc = fallocate(fd, 0, 0, bytes);
     } while (rc != 0 && errno == EINTR);
     SY_REQUIRE(rc == 0 || errno == EOPNOTSUPP || errno == ENOSYS, SY_ERR_IO,
                "cannot claim %.1f MB for '%s': %s", (double)bytes * 1e-6, path, strerror(errno));

@@ -11,7 +11,9 @@ extern "C" {
 
 /* Open for reading, and the size. Missing, or not a file: SY_ERR_USAGE. Not collective. */
 sy_status sy__file_open_read(const char *path, int *fd, int64_t *bytes);
-/* Open an existing file for writing. Not collective. */
+/* A new, empty file; an old one of that name is replaced. Not collective. */
+sy_status sy__file_create(const char *path, int *fd);
+/* Open an existing file for reading and writing. Not collective. */
 sy_status sy__file_open_write(const char *path, int *fd);
 /* Close where it is open (fd >= 0) and set fd to -1; `written`: an error of close counts.
    Not collective. */
@@ -21,9 +23,9 @@ sy_status sy__file_read(int fd, const char *path, void *to, int64_t n, int64_t o
 sy_status sy__file_write(int fd, const char *path, const void *from, int64_t n, int64_t offset);
 sy_status sy__file_sync(int fd, const char *path);
 sy_status sy__file_bytes(int fd, const char *path, int64_t *bytes);
-/* Claim the disk space now, where the file system can, so that a full disk shows before the work.
-   Not collective. */
-sy_status sy__file_reserve(int fd, const char *path);
+/* Give the file its size, and claim the disk space now where the file system can, so that a full
+   disk shows before the work. Not collective. */
+sy_status sy__file_reserve(int fd, const char *path, int64_t bytes);
 /* "folder/.name.tmp" for "folder/name". Not collective. */
 sy_status sy__file_temporary(const char *path, char **out);
 /* Remove it; that there is none is fine. Not collective. */

@@ -97,11 +97,12 @@ hid_t sy__h5_row_type(void)
     return row;
 }
 
-hid_t sy__h5_access(void)
+hid_t sy__h5_access(bool image)
 {
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     bool ok = access >= 0 && H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110) >= 0 &&
               H5Pset_alignment(access, ALIGN_FROM_BYTES, ALIGN_BYTES) >= 0 &&
+              (!image || H5Pset_fapl_stdio(access) >= 0) &&
               H5Pset_file_locking(access, false, true) >= 0 &&
               H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) >= 0;
     if (!ok) {

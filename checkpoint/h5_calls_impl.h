@@ -28,8 +28,9 @@ void sy__h5_close(hid_t *id);
 hid_t sy__h5_type(sy_dtype dtype);
 hid_t sy__h5_row_type(void);
 /* File access: no locks (they fail on many network file systems), and for files that we write the
-   formats whose metadata carries checksums. Not collective. */
-hid_t sy__h5_access(void);
+   formats whose metadata carries checksums. `image`: of a file in memory, through stdio, because
+   HDF5 asks its usual driver for a real path, which such a file has not. Not collective. */
+hid_t sy__h5_access(bool image);
 
 #ifdef __cplusplus
 }

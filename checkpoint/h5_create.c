@@ -3,17 +3,22 @@
    time, so that equal states make equal files. */
 #include "checkpoint/h5_impl.h"
 
+#include <errno.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 
 #include "checkpoint/file_impl.h"
 #include "checkpoint/h5_calls_impl.h"
 #include "checkpoint/integrity_impl.h"
 #include "core/fault.h"
 
-enum { ATTRIBUTES_IN_HEADER = 64 };
+enum { ATTRIBUTES_IN_HEADER = 64, ITEM_ROOM = 8192, FILE_ROOM = 1 << 20, NAME_BYTES = 64 };
 
 typedef struct creator {
-    const char *path;
+    const char *path; /* for messages */
+    char image[NAME_BYTES];
     hid_t file, root_list, group_list, dataset_list;
 } creator;
 
@@ -43,9 +48,9 @@ cleanup:
 static sy_status open_file(creator *c)
 {
     sy_status st = SY_OK;
-    hid_t access = sy__h5_access();
+    hid_t access = sy__h5_access(true);
     SY_TRY(check(c, access, NULL));
-    c->file = H5Fcreate(c->path, H5F_ACC_EXCL, c->root_list, access);
+    c->file = H5Fcreate(c->image, H5F_ACC_TRUNC, c->root_list, access);
     SY_TRY(check(c, c->file, NULL));
 cleanup:
     sy__h5_close(&access);
@@ -176,37 +181,81 @@ cleanup:
     return st;
 }
 
-sy_status sy__h5_create(const char *path, sy__catalog *cat, const sy__attributes *attributes)
+/* ---- the image ---- */
+
+/* A limit on the size of files also holds for the image, where HDF5 would run into it. */
+static sy_status check_limit(const char *path, const sy__catalog *cat,
+                             const sy__attributes *attributes)
 {
     sy_status st = SY_OK;
-    creator c = {path, H5I_INVALID_HID, H5I_INVALID_HID, H5I_INVALID_HID, H5I_INVALID_HID};
-    SY_TRY(sy__h5_begin());
-    SY_TRY(sy__file_remove(path));
-    SY_TRY(sy_fault("checkpoint_skeleton"));
-    SY_TRY(open_lists(&c));
-    SY_TRY(open_file(&c));
-    SY_TRY(put_attributes(&c, attributes));
-    SY_TRY(make_datasets(&c, cat));
-    hid_t file = c.file;
-    c.file = H5I_INVALID_HID;
-    SY_TRY(sy__h5_check(H5Fclose(file), SY_ERR_IO, "write", path, NULL));
+    struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
+    getrlimit(RLIMIT_FSIZE, &limit);
+    const int64_t text = 4 * (int64_t)strlen(attributes->config_yaml);
+    const int64_t room = sy__catalog_bytes(cat) + cat->n_pieces * (int64_t)sizeof(sy__row) +
+                         cat->n_items * ITEM_ROOM + text + FILE_ROOM;
+    SY_REQUIRE(limit.rlim_cur == RLIM_INFINITY || (rlim_t)room <= limit.rlim_cur, SY_ERR_IO,
+               "files may have %.1f MB here, checkpoint '%s' needs room for up to %.1f MB; raise "
+               "the limit (ulimit -f)",
+               (double)limit.rlim_cur * 1e-6, path, (double)room * 1e-6);
 cleanup:
-    sy__h5_close(&c.file);
-    sy__h5_close(&c.dataset_list);
-    sy__h5_close(&c.group_list);
-    sy__h5_close(&c.root_list);
     return st;
 }
 
-sy_status sy__h5_complete(const char *path)
+static void name_image(int image, char name[NAME_BYTES])
+{
+    snprintf(name, NAME_BYTES, "/proc/self/fd/%d", image);
+}
+
+static sy_status build(creator *c, sy__catalog *cat, const sy__attributes *attributes)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy__h5_begin());
+    SY_TRY(open_lists(c));
+    SY_TRY(open_file(c));
+    SY_TRY(put_attributes(c, attributes));
+    SY_TRY(make_datasets(c, cat));
+    hid_t file = c->file;
+    c->file = H5I_INVALID_HID;
+    SY_TRY(check(c, H5Fclose(file), NULL));
+cleanup:
+    sy__h5_close(&c->file);
+    sy__h5_close(&c->dataset_list);
+    sy__h5_close(&c->group_list);
+    sy__h5_close(&c->root_list);
+    return st;
+}
+
+sy_status sy__h5_create(const char *path, sy__catalog *cat, const sy__attributes *attributes,
+                        int *image)
+{
+    sy_status st = SY_OK;
+    creator c = {.path = path};
+    int fd = -1;
+    SY_TRY(check_limit(path, cat, attributes));
+    fd = memfd_create("checkpoint", MFD_CLOEXEC);
+    SY_REQUIRE(fd >= 0, SY_ERR_IO, "cannot make a file in memory for checkpoint '%s': %s", path,
+               strerror(errno));
+    name_image(fd, c.image);
+    SY_TRY(build(&c, cat, attributes));
+    SY_TRY(sy__file_bytes(fd, path, &cat->file_bytes));
+    *image = fd;
+    fd = -1;
+cleanup:
+    sy__file_close(&fd, path, false);
+    return st;
+}
+
+sy_status sy__h5_complete(const char *path, int image)
 {
     sy_status st = SY_OK;
     const int64_t one = 1;
+    char name[NAME_BYTES];
     hid_t access = H5I_INVALID_HID, file = H5I_INVALID_HID, attribute = H5I_INVALID_HID;
+    name_image(image, name);
     SY_TRY(sy__h5_begin());
-    access = sy__h5_access();
-    file = H5Fopen(path, H5F_ACC_RDWR, access);
-    SY_TRY(sy__h5_check(file, SY_ERR_IO, "open", path, NULL));
+    access = sy__h5_access(true);
+    file = H5Fopen(name, H5F_ACC_RDWR, access);
+    SY_TRY(sy__h5_check(file, SY_ERR_IO, "open the image of", path, NULL));
     attribute = H5Aopen(file, "complete", H5P_DEFAULT);
     SY_TRY(sy__h5_check(attribute, SY_ERR_IO, "open", path, "complete"));
     SY_TRY(sy__h5_check(H5Awrite(attribute, H5T_NATIVE_INT64, &one), SY_ERR_IO, "write", path,

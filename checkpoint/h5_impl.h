@@ -10,11 +10,14 @@
 extern "C" {
 #endif
 
-/* Create a file with every dataset and attribute of it, complete = 0, and fill in the offsets. An
-   old file of that name is replaced. Not collective. */
-sy_status sy__h5_create(const char *path, sy__catalog *cat, const sy__attributes *attributes);
-/* Set complete = 1. Not collective. */
-sy_status sy__h5_complete(const char *path);
+/* A new file in memory (sparse: its datasets take no room) with every dataset and attribute,
+   complete = 0; the offsets are filled in. HDF5 1.10 dies of a write that fails, so it never writes
+   to a disk: what lies between the datasets is copied from here. path is for messages; the caller
+   closes *image. Not collective. */
+sy_status sy__h5_create(const char *path, sy__catalog *cat, const sy__attributes *attributes,
+                        int *image);
+/* Set complete = 1 in the image. Not collective. */
+sy_status sy__h5_complete(const char *path, int image);
 /* Attributes and datasets of a file, without the contents of its tables: pieces are not filled in.
    Whatever is not as we write it is SY_ERR_DAMAGED with the reason; see sy_checkpoint_info_read.
    Not collective. */

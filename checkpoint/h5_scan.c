@@ -356,7 +356,7 @@ cleanup:
 static sy_status open_file(scanner *s)
 {
     sy_status st = SY_OK;
-    hid_t access = sy__h5_access();
+    hid_t access = sy__h5_access(false);
     s->file = H5Fopen(s->path, H5F_ACC_RDONLY, access);
     SY_TRY(sy__h5_check(s->file, SY_ERR_DAMAGED, "open checkpoint", s->path, NULL));
     s->u64 = H5Tcopy(H5T_STD_U64LE);

@@ -153,24 +153,32 @@ static int by_offset(const void *a, const void *b)
     return (x->offset > y->offset) - (x->offset < y->offset);
 }
 
-/* Datasets that have bytes, those of /integrity among them, in the order of the file. */
-static sy_status sorted_extents(const sy__catalog *cat, sy__extent **out, int64_t *n_out)
+/* Datasets that have bytes, those of /integrity and `also` [n_also] among them, in the order of the
+   file. */
+static sy_status sorted_extents(const sy__catalog *cat, const sy__extent *also, int32_t n_also,
+                                sy__extent **out, int64_t *n_out)
 {
     sy_status st = SY_OK;
-    const sy__extent own[] = {cat->table, cat->digest, cat->structure};
     sy__extent *extent = NULL;
-    int64_t n = 0;
-    SY_TRY(sy_alloc(cat->n_items + 3, sizeof *extent, (void **)&extent));
-    for (int64_t i = 0; i < cat->n_items + 3; i++) {
-        sy__extent e =
-            i < 3 ? own[i] : (sy__extent){cat->item[i - 3].offset, cat->item[i - 3].bytes};
-        if (e.bytes > 0) {
-            extent[n++] = e;
+    int64_t n = 0, n_kept = 0;
+    SY_TRY(sy_alloc(cat->n_items + 3 + n_also, sizeof *extent, (void **)&extent));
+    for (int64_t i = 0; i < cat->n_items; i++) {
+        extent[n++] = (sy__extent){cat->item[i].offset, cat->item[i].bytes};
+    }
+    extent[n++] = cat->table;
+    extent[n++] = cat->digest;
+    extent[n++] = cat->structure;
+    for (int32_t i = 0; i < n_also; i++) {
+        extent[n++] = also[i];
+    }
+    for (int64_t i = 0; i < n; i++) {
+        if (extent[i].bytes > 0) {
+            extent[n_kept++] = extent[i];
         }
     }
-    qsort(extent, (size_t)n, sizeof *extent, by_offset);
+    qsort(extent, (size_t)n_kept, sizeof *extent, by_offset);
     *out = extent;
-    *n_out = n;
+    *n_out = n_kept;
 cleanup:
     return st;
 }
@@ -180,7 +188,7 @@ sy_status sy__extents_check(const char *path, const sy__catalog *cat)
     sy_status st = SY_OK;
     sy__extent *extent = NULL;
     int64_t n = 0, end = 0;
-    SY_TRY(sorted_extents(cat, &extent, &n));
+    SY_TRY(sorted_extents(cat, NULL, 0, &extent, &n));
     for (int64_t i = 0; i < n; i++) {
         SY_REQUIRE(extent[i].offset >= end, SY_ERR_DAMAGED,
                    "checkpoint '%s': two datasets share byte %" PRId64, path, extent[i].offset);
@@ -195,40 +203,79 @@ cleanup:
     return st;
 }
 
-static sy_status hash_range(int fd, const char *path, int64_t begin, int64_t end, void *buffer,
-                            XXH3_state_t *hash)
+/* What is done with bytes that lie between datasets. */
+typedef sy_status take_bytes(void *self, const void *bytes, int64_t n, int64_t offset);
+
+static sy_status walk_range(int fd, const char *path, int64_t begin, int64_t end, void *buffer,
+                            take_bytes *take, void *self)
 {
     sy_status st = SY_OK;
     while (begin < end) {
         int64_t n = end - begin < BUFFER_BYTES ? end - begin : BUFFER_BYTES;
         SY_TRY(sy__file_read(fd, path, buffer, n, begin));
-        XXH3_64bits_update(hash, buffer, (size_t)n);
+        SY_TRY(take(self, buffer, n, begin));
         begin += n;
     }
 cleanup:
     return st;
 }
 
-static sy_status structure_hash(int fd, const char *path, const sy__catalog *cat, uint64_t *out)
+/* Every byte of the file that belongs neither to a dataset nor to `also` [n_also]. */
+static sy_status walk_between(int fd, const char *path, const sy__catalog *cat,
+                              const sy__extent *also, int32_t n_also, take_bytes *take, void *self)
 {
     sy_status st = SY_OK;
     sy__extent *extent = NULL;
     void *buffer = NULL;
     int64_t n = 0, at = 0;
-    XXH3_state_t *hash = XXH3_createState();
-    SY_REQUIRE(hash, SY_ERR_MEMORY, "out of memory: no state for a checksum");
-    XXH3_64bits_reset(hash);
     SY_TRY(sy_alloc(BUFFER_BYTES, 1, &buffer));
-    SY_TRY(sorted_extents(cat, &extent, &n));
+    SY_TRY(sorted_extents(cat, also, n_also, &extent, &n));
     for (int64_t i = 0; i < n; i++) {
-        SY_TRY(hash_range(fd, path, at, extent[i].offset, buffer, hash));
+        SY_TRY(walk_range(fd, path, at, extent[i].offset, buffer, take, self));
         at = extent[i].offset + extent[i].bytes;
     }
-    SY_TRY(hash_range(fd, path, at, cat->file_bytes, buffer, hash));
-    *out = XXH3_64bits_digest(hash);
+    SY_TRY(walk_range(fd, path, at, cat->file_bytes, buffer, take, self));
 cleanup:
     sy_free(&extent);
     sy_free(&buffer);
+    return st;
+}
+
+typedef struct target {
+    int fd;
+    const char *path;
+} target;
+
+static sy_status copy_bytes(void *self, const void *bytes, int64_t n, int64_t offset)
+{
+    const target *to = self;
+    return sy__file_write(to->fd, to->path, bytes, n, offset);
+}
+
+sy_status sy__structure_copy(int from, int to, const char *path, const sy__catalog *cat)
+{
+    target self = {to, path};
+    return walk_between(from, path, cat, NULL, 0, copy_bytes, &self);
+}
+
+static sy_status hash_bytes(void *self, const void *bytes, int64_t n, int64_t offset)
+{
+    (void)offset;
+    XXH3_64bits_update(self, bytes, (size_t)n);
+    return SY_OK;
+}
+
+static sy_status structure_hash(int fd, const char *path, const sy__catalog *cat, uint64_t *out)
+{
+    sy_status st = SY_OK;
+    sy__extent created[2];
+    XXH3_state_t *hash = XXH3_createState();
+    SY_REQUIRE(hash, SY_ERR_MEMORY, "out of memory: no state for a checksum");
+    XXH3_64bits_reset(hash);
+    SY_TRY(sy__created_extents(fd, path, cat->file_bytes, &created[0], &created[1]));
+    SY_TRY(walk_between(fd, path, cat, created, 2, hash_bytes, hash));
+    *out = XXH3_64bits_digest(hash);
+cleanup:
     XXH3_freeState(hash);
     return st;
 }

@@ -14,6 +14,7 @@
 #include "checkpoint/stage_impl.h"
 #include "core/alloc.h"
 #include "core/clock.h"
+#include "core/fault.h"
 #include "parallel/agree.h"
 
 typedef struct saver {
@@ -22,6 +23,7 @@ typedef struct saver {
     sy_comm *io;
     char *temporary;
     sy__attributes attributes; /* rank 0 alone */
+    int image;                 /* rank 0 alone: see sy__h5_create */
     sy__catalog cat;
     int64_t *written; /* [n_pieces] bytes, by this rank */
     int32_t *hashed;  /* [n_pieces] 1: this rank has the piece's checksum */
@@ -58,9 +60,12 @@ static sy_status make_skeleton(saver *s)
     }
     SY_TRY(describe(s->state, &s->attributes));
     SY_TRY(sy__catalog_from_state(s->state, &s->cat));
-    SY_TRY(sy__h5_create(s->temporary, &s->cat, &s->attributes));
-    SY_TRY(sy__file_open_write(s->temporary, &fd));
-    SY_TRY(sy__file_reserve(fd, s->temporary));
+    SY_TRY(sy_fault("checkpoint_skeleton"));
+    SY_TRY(sy__h5_create(s->path, &s->cat, &s->attributes, &s->image));
+    SY_TRY(sy__file_create(s->temporary, &fd));
+    SY_TRY(sy__file_reserve(fd, s->temporary, s->cat.file_bytes));
+    SY_TRY(sy__structure_copy(s->image, fd, s->temporary, &s->cat));
+    SY_TRY(sy__file_close(&fd, s->temporary, true));
 cleanup:
     sy__file_close(&fd, s->temporary, false);
     return st;
@@ -235,8 +240,8 @@ static sy_status finish(saver *s)
     }
     SY_TRY(sy__file_open_write(s->temporary, &s->fd));
     SY_TRY(sy__integrity_write(s->fd, s->temporary, &s->cat, &s->attributes));
-    SY_TRY(sy__h5_complete(s->temporary));
-    SY_TRY(sy__file_bytes(s->fd, s->temporary, &s->cat.file_bytes));
+    SY_TRY(sy__h5_complete(s->path, s->image));
+    SY_TRY(sy__structure_copy(s->image, s->fd, s->temporary, &s->cat));
     SY_TRY(sy__structure_write(s->fd, s->temporary, &s->cat));
     SY_TRY(sy__file_sync(s->fd, s->temporary));
     SY_TRY(sy__file_close(&s->fd, s->temporary, true));
@@ -269,7 +274,7 @@ static void discard(saver *s)
 sy_status sy_checkpoint_save(const char *path, const sy_state *state, sy_mesh *mesh)
 {
     sy_status st = SY_OK;
-    saver s = {.state = state, .path = path, .io = mesh->io, .fd = -1};
+    saver s = {.state = state, .path = path, .io = mesh->io, .image = -1, .fd = -1};
     uint64_t *xxh3 = NULL;
     SY_TRY(sy_agree(s.io, sy__file_temporary(path, &s.temporary)));
     st = save(&s, &xxh3);
@@ -279,6 +284,7 @@ sy_status sy_checkpoint_save(const char *path, const sy_state *state, sy_mesh *m
     }
 cleanup:
     sy_free(&xxh3);
+    sy__file_close(&s.image, path, false);
     XXH3_freeState(s.hash);
     sy__stage_free(&s.stage);
     sy_free(&s.hashed);

@@ -1,0 +1,796 @@
+/* checkpoint/: what comes back from a file, what HDF5 and xxHash say about it, and what is refused.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <hdf5.h>
+#include <xxhash.h>
+
+#include "core/alloc.h"
+#include "core/fault.h"
+#include "tests/support/ckpt_state.h"
+#include "tests/support/scratch.h"
+
+static sy_comm *world;
+static sy_mesh *mesh;
+static sy_device *dev;
+
+static int open_world(void **state)
+{
+    (void)state;
+    sy_status st = sy_comm_world(false, &world);
+    st = st == SY_OK ? test_device_open(&dev) : st;
+    sy_mesh_spec spec = {.ep = 1, .dev = dev};
+    st = st == SY_OK ? sy_mesh_create(world, &spec, &mesh) : st;
+    return st == SY_OK ? 0 : -1;
+}
+
+static int close_world(void **state)
+{
+    (void)state;
+    sy_mesh_destroy(&mesh);
+    sy_device_close(&dev);
+    sy_comm_destroy(&world);
+    return sy_alloc_live() == 0 ? 0 : -1;
+}
+
+#define assert_ok(status) assert_status((status), SY_OK, "")
+
+/* The call ended so, and its message holds the words. Clears the error. */
+static void assert_status(sy_status st, sy_status want, const char *words)
+{
+    bool as_told = st == want && (st == SY_OK || strstr(sy_error_message(), words) != NULL);
+    if (!as_told) {
+        print_error("'%s', wanted '%s' and '%s': %s\n", sy_status_name(st), sy_status_name(want),
+                    words, sy_error_message());
+    }
+    sy_error_clear();
+    assert_true(as_told);
+}
+
+/* Every type, every number of dimensions, nothing at all, and more than a piece. */
+static const ckpt_field all_kinds[] = {
+    {"model/embed", SY_F32, 2, {1200, 1000}, DEAL_WHOLE, NULL, false, NULL},
+    {"model/layers/000/attn/q", SY_BF16, 2, {7, 5}, DEAL_FLAT, NULL, false, NULL},
+    {"model/layers/000/moe/experts/gate", SY_F32, 3, {4, 30, 11}, DEAL_ROWS, NULL, false, NULL},
+    {"model/norm", SY_F64, 1, {33}, DEAL_ALONE, NULL, false, NULL},
+    {"optim/exp_avg/embed", SY_F32, 2, {12, 1001}, DEAL_STRIPS, NULL, false, NULL},
+    {"state/counts", SY_I32, 4, {2, 3, 2, 2}, DEAL_WHOLE, NULL, false, NULL},
+    {"state/empty", SY_F32, 2, {0, 5}, DEAL_WHOLE, NULL, false, NULL},
+    {"state/flags", SY_U8, 1, {13}, DEAL_WHOLE, NULL, false, NULL},
+    {"state/step", SY_I64, 0, {0}, DEAL_WHOLE, NULL, false, NULL},
+};
+/* A few kB: for tests that make many copies. */
+static const ckpt_field few[] = {
+    {"model/embed", SY_BF16, 2, {16, 9}, DEAL_FLAT, NULL, false, NULL},
+    {"model/layers/000/attn_norm", SY_F32, 1, {40}, DEAL_WHOLE, NULL, false, NULL},
+    {"optim/exp_avg/embed", SY_F32, 2, {16, 9}, DEAL_FLAT, NULL, false, NULL},
+    {"state/step", SY_I64, 0, {0}, DEAL_WHOLE, NULL, false, NULL},
+};
+enum { N_ALL = sizeof all_kinds / sizeof all_kinds[0], N_FEW = sizeof few / sizeof few[0] };
+
+static void open_filled(ckpt_state *s, const ckpt_field *fields, int32_t n)
+{
+    assert_ok(ckpt_open(s, fields, n, 0, 1));
+    assert_ok(ckpt_fill(s));
+}
+
+/* A file of `few` under this name. */
+static void save_few(const char *path)
+{
+    ckpt_state s;
+    open_filled(&s, few, N_FEW);
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    ckpt_close(&s);
+}
+
+/* ---- round trips ---- */
+
+static void load_of_a_saved_state_gives_the_same_bits(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "step_00000007.h5", path);
+    ckpt_state s;
+    open_filled(&s, all_kinds, N_ALL);
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    assert_ok(ckpt_clear(&s));
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh));
+    assert_true(ckpt_holds(&s));
+    assert_int_equal(s.n_restored, 1);
+    ckpt_close(&s);
+}
+
+static void load_of_device_fields_gives_the_same_bits(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    ckpt_field fields[N_ALL];
+    memcpy(fields, all_kinds, sizeof fields);
+    for (int k = 0; k < N_ALL; k++) {
+        fields[k].dev = k % 3 == 2 ? NULL : dev;
+    }
+    ckpt_state s;
+    open_filled(&s, fields, N_ALL);
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    assert_ok(ckpt_clear(&s));
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh));
+    assert_true(ckpt_holds(&s));
+    ckpt_close(&s);
+}
+
+/* Whole numbers below 128 are the same in all three types. */
+static void load_into_other_float_types_converts(void **state)
+{
+    static const sy_dtype types[] = {SY_F32, SY_BF16, SY_F64};
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    for (int file_type = 0; file_type < 3; file_type++) {
+        ckpt_field fields[2];
+        memcpy(fields, all_kinds, sizeof fields);
+        fields[0].dtype = fields[1].dtype = types[file_type];
+        ckpt_state s;
+        open_filled(&s, fields, 2);
+        assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+        ckpt_close(&s);
+        for (int type = 0; type < 6; type++) {
+            fields[0].dtype = fields[1].dtype = types[type % 3];
+            fields[0].dev = fields[1].dev = type < 3 ? NULL : dev;
+            assert_ok(ckpt_open(&s, fields, 2, 0, 1));
+            assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh));
+            assert_true(ckpt_holds(&s));
+            ckpt_close(&s);
+        }
+    }
+}
+
+/* 1 + 2^-8 + 2^-30 is above the middle of two bf16 numbers, but through a float it is the middle.
+ */
+static void load_of_f64_into_bf16_rounds_once(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    ckpt_field field = {"model/norm", SY_F64, 1, {2}, DEAL_WHOLE, NULL, false, NULL};
+    const double values[] = {1 + 0x1p-8 + 0x1p-30, -0x1.9p-130};
+    ckpt_state s;
+    assert_ok(ckpt_open(&s, &field, 1, 0, 1));
+    memcpy(s.field[0].data, values, sizeof values);
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    ckpt_close(&s);
+    field.dtype = SY_BF16;
+    assert_ok(ckpt_open(&s, &field, 1, 0, 1));
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh));
+    const uint16_t *bits = s.field[0].data;
+    assert_int_equal(bits[0], 0x3f81);
+    assert_int_equal(bits[1], 0x800c); /* 1.5625 * 2^-130 = 12.5 * 2^-133: a tie, to even */
+    ckpt_close(&s);
+}
+
+static void load_of_the_model_alone_leaves_the_rest(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    save_few(path);
+    ckpt_state s;
+    assert_ok(ckpt_open(&s, few, N_FEW, 0, 1));
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_MODEL, mesh));
+    assert_true(ckpt_field_holds(&s, 0) && ckpt_field_holds(&s, 1));
+    const float *moment = s.field[2].data;
+    for (int64_t i = 0; i < ckpt_numel(&s.field[2]); i++) {
+        assert_true(moment[i] == 0.0F);
+    }
+    ckpt_close(&s);
+}
+
+static void load_of_a_missing_optional_field_leaves_it(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    save_few(path);
+    ckpt_field fields[N_FEW + 1];
+    memcpy(fields, few, sizeof few);
+    fields[N_FEW] = all_kinds[3];
+    fields[N_FEW].optional = true;
+    ckpt_state s;
+    assert_ok(ckpt_open(&s, fields, N_FEW + 1, 0, 1));
+    ((double *)s.field[N_FEW].data)[0] = 3.25;
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh));
+    assert_true(((double *)s.field[N_FEW].data)[0] == 3.25);
+    assert_true(ckpt_field_holds(&s, 0) && ckpt_field_holds(&s, 3));
+    ckpt_close(&s);
+}
+
+/* ---- what others see ---- */
+
+static void file_read_by_hdf5_holds_the_values(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    ckpt_state s;
+    open_filled(&s, all_kinds, N_ALL);
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+    assert_true(file >= 0);
+    for (int32_t k = 0; k < N_ALL; k++) {
+        const ckpt_field *f = &s.field[k];
+        double *values = calloc((size_t)ckpt_numel(f) + 1, sizeof *values);
+        hid_t dataset = H5Dopen2(file, f->name, H5P_DEFAULT), space = H5Dget_space(dataset);
+        hsize_t dims[SY_MAX_DIM];
+        assert_int_equal(H5Sget_simple_extent_dims(space, dims, NULL), f->n_dim);
+        for (int32_t d = 0; d < f->n_dim; d++) {
+            assert_int_equal(dims[d], f->shape[d]);
+        }
+        assert_true(H5Dread(dataset, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, values) >=
+                    0);
+        for (int64_t i = 0; i < ckpt_numel(f); i++) {
+            double want = ckpt_value(f, i);
+            assert_true(values[i] == (f->dtype == SY_U8 ? (double)(uint8_t)(int)want : want));
+        }
+        free(values);
+        H5Sclose(space);
+        H5Dclose(dataset);
+    }
+    H5Fclose(file);
+    ckpt_close(&s);
+}
+
+typedef struct table_row {
+    char dataset[256];
+    uint64_t offset, length, xxh3_64;
+} table_row;
+
+/* The whole table, as any reader of HDF5 would get it. */
+static table_row *read_table(const char *path, hsize_t *n_rows)
+{
+    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+    hid_t dataset = H5Dopen2(file, "/integrity/xxh3_64", H5P_DEFAULT);
+    hid_t space = H5Dget_space(dataset), name = H5Tcopy(H5T_C_S1);
+    hid_t row = H5Tcreate(H5T_COMPOUND, sizeof(table_row));
+    assert_int_equal(H5Sget_simple_extent_dims(space, n_rows, NULL), 1);
+    H5Tset_size(name, 256);
+    H5Tinsert(row, "dataset", offsetof(table_row, dataset), name);
+    H5Tinsert(row, "offset", offsetof(table_row, offset), H5T_NATIVE_UINT64);
+    H5Tinsert(row, "length", offsetof(table_row, length), H5T_NATIVE_UINT64);
+    H5Tinsert(row, "xxh3_64", offsetof(table_row, xxh3_64), H5T_NATIVE_UINT64);
+    table_row *rows = calloc(*n_rows, sizeof *rows);
+    assert_true(H5Dread(dataset, row, H5S_ALL, H5S_ALL, H5P_DEFAULT, rows) >= 0);
+    H5Tclose(row);
+    H5Tclose(name);
+    H5Sclose(space);
+    H5Dclose(dataset);
+    H5Fclose(file);
+    return rows;
+}
+
+static void table_holds_the_checksum_of_every_byte(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    ckpt_state s;
+    open_filled(&s, all_kinds, N_ALL);
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    hsize_t n_rows = 0, at = 0;
+    table_row *rows = read_table(path, &n_rows);
+    for (int32_t k = 0; k < N_ALL; k++) { /* the fields stand in the order of their names */
+        char *want = ckpt_expected(&s.field[k]);
+        uint64_t done = 0, bytes = (uint64_t)ckpt_bytes(&s.field[k]);
+        while (done < bytes) {
+            assert_true(at < n_rows);
+            assert_string_equal(rows[at].dataset, s.field[k].name);
+            assert_int_equal(rows[at].offset, done);
+            assert_int_equal(rows[at].xxh3_64, XXH3_64bits(want + done, rows[at].length));
+            done += rows[at++].length;
+        }
+        assert_int_equal(done, bytes);
+        free(want);
+    }
+    assert_int_equal(at, n_rows);
+    assert_true(n_rows > N_ALL - 1); /* one is empty, one is cut */
+    free(rows);
+    ckpt_close(&s);
+}
+
+static void info_tells_what_was_saved(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    ckpt_state s;
+    sy_checkpoint_info info;
+    open_filled(&s, all_kinds, N_ALL);
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    assert_ok(sy_checkpoint_info_read(path, &info));
+    assert_string_equal(info.kind, "training");
+    assert_string_equal(info.config_yaml, "run:\n  name: made-up\n");
+    assert_int_equal(info.step, 7);
+    assert_int_equal(info.tokens_seen, 700);
+    assert_int_equal(strlen(info.created), strlen("2026-01-01T00:00:00Z"));
+    assert_true(strncmp(info.producer, "switchyard ", 11) == 0);
+    assert_int_equal(info.n_entries, N_ALL);
+    for (int32_t k = 0; k < N_ALL; k++) {
+        assert_string_equal(info.entry[k].path, s.field[k].name);
+        assert_int_equal(info.entry[k].dtype, s.field[k].dtype);
+        assert_int_equal(info.entry[k].n_dim, s.field[k].n_dim);
+        assert_memory_equal(info.entry[k].shape, s.field[k].shape, sizeof info.entry[k].shape);
+    }
+    sy_checkpoint_info_free(&info);
+    ckpt_close(&s);
+}
+
+static void config_beyond_64_kb_comes_back(void **state)
+{
+    enum { N = 200000 };
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    ckpt_state s;
+    sy_checkpoint_info info;
+    char *config = malloc(N + 1);
+    memset(config, 'c', N);
+    config[N] = '\0';
+    open_filled(&s, few, N_FEW);
+    s.state.config_yaml = config;
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    assert_ok(sy_checkpoint_verify(path, NULL, NULL));
+    assert_ok(sy_checkpoint_info_read(path, &info));
+    assert_string_equal(info.config_yaml, config);
+    sy_checkpoint_info_free(&info);
+    ckpt_close(&s);
+    free(config);
+}
+
+/* `created` is 20 characters, and HDF5 keeps 4 bytes of checksum over it. */
+static void equal_states_make_equal_files_but_created(void **state)
+{
+    char a[2 * SCRATCH_PATH], b[2 * SCRATCH_PATH], now[32], then[32];
+    save_few(scratch_path(state, "a.h5", a));
+    sy_checkpoint_info info;
+    assert_ok(sy_checkpoint_info_read(a, &info));
+    snprintf(then, sizeof then, "%s", info.created);
+    sy_checkpoint_info_free(&info);
+    do {
+        save_few(scratch_path(state, "b.h5", b));
+        assert_ok(sy_checkpoint_info_read(b, &info));
+        snprintf(now, sizeof now, "%s", info.created);
+        sy_checkpoint_info_free(&info);
+    } while (strcmp(now, then) == 0);
+    int64_t n = ckpt_file_difference(a, b);
+    assert_true(n >= 1 && n <= 24);
+    assert_ok(sy_checkpoint_verify(b, NULL, NULL));
+}
+
+static void blobs_travel_along(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    const sy_blob blobs[] = {{"vocab.json", "{\"a\": 0}", 8}, {"merges.txt", "", 0}};
+    ckpt_state s;
+    void *bytes = NULL;
+    int64_t n = -1;
+    open_filled(&s, few, N_FEW);
+    s.state.blobs = blobs;
+    s.state.n_blobs = 2;
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    assert_ok(sy_checkpoint_read_blob(path, "vocab.json", &bytes, &n));
+    assert_int_equal(n, 8);
+    assert_memory_equal(bytes, blobs[0].bytes, 8);
+    sy_free(&bytes);
+    assert_ok(sy_checkpoint_read_blob(path, "merges.txt", &bytes, &n));
+    assert_true(bytes && n == 0);
+    sy_free(&bytes);
+    assert_ok(sy_checkpoint_read_blob(path, "other", &bytes, &n));
+    assert_true(!bytes && n == 0);
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh)); /* they are not fields */
+    ckpt_close(&s);
+}
+
+/* ---- another model ---- */
+
+static void expect_refused(const char *path, const ckpt_field *fields, int32_t n, sy_load_what what,
+                           const char *words)
+{
+    ckpt_state s;
+    assert_ok(ckpt_open(&s, fields, n, 0, 1));
+    assert_status(sy_checkpoint_load(path, &s.state, what, mesh), SY_ERR_USAGE, words);
+    for (int32_t k = 0; k < n; k++) { /* nothing was read */
+        for (int64_t i = 0; i < ckpt_bytes(&s.field[k]); i++) {
+            assert_int_equal(((char *)s.field[k].data)[i], 0);
+        }
+    }
+    assert_int_equal(s.n_restored, 0);
+    ckpt_close(&s);
+}
+
+static void load_of_another_model_is_refused_before_anything_is_read(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    save_few(path);
+    ckpt_field fields[N_FEW + 1];
+    memcpy(fields, few, sizeof few);
+    expect_refused(path, fields, N_FEW - 1, SY_LOAD_ALL, "has a dataset '/state/step'");
+    expect_refused(path, fields, 1, SY_LOAD_MODEL, "'/model/layers/000/attn_norm'");
+    fields[N_FEW] = all_kinds[1];
+    expect_refused(path, fields, N_FEW + 1, SY_LOAD_ALL, "no dataset '/model/layers/000/attn/q'");
+    fields[1].shape[0] = 41;
+    expect_refused(path, fields, N_FEW, SY_LOAD_MODEL, "has shape [40], not [41]");
+    fields[1].shape[0] = 40;
+    fields[3].dtype = SY_I32;
+    expect_refused(path, fields, N_FEW, SY_LOAD_ALL, "has type i64, which is no i32");
+}
+
+/* ---- not a checkpoint ---- */
+
+static void expect_damaged(const char *path, sy_status want, const char *words)
+{
+    sy_checkpoint_info info;
+    ckpt_state s;
+    void *bytes = NULL;
+    int64_t n = 0;
+    assert_ok(ckpt_open(&s, few, N_FEW, 0, 1));
+    assert_status(sy_checkpoint_info_read(path, &info), want, words);
+    assert_status(sy_checkpoint_verify(path, NULL, NULL), want, words);
+    assert_status(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh), want, words);
+    assert_status(sy_checkpoint_read_blob(path, "a", &bytes, &n), want, words);
+    ckpt_close(&s);
+}
+
+static void what_is_no_checkpoint_is_refused(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    expect_damaged(path, SY_ERR_USAGE, "there is no checkpoint");
+    expect_damaged(((scratch *)*state)->dir, SY_ERR_USAGE, "is not a file");
+    scratch_write(path, "");
+    expect_damaged(path, SY_ERR_DAMAGED, "it has 0 bytes");
+    scratch_write(path, "once upon a time there was a file");
+    expect_damaged(path, SY_ERR_DAMAGED, "it is not an HDF5 file");
+    H5Fclose(H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT));
+    expect_damaged(path, SY_ERR_DAMAGED, "superblock");
+    hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+    H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);
+    H5Fclose(H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, access));
+    H5Pclose(access);
+    expect_damaged(path, SY_ERR_DAMAGED, "no attribute 'format'");
+}
+
+static hid_t open_to_change(const char *path)
+{
+    hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+    H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);
+    hid_t file = H5Fopen(path, H5F_ACC_RDWR, access);
+    H5Pclose(access);
+    assert_true(file >= 0);
+    return file;
+}
+
+static void set_number(const char *path, const char *name, int64_t value)
+{
+    hid_t file = open_to_change(path), attribute = H5Aopen(file, name, H5P_DEFAULT);
+    assert_true(H5Awrite(attribute, H5T_NATIVE_INT64, &value) >= 0);
+    H5Aclose(attribute);
+    H5Fclose(file);
+}
+
+static void changed_attributes_are_refused(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    save_few(scratch_path(state, "a.h5", path));
+    set_number(path, "format_version", 2);
+    expect_damaged(path, SY_ERR_DAMAGED, "format_version 2, this program reads 1");
+    set_number(path, "format_version", 1);
+    set_number(path, "complete", 0);
+    expect_damaged(path, SY_ERR_DAMAGED, "is not complete");
+    set_number(path, "complete", 1);
+    assert_ok(sy_checkpoint_verify(path, NULL, NULL)); /* as it was, byte for byte */
+    set_number(path, "step", -1);
+    expect_damaged(path, SY_ERR_DAMAGED, "attribute 'step' is -1");
+    set_number(path, "step", 8);
+    assert_status(sy_checkpoint_verify(path, NULL, NULL), SY_ERR_DAMAGED, "digest");
+}
+
+/* ---- files made to hurt ---- */
+
+static void add_dataset(hid_t file, const char *name, hid_t type, hid_t space, hid_t list)
+{
+    hid_t dataset = H5Dcreate2(file, name, type, space, H5P_DEFAULT, list, H5P_DEFAULT);
+    assert_true(dataset >= 0);
+    H5Dclose(dataset);
+    H5Sclose(space);
+    H5Pclose(list);
+}
+
+static hid_t space_of(hsize_t n)
+{
+    return H5Screate_simple(1, &n, NULL);
+}
+
+static void add_virtual(hid_t file)
+{
+    hid_t list = H5Pcreate(H5P_DATASET_CREATE), space = space_of(4);
+    H5Pset_virtual(list, space, "/etc/passwd", "/a", space);
+    add_dataset(file, "model/extra", H5T_IEEE_F32LE, space, list);
+}
+
+static void add_external(hid_t file)
+{
+    hid_t list = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_external(list, "/etc/passwd", 0, 16);
+    add_dataset(file, "model/extra", H5T_IEEE_F32LE, space_of(4), list);
+}
+
+static void add_filtered(hid_t file)
+{
+    hid_t list = H5Pcreate(H5P_DATASET_CREATE);
+    hsize_t chunk = 4;
+    H5Pset_chunk(list, 1, &chunk);
+    H5Pset_fletcher32(list);
+    add_dataset(file, "model/extra", H5T_IEEE_F32LE, space_of(4), list);
+}
+
+static void add_other_type(hid_t file)
+{
+    hid_t list = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_alloc_time(list, H5D_ALLOC_TIME_EARLY);
+    add_dataset(file, "model/extra", H5T_IEEE_F32BE, space_of(4), list);
+}
+
+/* Space that is not allocated before something is written. */
+static void add_unallocated(hid_t file)
+{
+    add_dataset(file, "model/extra", H5T_IEEE_F32LE, space_of((hsize_t)1 << 60),
+                H5Pcreate(H5P_DATASET_CREATE));
+}
+
+static void add_too_many_dimensions(hid_t file)
+{
+    hsize_t dims[] = {1, 2, 1, 2, 1};
+    add_dataset(file, "model/extra", H5T_IEEE_F32LE, H5Screate_simple(5, dims, NULL),
+                H5Pcreate(H5P_DATASET_CREATE));
+}
+
+static void add_external_link(hid_t file)
+{
+    H5Lcreate_external("/etc/passwd", "/a", file, "model/extra", H5P_DEFAULT, H5P_DEFAULT);
+}
+
+static void add_soft_link(hid_t file)
+{
+    H5Lcreate_soft("/model/embed", file, "model/extra", H5P_DEFAULT, H5P_DEFAULT);
+}
+
+static void add_hard_link(hid_t file)
+{
+    H5Lcreate_hard(file, "model/embed", file, "model/extra", H5P_DEFAULT, H5P_DEFAULT);
+}
+
+static void add_loop(hid_t file)
+{
+    H5Lcreate_hard(file, "model", file, "model/extra", H5P_DEFAULT, H5P_DEFAULT);
+}
+
+static void add_named_type(hid_t file)
+{
+    hid_t type = H5Tcopy(H5T_IEEE_F32LE);
+    H5Tcommit2(file, "model/extra", type, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+    H5Tclose(type);
+}
+
+static void add_to_integrity(hid_t file)
+{
+    hid_t list = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_alloc_time(list, H5D_ALLOC_TIME_EARLY);
+    add_dataset(file, "integrity/extra", H5T_STD_U64LE, H5Screate(H5S_SCALAR), list);
+}
+
+static void remove_digest(hid_t file)
+{
+    H5Ldelete(file, "integrity/digest", H5P_DEFAULT);
+}
+
+static void add_bad_name(hid_t file)
+{
+    H5Lcreate_hard(file, "model/embed", file, "model/a\033[2J", H5P_DEFAULT, H5P_DEFAULT);
+}
+
+static void add_long_name(hid_t file)
+{
+    char name[1024] = "model/";
+    memset(name + 6, 'n', sizeof name - 7);
+    H5Lcreate_hard(file, "model/embed", file, name, H5P_DEFAULT, H5P_DEFAULT);
+}
+
+static void files_made_to_hurt_are_refused(void **state)
+{
+    static const struct {
+        void (*change)(hid_t file);
+        const char *words;
+    } cases[] = {
+        {add_virtual, "'/model/extra' is not stored in one piece"},
+        {add_external, "'/model/extra' lies in other files"},
+        {add_filtered, "'/model/extra' is not stored in one piece"},
+        {add_other_type, "'/model/extra' has a type that no tensor has"},
+        {add_unallocated, "'/model/extra' has"},
+        {add_too_many_dimensions, "'/model/extra' has a shape that no tensor has"},
+        {add_external_link, "'/model/extra' is a link that leads elsewhere"},
+        {add_soft_link, "'/model/extra' is a link that leads elsewhere"},
+        {add_hard_link, "two datasets share byte"},
+        {add_loop, "lies too deep"},
+        {add_named_type, "'/model/extra' is neither group nor dataset"},
+        {add_to_integrity, "'/integrity/extra' is not known"},
+        {remove_digest, "lacks its checksums"},
+        {add_bad_name, "'/model' holds a name that is too long or cannot be printed"},
+        {add_long_name, "'/model' holds a name that is too long or cannot be printed"},
+    };
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        save_few(path);
+        hid_t file = open_to_change(path);
+        cases[i].change(file);
+        assert_true(H5Fclose(file) >= 0);
+        expect_damaged(path, SY_ERR_DAMAGED, cases[i].words);
+    }
+}
+
+static void extra_dataset_is_not_covered_by_the_table(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    save_few(scratch_path(state, "a.h5", path));
+    hid_t file = open_to_change(path), list = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_alloc_time(list, H5D_ALLOC_TIME_EARLY);
+    add_dataset(file, "model/extra", H5T_IEEE_F32LE, space_of(4), list);
+    H5Fclose(file);
+    assert_status(sy_checkpoint_verify(path, NULL, NULL), SY_ERR_DAMAGED,
+                  "table of checksums does not fit dataset 'model/extra'");
+}
+
+/* What is below /x is nobody's business: neither its types nor where its links lead. */
+static void groups_below_x_are_allowed(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    save_few(scratch_path(state, "a.h5", path));
+    hid_t file = open_to_change(path);
+    H5Gclose(H5Gcreate2(file, "x", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+    add_dataset(file, "x/notes", H5T_IEEE_F32BE, space_of(4), H5Pcreate(H5P_DATASET_CREATE));
+    H5Lcreate_external("/nowhere", "/a", file, "x/link", H5P_DEFAULT, H5P_DEFAULT);
+    H5Fclose(file);
+    ckpt_state s;
+    assert_ok(sy_checkpoint_verify(path, NULL, NULL));
+    assert_ok(ckpt_open(&s, few, N_FEW, 0, 1));
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh));
+    assert_true(ckpt_holds(&s));
+    ckpt_close(&s);
+}
+
+static void flip(const char *path, int64_t offset)
+{
+    int fd = open(path, O_RDWR);
+    unsigned char byte = 0;
+    assert_int_equal(pread(fd, &byte, 1, offset), 1);
+    byte ^= 1;
+    assert_int_equal(pwrite(fd, &byte, 1, offset), 1);
+    close(fd);
+}
+
+static int64_t place_of(const char *path, const char *dataset_path)
+{
+    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+    hid_t dataset = H5Dopen2(file, dataset_path, H5P_DEFAULT);
+    int64_t at = (int64_t)H5Dget_offset(dataset);
+    H5Dclose(dataset);
+    H5Fclose(file);
+    return at;
+}
+
+static void damage_is_told_with_dataset_and_bytes(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    ckpt_state s;
+    open_filled(&s, all_kinds, N_ALL);
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    flip(path, place_of(path, "model/embed") + (4 << 20) + 5); /* the second piece */
+    flip(path, place_of(path, "state/step"));
+    static const char words[] = "bytes 4194304 to 4799999 of dataset '/model/embed' are damaged";
+    assert_status(sy_checkpoint_verify(path, NULL, NULL), SY_ERR_DAMAGED, words);
+    assert_status(sy_checkpoint_load(path, &s.state, SY_LOAD_MODEL, mesh), SY_ERR_DAMAGED, words);
+    flip(path, place_of(path, "model/embed") + (4 << 20) + 5);
+    assert_status(sy_checkpoint_verify(path, NULL, NULL), SY_ERR_DAMAGED, "'/state/step'");
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_MODEL, mesh)); /* does not touch it */
+    ckpt_close(&s);
+}
+
+static void newest_valid_passes_over_what_is_damaged(void **state)
+{
+    char a[2 * SCRATCH_PATH], b[2 * SCRATCH_PATH], c[2 * SCRATCH_PATH];
+    save_few(scratch_path(state, "a.h5", a));
+    save_few(scratch_path(state, "b.h5", b));
+    const char *paths[] = {scratch_path(state, "c.h5", c), b, a};
+    int32_t which = 9;
+    assert_ok(sy_checkpoint_newest_valid(paths, 3, world, &which));
+    assert_int_equal(which, 1);
+    assert_int_equal(truncate(b, 100), 0);
+    assert_ok(sy_checkpoint_newest_valid(paths, 3, world, &which));
+    assert_int_equal(which, 2);
+    assert_ok(sy_checkpoint_newest_valid(paths, 2, world, &which));
+    assert_int_equal(which, -1);
+}
+
+/* ---- bugs of a caller ---- */
+
+static sy_status walk_half(void *self, sy_emit *emit, void *to)
+{
+    sy_part part = {.box = {.n_dim = 1, .shape = {2}}, .data = self, .write = true};
+    sy_field field = {.name = "model/norm",
+                      .dtype = SY_F32,
+                      .n_dim = 1,
+                      .n_parts = 1,
+                      .shape_glb = {4},
+                      .parts = &part};
+    return emit(to, &field);
+}
+
+static sy_status walk_one_twice(void *self, sy_emit *emit, void *to)
+{
+    sy_part part[2] = {{.box = {.n_dim = 1, .shape = {2}}, .data = self, .write = true}};
+    sy_field field = {.name = "model/norm",
+                      .dtype = SY_F32,
+                      .n_dim = 1,
+                      .n_parts = 2,
+                      .shape_glb = {2},
+                      .parts = part};
+    part[1] = part[0];
+    return emit(to, &field);
+}
+
+static void elements_that_nobody_or_two_write_fail_the_save(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    float values[4] = {1, 2, 3, 4};
+    sy_owner owner = {.name = "half", .self = values, .walk = walk_half};
+    sy_state half = {.owners = &owner, .n_owners = 1, .kind = "model", .config_yaml = ""};
+    assert_status(sy_checkpoint_save(path, &half, mesh), SY_ERR_INTERNAL,
+                  "wrote 8 bytes of the 16 at byte 0 of dataset 'model/norm'");
+    owner.walk = walk_one_twice;
+    assert_status(sy_checkpoint_save(path, &half, mesh), SY_ERR_INTERNAL,
+                  "wrote 16 bytes of the 8");
+    assert_false(scratch_exists(path));
+    const sy_owner twice[] = {owner, owner};
+    half.owners = twice;
+    half.n_owners = 2;
+    assert_status(sy_checkpoint_save(path, &half, mesh), SY_ERR_INTERNAL,
+                  "two datasets are called 'model/norm'");
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, scratch_setup, scratch_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(load_of_a_saved_state_gives_the_same_bits),
+        CASE(load_of_device_fields_gives_the_same_bits),
+        CASE(load_into_other_float_types_converts),
+        CASE(load_of_f64_into_bf16_rounds_once),
+        CASE(load_of_the_model_alone_leaves_the_rest),
+        CASE(load_of_a_missing_optional_field_leaves_it),
+        CASE(file_read_by_hdf5_holds_the_values),
+        CASE(table_holds_the_checksum_of_every_byte),
+        CASE(info_tells_what_was_saved),
+        CASE(config_beyond_64_kb_comes_back),
+        CASE(equal_states_make_equal_files_but_created),
+        CASE(blobs_travel_along),
+        CASE(load_of_another_model_is_refused_before_anything_is_read),
+        CASE(what_is_no_checkpoint_is_refused),
+        CASE(changed_attributes_are_refused),
+        CASE(files_made_to_hurt_are_refused),
+        CASE(extra_dataset_is_not_covered_by_the_table),
+        CASE(groups_below_x_are_allowed),
+        CASE(damage_is_told_with_dataset_and_bytes),
+        CASE(newest_valid_passes_over_what_is_damaged),
+        CASE(elements_that_nobody_or_two_write_fail_the_save),
+    };
+    return cmocka_run_group_tests_name("checkpoint", tests, open_world, close_world);
+}
