@@ -54,14 +54,14 @@ static bool is_wanted(sy_log_level level)
 }
 
 /* "warning [rank 3]: "; an error that sy_error_format wrote has its word already. */
-static size_t put_prefix(sy_log_level level, char *line, size_t line_bytes)
+static size_t put_prefix(sy_log_level level, int32_t rank, char *line, size_t line_bytes)
 {
     static const char *const words[] = {[SY_LOG_ERROR] = "error", [SY_LOG_WARN] = "warning"};
     if (level > SY_LOG_WARN) {
         return 0;
     }
     int n = logger.n_ranks > 1
-                ? snprintf(line, line_bytes, "%s [rank %d]: ", words[level], logger.rank)
+                ? snprintf(line, line_bytes, "%s [rank %d]: ", words[level], rank)
                 : snprintf(line, line_bytes, "%s: ", words[level]);
     return (size_t)n;
 }
@@ -80,18 +80,15 @@ static void write_all(const char *text, size_t n)
     }
 }
 
-void sy_log(sy_log_level level, const char *format, ...)
+static void print_line(sy_log_level level, int32_t rank, const char *format, va_list args)
 {
     if (!is_wanted(level)) {
         return;
     }
     char line[LINE_BYTES], text[LINE_BYTES];
-    va_list args;
-    va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
-    va_end(args);
     const char *said = strncmp(text, "error: ", 7) == 0 ? text + 7 : text;
-    size_t n = put_prefix(level, line, sizeof line);
+    size_t n = put_prefix(level, rank, line, sizeof line);
     int more = snprintf(line + n, sizeof line - n - 1, "%s", level == SY_LOG_ERROR ? said : text);
     n += (size_t)more < sizeof line - n - 1 ? (size_t)more : sizeof line - n - 2;
     line[n++] = '\n';
@@ -102,4 +99,20 @@ void sy_log(sy_log_level level, const char *format, ...)
     }
     write_all(line, n);
     pthread_mutex_unlock(&logger.lock);
+}
+
+void sy_log(sy_log_level level, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    print_line(level, logger.rank, format, args);
+    va_end(args);
+}
+
+void sy_log_from(int32_t rank, sy_log_level level, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    print_line(level, rank, format, args);
+    va_end(args);
 }

@@ -19,6 +19,9 @@ void sy_log_setup(int32_t rank, int32_t n_ranks, sy_log_level level);
    whoever says it. If a progress line stands on the terminal it is cleared first (sy_log_on_line).
    Async-signal-unsafe. */
 void sy_log(sy_log_level level, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* The same about what happened on another rank, whose number the line then bears. */
+void sy_log_from(int32_t rank, sy_log_level level, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 /* Hook called before a line is printed: the progress line registers itself here. NULL removes it.
    Requires that the hook logs nothing itself. */
 void sy_log_on_line(void (*hook)(void *arg), void *arg);

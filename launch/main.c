@@ -81,13 +81,14 @@ cleanup:
     return st;
 }
 
+/* Rank 0 speaks for the one that failed. */
 static void print_error(bool verbose)
 {
     sy_trace trace;
     char text[4096];
     sy_error_take(&trace);
     sy_error_format(&trace, verbose, text, sizeof text);
-    sy_log(SY_LOG_ERROR, "%s", text);
+    sy_log_from(trace.rank >= 0 ? trace.rank : 0, SY_LOG_ERROR, "%s", text);
 }
 
 int main(int argc, char **argv)

@@ -22,7 +22,7 @@ typedef struct wire_trace {
 
 static void pack(const sy_trace *trace, int32_t rank, wire_trace *out)
 {
-    out->rank = rank;
+    out->rank = trace->rank >= 0 ? trace->rank : rank; /* agreed upon before: keep who it was */
     out->n_frames = trace->n_frames;
     for (int32_t i = 0; i < trace->n_frames; i++) {
         snprintf(out->frames[i].file, NAME_BYTES, "%s", trace->frames[i].file);
