@@ -1,6 +1,8 @@
 #include "backend/device_config.h"
 
-#include "backend/backend.h"
+#include <stdio.h>
+
+#include "backend/backend_impl.h"
 
 static const char *const precision_choices[] = {"auto", "fp32", "bf16", "fp64", NULL};
 
@@ -21,6 +23,20 @@ const sy_config_section sy_device_section = {
     .keys = keys,
     .struct_bytes = sizeof(sy_device_config),
 };
+
+sy_status sy_device_config_check(const sy_config *config)
+{
+    const sy_device_config *c = sy_config_get(config, "device");
+    const sy_backend *backend = NULL;
+    sy_dtype compute;
+    if (sy__backend_find(c->backend, &backend) != SY_OK) {
+        char why[256];
+        snprintf(why, sizeof why, "%s", sy_error_message());
+        sy_error_clear();
+        return sy_config_error(config, "device.backend", "%s", why);
+    }
+    return sy_device_config_dtype(config, backend->name, &compute);
+}
 
 sy_status sy_device_config_dtype(const sy_config *config, const char *backend, sy_dtype *out)
 {

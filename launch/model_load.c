@@ -84,6 +84,7 @@ sy_status sy_model_load(const char *ckpt, const char *const *overrides, int32_t 
     if (!sets_ep(overrides, n_overrides)) {
         SY_TRY(fit_layout(world, &m.settings));
     }
+    SY_TRY(sy_device_config_check(m.settings.config));
     SY_TRY(sy_parallel_config_check(m.settings.config, world->size, m.settings.moe->experts));
     *out = m; /* the engine keeps a pointer to the settings */
     m = (sy_loaded_model){0};

@@ -313,6 +313,8 @@ static sy_status loop(run *r, bool *stopped)
     while (r->trainer->count.step < c->steps) {
         SY_TRY(sy_trainer_step(r->trainer, r->spec->stop != NULL && r->spec->stop(), &result));
         if (result.verdict == SY_STEP_STOP) {
+            sy_info("stopped on request after step %ld of %ld; --resume goes on from here",
+                    (long)result.step, (long)c->steps);
             *stopped = true;
             break;
         }
@@ -365,6 +367,7 @@ sy_status sy_run_train(const sy_run_spec *spec, bool *stopped)
     sy_status st = SY_OK;
     run r = {.spec = spec, .settings = spec->settings, .world = spec->world, .saved_step = -1};
     *stopped = false;
+    SY_TRY(sy_device_config_check(spec->settings->config));
     SY_TRY(sy_parallel_config_check(spec->settings->config, spec->world->size,
                                     spec->settings->moe->experts));
     SY_TRY(start(&r));
