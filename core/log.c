@@ -60,9 +60,8 @@ static size_t put_prefix(sy_log_level level, int32_t rank, char *line, size_t li
     if (level > SY_LOG_WARN) {
         return 0;
     }
-    int n = logger.n_ranks > 1
-                ? snprintf(line, line_bytes, "%s [rank %d]: ", words[level], rank)
-                : snprintf(line, line_bytes, "%s: ", words[level]);
+    int n = logger.n_ranks > 1 ? snprintf(line, line_bytes, "%s [rank %d]: ", words[level], rank)
+                               : snprintf(line, line_bytes, "%s: ", words[level]);
     return (size_t)n;
 }
 
