@@ -384,7 +384,6 @@ struct sy_ops {
 SY_OPS(SY_OP_FUNCTION)
 
 /* The name as in SY_OPS: "gemm". */
-/* The name as in SY_OPS: "gemm". */
 const char *sy_op_name(sy_op op);
 /* Does the device's table have the op? */
 bool sy_op_supported(const sy_device *dev, sy_op op);

@@ -40,7 +40,7 @@ typedef struct sy_stats {
     sy_tensor sums;       /* [L, SY_N_SUMS] F64 */
     sy_tensor nll_sum;    /* [1] F64: sum of nll over this rank's loss tokens */
     double dispatch_s, combine_s, experts_s; /* host time inside; streams that run at once only */
-    int64_t n_host_waits, n_extra_passes;
+    int64_t n_extra_passes;
 } sy_stats;
 
 /* Small host memory of a pass: chunks are kept and used again, so a warm step allocates nothing.
@@ -78,7 +78,6 @@ typedef struct sy_pass {
     int32_t layer;       /* the block that now runs */
     void *carry;         /* between layers of one family, its gradient on the way back */
     sy_stats *stats;     /* NULL: count nothing */
-    bool generous;       /* evaluation: eval capacity instead of training capacity */
 } sy_pass;
 
 /* y = x W^T; dx = dy W (beta 0 or 1); dW += dy^T x. x [T, in], w [out, in], dy [T, out], dw [out,
