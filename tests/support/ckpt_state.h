@@ -98,6 +98,7 @@ static inline void ckpt_add_range(ckpt_state *s, sy_field *field, const ckpt_fie
     int32_t n = f->n_dim > 0 ? sy_boxes_from_range(f->n_dim, f->shape, begin, end, box) : 1;
     if (f->n_dim == 0) {
         box[0] = (sy_box){0};
+        n = begin < end ? 1 : 0;
     }
     for (int32_t b = n - 1; b >= 0 && field->n_parts < CKPT_MAX_PARTS; b--) {
         int64_t at = sy_box_offset(&box[b], f->shape) * (int64_t)sy_dtype_bytes(f->dtype);
