@@ -360,6 +360,42 @@ static void equal_states_make_equal_files_but_created(void **state)
     assert_ok(sy_checkpoint_verify(b, NULL, NULL));
 }
 
+enum { N_MANY = 5000 };
+
+static sy_status walk_many(void *self, sy_emit *emit, void *to)
+{
+    sy_status st = SY_OK;
+    for (int32_t i = 0; i < N_MANY; i++) {
+        char name[64];
+        sy_part part = {.data = (int64_t *)self + i, .write = true};
+        sy_field field = {.name = name, .dtype = SY_I64, .n_parts = 1, .parts = &part};
+        snprintf(name, sizeof name, "state/%d/number", i);
+        SY_TRY(emit(to, &field));
+    }
+cleanup:
+    return st;
+}
+
+static void thousands_of_datasets_come_back(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    int64_t *numbers = calloc(N_MANY, sizeof *numbers);
+    sy_owner owner = {.name = "many", .self = numbers, .walk = walk_many};
+    sy_state many = {.owners = &owner, .n_owners = 1, .kind = "model", .config_yaml = ""};
+    for (int64_t i = 0; i < N_MANY; i++) {
+        numbers[i] = i * i;
+    }
+    assert_ok(sy_checkpoint_save(path, &many, mesh));
+    memset(numbers, 0, N_MANY * sizeof *numbers);
+    assert_ok(sy_checkpoint_load(path, &many, SY_LOAD_ALL, mesh));
+    for (int64_t i = 0; i < N_MANY; i++) {
+        assert_int_equal(numbers[i], i * i);
+    }
+    assert_ok(sy_checkpoint_verify(path, NULL, NULL));
+    free(numbers);
+}
+
 static void blobs_travel_along(void **state)
 {
     char path[2 * SCRATCH_PATH];
@@ -781,6 +817,7 @@ int main(void)
         CASE(info_tells_what_was_saved),
         CASE(config_beyond_64_kb_comes_back),
         CASE(equal_states_make_equal_files_but_created),
+        CASE(thousands_of_datasets_come_back),
         CASE(blobs_travel_along),
         CASE(load_of_another_model_is_refused_before_anything_is_read),
         CASE(what_is_no_checkpoint_is_refused),
