@@ -33,7 +33,7 @@ sy_status sy_device_config_check(const sy_config *config)
         char why[256];
         snprintf(why, sizeof why, "%s", sy_error_message());
         sy_error_clear();
-        return sy_config_error(config, "device.backend", "%s", why);
+        return sy_config_error(config, "device.backend", "device.backend: %s", why);
     }
     return sy_device_config_dtype(config, backend->name, &compute);
 }
@@ -43,9 +43,10 @@ sy_status sy_device_config_dtype(const sy_config *config, const char *backend, s
     const sy_device_config *c = sy_config_get(config, "device");
     bool ref = strcmp(backend, "ref") == 0;
     if (ref != (c->precision == SY_PRECISION_FP64) && c->precision != SY_PRECISION_AUTO) {
-        return sy_config_error(config, "device.precision",
-                               "fp64 goes with the ref backend and only with it; this is '%s'",
-                               backend);
+        return sy_config_error(
+            config, "device.precision",
+            "device.precision: fp64 goes with the ref backend and only with it; this is '%s'",
+            backend);
     }
     switch ((sy_precision)c->precision) {
     case SY_PRECISION_FP32:

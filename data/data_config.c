@@ -84,8 +84,8 @@ static sy_status check_train(const sy_data_config *data, const sy_config *config
         }
         if (weight != NULL && !parse_weight(weight, &value)) {
             return sy_config_error(config, "data.train",
-                                   "weight '%s' of '%s' is not a positive number", weight,
-                                   map_get(map, "path"));
+                                   "data.train: weight '%s' of '%s' is not a positive number",
+                                   weight, map_get(map, "path"));
         }
     }
     return SY_OK;
@@ -100,15 +100,16 @@ static sy_status check_valid(const sy_data_config *data, const sy_config *config
                                    "entry %d of data.valid needs a name and a path", i + 1);
         }
         if (strchr(entry.name, '/') != NULL) {
-            return sy_config_error(config, "data.valid",
-                                   "the name '%s' becomes part of a metric's name and may have "
-                                   "no '/'",
-                                   entry.name);
+            return sy_config_error(
+                config, "data.valid",
+                "data.valid: the name '%s' becomes part of a metric's name and may have "
+                "no '/'",
+                entry.name);
         }
         for (int32_t j = 0; j < i; j++) {
             if (strcmp(entry.name, sy_data_valid_entry(data, j).name) == 0) {
-                return sy_config_error(config, "data.valid", "the name '%s' is given twice",
-                                       entry.name);
+                return sy_config_error(config, "data.valid",
+                                       "data.valid: the name '%s' is given twice", entry.name);
             }
         }
     }
@@ -123,7 +124,7 @@ static sy_status check_data(const void *section, const sy_config *config)
         char why[256];
         (void)snprintf(why, sizeof why, "%s", sy_error_message());
         sy_error_clear();
-        SY_TRY(sy_config_error(config, "data.tokenizer", "%s", why));
+        SY_TRY(sy_config_error(config, "data.tokenizer", "data.tokenizer: %s", why));
     }
     if (data->objective != SY_OBJECTIVE_CAUSAL) {
         SY_TRY(sy_config_error(config, "data.objective",

@@ -20,8 +20,7 @@ static sy_status find(const char *spec, const sy_tokenizer_ops **out)
         names[i] = tokenizers[i]->name;
     }
     const char *near = sy_nearest_name(spec, names, N_TOKENIZERS);
-    return sy_error(SY_ERR_USAGE, "unknown tokenizer '%s' (%s '%s'?)", spec,
-                    near != NULL ? "did you mean" : "this build has",
+    return sy_error(SY_ERR_USAGE, "unknown tokenizer '%s' (did you mean '%s'?)", spec,
                     near != NULL ? near : names[0]);
 }
 

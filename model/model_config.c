@@ -41,7 +41,7 @@ static sy_status check(const void *section, const sy_config *config)
     }
     if (head_dim % 2 != 0) {
         return sy_config_error(config, "model.head_dim",
-                               "the head size %d is odd; RoPE needs it even", head_dim);
+                               "model.head_dim %d is odd; RoPE needs it even", head_dim);
     }
     if (m->kv_heads > 0 && m->heads % m->kv_heads != 0) {
         return sy_config_error(config, "model.kv_heads",

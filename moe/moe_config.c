@@ -94,7 +94,8 @@ static sy_status check_layers(const sy_moe_config *m, const sy_config *config)
         bool word = strcmp(text, "all") == 0 || every(text) > 0;
         if (!(m->layers.n == 1 && word) && layer_number(text) < 0) {
             return sy_config_error(config, "moe.layers",
-                                   "'%s' is not all, every:N or a list of layer numbers", text);
+                                   "moe.layers '%s' is not all, every:N or a list of layer numbers",
+                                   text);
         }
     }
     return SY_OK;
@@ -111,18 +112,18 @@ static sy_status check(const void *section, const sy_config *config)
     }
     if (m->top_k == 1 && m->normalize_weights &&
         sy_config_was_set(config, "moe.normalize_weights")) {
-        SY_TRY(sy_config_error(
-            config, "moe.normalize_weights",
-            "with moe.top_k 1 a normalised weight is always 1 and the router gets no "
-            "gradient; set it to false"));
+        SY_TRY(sy_config_error(config, "moe.normalize_weights",
+                               "moe.normalize_weights true with moe.top_k 1: the weight is always "
+                               "1 and the router gets "
+                               "no gradient; set it to false"));
     }
     if (m->pad_to_capacity && !m->capacity_factor.set) {
         SY_TRY(sy_config_error(config, "moe.pad_to_capacity",
-                               "padding to capacity needs moe.capacity_factor"));
+                               "moe.pad_to_capacity needs moe.capacity_factor"));
     }
     if (m->shared_gate && m->shared_experts == 0) {
         SY_TRY(
-            sy_config_error(config, "moe.shared_gate", "a shared gate needs moe.shared_experts"));
+            sy_config_error(config, "moe.shared_gate", "moe.shared_gate needs moe.shared_experts"));
     }
 cleanup:
     return st;
@@ -148,8 +149,9 @@ static sy_status check_router(const sy_moe_config *m, const sy_config *config)
         n++;
     }
     near = sy_nearest_name(m->router, names, n);
-    return sy_config_error(config, "moe.router", "unknown router '%s' (did you mean '%s'?)",
-                           m->router, near != NULL ? near : names[0]);
+    return sy_config_error(config, "moe.router",
+                           "moe.router: unknown router '%s' (did you mean '%s'?)", m->router,
+                           near != NULL ? near : names[0]);
 }
 
 static sy_status set_number(sy_config *config, const char *key, int64_t value)
@@ -176,7 +178,8 @@ sy_status sy_moe_config_resolve(sy_config *config, int32_t n_layers, int32_t ffn
     }
     for (int32_t i = 0; i < m->layers.n; i++) {
         if (layer_number(m->layers.item[i]) >= n_layers) {
-            SY_TRY(sy_config_error(config, "moe.layers", "there is no layer %s: model.layers is %d",
+            SY_TRY(sy_config_error(config, "moe.layers",
+                                   "moe.layers: there is no layer %s, model.layers is %d",
                                    m->layers.item[i], n_layers));
         }
     }

@@ -35,7 +35,8 @@ static sy_status check(const void *section, const sy_config *config)
     for (int32_t i = 0; i < 2; i++) {
         if (o->betas[i] >= 1) {
             return sy_config_error(config, "optim.betas",
-                                   "a beta of %g never forgets; it must be below 1", o->betas[i]);
+                                   "optim.betas: %g never forgets; it must be below 1",
+                                   o->betas[i]);
         }
     }
     if (o->min_lr.set && o->min_lr.value > o->lr) {

@@ -227,9 +227,9 @@ cleanup:
     r->stall_s = sy_clock_s() - t0;
     r->last_save_failed = st != SY_OK;
     if (st != SY_OK && is_root(r)) {
-        sy_warn("CHECKPOINT NOT SAVED at step %ld: %s; training goes on, the next try is at the "
-                "next interval",
-                (long)t->count.step, sy_error_message());
+        bool last = t->count.step == r->settings->train->steps;
+        sy_warn("CHECKPOINT NOT SAVED at step %ld: %s%s", (long)t->count.step, sy_error_message(),
+                last ? "" : "; training goes on, the next try is at the next interval");
     } else if (is_root(r)) {
         sy_info("checkpoint %s (%.2f s)", path, r->stall_s);
     }
@@ -362,14 +362,26 @@ static void write_report(run *r)
     }
 }
 
+/* What the configuration of a run must have beside that of a model; before anything is claimed. */
+static sy_status check_config(const sy_run_spec *spec)
+{
+    sy_status st = SY_OK;
+    const sy_run_settings *s = spec->settings;
+    SY_TRY(sy_device_config_check(s->config));
+    SY_TRY(sy_parallel_config_check(s->config, spec->world->size, s->moe->experts));
+    if (s->data->train.n == 0) {
+        SY_TRY(sy_config_error(s->config, "data.train", "data.train names no data to train on"));
+    }
+cleanup:
+    return st;
+}
+
 sy_status sy_run_train(const sy_run_spec *spec, bool *stopped)
 {
     sy_status st = SY_OK;
     run r = {.spec = spec, .settings = spec->settings, .world = spec->world, .saved_step = -1};
     *stopped = false;
-    SY_TRY(sy_device_config_check(spec->settings->config));
-    SY_TRY(sy_parallel_config_check(spec->settings->config, spec->world->size,
-                                    spec->settings->moe->experts));
+    SY_TRY(check_config(spec));
     SY_TRY(start(&r));
     SY_TRY(loop(&r, stopped));
     if (is_root(&r)) {

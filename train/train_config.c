@@ -45,7 +45,7 @@ static sy_status check(const void *section, const sy_config *config)
     if (t->checkpoint_async) {
         return sy_config_error(
             config, "train.checkpoint_async",
-            "asynchronous checkpoints are not part of this version; set it to false");
+            "train.checkpoint_async is not part of this version; set it to false");
     }
     return SY_OK;
 }

@@ -27,10 +27,6 @@ static sy_status open_data(sy_trainer *t)
         sets[i] = (sy_loader_dataset){entry.path, entry.weight};
     }
     spec.datasets = sets;
-    if (data->train.n == 0) {
-        SY_TRY(sy_config_error(t->settings->config, "data.train",
-                               "data.train names no data to train on"));
-    }
     SY_TRY(sy_loader_create(&spec, &t->loader));
 cleanup:
     sy_free(&sets);
