@@ -1,0 +1,200 @@
+#!/usr/bin/env python3
+"""A run that stops and goes on is the run that never stopped: bit for bit at the same layout, within rounding at
+another. What may change on the way, what may not, and what lies in the run directory afterwards."""
+
+import shutil
+
+import harness
+from harness import snapshot
+
+
+class SameLayout(harness.Case):
+    def continues_bit_for_bit(self, ranks, **sections):
+        config = self.config(**sections)
+        self.train(config, "whole", ranks=ranks)
+        self.rewind("whole", "again", 3)
+        job = self.train(config, "again", "--resume", ranks=ranks)
+        self.same_records("again", "whole")
+        self.assertIn("step_00000003.h5", job.stderr)
+        self.assertEqual(self.checkpoints("again"), self.checkpoints("whole"))
+
+    def test_resume_fp32_one_process_continues_bit_for_bit(self):
+        self.continues_bit_for_bit(0)
+
+    def test_resume_fp32_two_ranks_sharing_experts_continues_bit_for_bit(self):
+        self.continues_bit_for_bit(2, parallel={"ep": 2})
+
+    def test_resume_uneven_batch_and_whole_states_continues_bit_for_bit(self):
+        self.continues_bit_for_bit(3, parallel={"ep": 1, "zero": 0}, train={"global_batch": 5})
+
+    def test_resume_bf16_continues_bit_for_bit(self):
+        self.continues_bit_for_bit(2, parallel={"ep": 2}, device={"precision": "bf16"})
+
+    def test_resume_ref_continues_bit_for_bit(self):
+        self.continues_bit_for_bit(2, parallel={"ep": 1}, device={"backend": "ref"})
+
+    def test_resume_with_all_kinds_of_state_continues_bit_for_bit(self):
+        self.continues_bit_for_bit(
+            2, parallel={"ep": 2},
+            moe={"bias_update_rate": 0.01, "score": "sigmoid", "jitter": 0.1, "shared_experts": 1, "shared_gate": True,
+                 "capacity_factor": 1.0, "layers": [1]},
+            model={"qk_norm": "head", "attention_bias": True, "tie_embeddings": True},
+            train={"freeze": ["layers/000/attn/*"], "micro_batch": 2})
+
+    def test_resume_twice_continues_bit_for_bit(self):
+        config = self.config()
+        self.train(config, "whole")
+        for steps in (2, 5, 8):
+            self.train(config, "parts", "--resume", "--set", f"train.steps={steps}")
+        self.same_records("parts", "whole")
+
+    def test_init_from_takes_weights_alone(self):
+        config = self.config(train={"steps": 3, "checkpoint_every": 1})
+        self.train(config, "first")
+        self.train(config, "second", "--init-from", self.folder / "first")
+        self.assertEqual([r["step"] for r in self.metrics("second")], [1, 2, 3])
+        self.assertLess(self.losses("second")[0], self.losses("first")[0])
+
+
+class OtherLayout(harness.Case):
+    def continues_within(self, relative, layouts, **sections):
+        self.train(self.config(parallel={"ep": 2}, **sections), "whole", ranks=2)
+        for ranks, ep, zero in layouts:
+            name = f"n{ranks}_ep{ep}_zero{zero}"
+            self.rewind("whole", name, 3)
+            self.train(self.config(parallel={"ep": ep, "zero": zero}, **sections), name, "--resume", ranks=ranks)
+            self.assertEqual(self.metrics(name)[:3], self.metrics("whole")[:3])
+            self.near(self.losses(name), self.losses("whole"), relative)
+
+    def test_resume_ref_at_other_layouts_agrees(self):
+        self.continues_within(1e-9, [(1, 1, 1), (3, 1, 1), (4, 4, 1), (4, 2, 0)], device={"backend": "ref"})
+
+    def test_resume_fp32_at_other_layouts_agrees(self):
+        self.continues_within(1e-4, [(0, 1, 1), (4, 2, 1)])
+
+    def test_resume_across_precisions_agrees(self):
+        self.train(self.config(), "fp32")
+        self.rewind("fp32", "ref", 3)
+        self.train(self.config(device={"backend": "ref"}), "ref", "--resume")
+        self.near(self.losses("ref"), self.losses("fp32"), 1e-4)
+        self.rewind("ref", "back", 6)
+        self.train(self.config(), "back", "--resume")
+        self.near(self.losses("back"), self.losses("fp32"), 1e-4)
+
+
+class Files(harness.Case):
+    def test_checkpoint_keep_leaves_the_newest(self):
+        self.train(self.config(train={"checkpoint_every": 2, "checkpoint_keep": 2}), "run")
+        self.assertEqual(self.checkpoints("run"), ["latest", "step_00000006.h5", "step_00000008.h5"])
+        self.assertEqual((self.folder / "run/checkpoints/latest").readlink().name, "step_00000008.h5")
+
+    def test_checkpoint_every_zero_saves_at_the_end(self):
+        self.train(self.config(train={"checkpoint_every": 0}), "run")
+        self.assertEqual(self.checkpoints("run"), ["latest", "step_00000008.h5"])
+
+    def test_finished_run_resumed_changes_nothing(self):
+        config = self.config()
+        self.train(config, "run")
+        before = snapshot(self.folder / "run")
+        self.train(config, "run", "--resume")
+        after = snapshot(self.folder / "run")
+        report = str(self.folder / "run/report.html")
+        self.assertEqual({**before, report: ""}, {**after, report: ""})
+
+    def test_log_every_writes_those_lines_and_the_last(self):
+        config = self.config(train={"log_every": 3, "checkpoint_every": 4})
+        self.train(config, "run", "--set", "train.steps=4")
+        self.assertEqual([r["step"] for r in self.metrics("run")], [3, 4])
+        self.train(config, "run", "--resume")
+        self.assertEqual([r["step"] for r in self.metrics("run")], [3, 4, 6, 8])
+
+    def test_resume_names_a_checkpoint_and_goes_on_from_it(self):
+        config = self.config()
+        self.train(config, "whole")
+        shutil.copytree(self.folder / "whole", self.folder / "run", symlinks=True)
+        named = self.folder / "run/checkpoints/step_00000003.h5"
+        self.train(config, "run", "--resume", named)
+        self.same_records("run", "whole")
+
+    def test_resume_in_an_empty_folder_starts_at_zero(self):
+        config = self.config(train={"steps": 2})
+        (self.folder / "run").mkdir()
+        job = self.train(config, "run", "--resume")
+        self.assertIn("starting at step 0", job.stderr)
+        self.assertEqual([r["step"] for r in self.metrics("run")], [1, 2])
+
+    def test_leftovers_without_a_checkpoint_start_over(self):
+        config = self.config(train={"steps": 2})
+        checkpoints = self.folder / "run/checkpoints"
+        checkpoints.mkdir(parents=True)
+        (checkpoints / ".step_00000003.h5.tmp").write_bytes(b"half")
+        (self.folder / "run/metrics.jsonl").write_text('{"step":1}\n{"step":2}\n')
+        self.train(config, "run")
+        self.assertEqual(len(self.metrics("run")), 2)
+        self.assertIn("train/loss", self.metrics("run")[0])
+        self.assertEqual(self.checkpoints("run"), ["latest", "step_00000002.h5"])
+
+    def test_folder_with_checkpoints_without_resume_is_refused(self):
+        config = self.config(train={"steps": 2})
+        self.train(config, "run")
+        before = snapshot(self.folder / "run")
+        self.fails(2, ["--resume", self.folder / "run"], "train", config, "--run-dir", self.folder / "run")
+        self.fails(2, ["--resume", self.folder / "run"], "train", config, "--run-dir", self.folder / "run", ranks=2)
+        self.assertEqual(snapshot(self.folder / "run"), before)
+
+
+class Rules(harness.Case):
+    """What may change on resume (INTERFACES section 6)."""
+
+    def setUp(self):
+        super().setUp()
+        self.train(self.config(train={"steps": 3}), "run")
+        self.before = snapshot(self.folder / "run")
+
+    def refused(self, words, *args, **sections):
+        sections.setdefault("train", {}).setdefault("steps", 5)
+        self.fails(2, words, "train", self.config(**sections), "--run-dir", self.folder / "run", "--resume", *args)
+        self.assertEqual(snapshot(self.folder / "run"), self.before)
+
+    def accepted(self, lines, *args, ranks=0, **sections):
+        sections.setdefault("train", {}).setdefault("steps", 5)
+        job = self.train(self.config(**sections), "run", "--resume", *args, ranks=ranks)
+        for line in lines:
+            self.assertIn(line, job.stderr)
+        self.assertEqual([r["step"] for r in self.metrics("run")], [1, 2, 3, 4, 5])
+
+    def test_resume_with_another_model_is_refused(self):
+        self.refused("model.hidden", model={"hidden": 64})
+        self.refused("model.layers", "--set", "model.layers=3")
+        self.refused("moe.experts", "--set", "moe.experts=8")
+        self.refused("moe.layers", "--set", "moe.layers=[1]")
+        self.refused("model.rope_theta", "--set", "model.rope_theta=5000")
+
+    def test_resume_with_another_seed_is_refused(self):
+        self.refused("run.seed", run={"seed": 2})
+        self.refused("run.seed", "--set", "run.seed=2")
+
+    def test_resume_with_silent_changes_is_refused_and_names_set(self):
+        self.refused(["optim.lr", "--set"], optim={"lr": 0.02})
+        self.refused(["train.global_batch", "--set"], train={"global_batch": 8})
+
+    def test_resume_with_changes_by_set_prints_old_and_new(self):
+        self.accepted(["optim.lr: 0.01 -> 0.02", "train.global_batch: 4 -> 8"], "--set", "optim.lr=0.02", "--set",
+                      "train.global_batch=8")
+        config = (self.folder / "run/config.yaml").read_text()
+        self.assertIn("lr: 0.02", config)
+
+    def test_resume_with_more_steps_another_layout_and_backend_is_accepted(self):
+        self.accepted(["train.steps: 3 -> 5", "parallel.ep: 1 -> 2"], ranks=2, parallel={"ep": 2, "zero": 0},
+                      device={"backend": "ref"}, train={"checkpoint_every": 1, "eval_every": 1})
+
+    def test_resume_without_decay_steps_follows_more_steps(self):
+        config = self.config(optim={"decay_steps": 0})
+        self.train(config, "other", "--set", "train.steps=3")
+        job = self.train(config, "other", "--resume")
+        self.assertIn("train.steps: 3 -> 8", job.stderr)
+        self.assertEqual(len(self.metrics("other")), 8)
+
+
+if __name__ == "__main__":
+    harness.main()

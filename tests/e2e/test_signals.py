@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""A request to stop saves a checkpoint, ends with status 75 everywhere, and costs nothing: the resumed run is the one
+that was never asked. A second request ends at once."""
+
+import signal
+import time
+
+import harness
+
+
+class Signals(harness.Case):
+    def endless(self, **sections):
+        """A run that does not end by itself; its learning rate does not depend on train.steps."""
+        sections.setdefault("train", {}).update({"steps": 1000000, "checkpoint_every": 0})
+        return self.config(**sections)
+
+    def stops(self, number, ranks, **sections):
+        config = self.endless(**sections)
+        job = self.start("train", config, "--run-dir", self.folder / "run", ranks=ranks)
+        self.wait_for_steps(job, "run", 5)
+        job.signal(number)
+        job.wait(20)
+        self.assertEqual(job.status, 75, job.text())
+        self.assertEqual(job.errors(), [], job.text())
+        self.assertEqual(job.left, {}, "ranks are left behind\n" + job.text())
+        self.assertIn("--resume", job.stderr)
+        step = self.metrics("run")[-1]["step"]
+        self.assertEqual(self.checkpoints("run"), ["latest", f"step_{step:08d}.h5"])
+
+        more = ["--set", f"train.steps={step + 5}"]
+        self.train(config, "run", "--resume", *more, ranks=ranks)
+        self.train(config, "whole", *more, ranks=ranks)
+        self.same_records("run", "whole")
+
+    def test_sigusr1_to_one_process_saves_and_resumes_bit_for_bit(self):
+        self.stops(signal.SIGUSR1, 0)
+
+    def test_sigterm_to_one_process_saves_and_resumes_bit_for_bit(self):
+        self.stops(signal.SIGTERM, 0)
+
+    def test_sigint_to_one_process_saves_and_resumes_bit_for_bit(self):
+        self.stops(signal.SIGINT, 0)
+
+    def test_sigusr1_to_mpirun_saves_and_resumes_bit_for_bit(self):
+        self.stops(signal.SIGUSR1, 3, parallel={"ep": 1})
+
+    def test_sigusr1_to_one_rank_stops_all(self):
+        job = self.start("train", self.endless(), "--run-dir", self.folder / "run", ranks=2)
+        self.wait_for_steps(job, "run", 3)
+        job.kill_rank(1, signal.SIGUSR1)
+        job.wait(20)
+        self.assertEqual(job.status, 75, job.text())
+        self.assertEqual(job.left, {})
+
+    def test_second_signal_ends_at_once(self):
+        job = self.start("train", self.endless(), "--run-dir", self.folder / "run", fault="train.step:4:sleep=50")
+        self.wait_for_steps(job, "run", 3)
+        job.signal(signal.SIGUSR1)
+        time.sleep(0.3)
+        self.assertIsNone(job.process.poll(), "the first request waits for the step")
+        job.signal(signal.SIGUSR1)
+        job.wait(3)
+        self.assertNotIn(job.status, (0, 2, 3, 75))
+
+    def test_request_before_the_first_step_saves_nothing_wrong(self):
+        job = self.start("train", self.endless(), "--run-dir", self.folder / "run", fault="train.step:1:sleep=1")
+        self.wait_for(self.folder / "run/metrics.jsonl")
+        job.signal(signal.SIGUSR1)
+        job.wait(20)
+        self.assertEqual(job.status, 75, job.text())
+        self.train(self.endless(), "run", "--resume", "--set", "train.steps=3")
+        self.train(self.endless(), "whole", "--set", "train.steps=3")
+        self.same_records("run", "whole")
+
+
+if __name__ == "__main__":
+    harness.main()
