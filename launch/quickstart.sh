@@ -48,25 +48,25 @@ build() {
 
 tokenize() { "$program" tokenize "$1" -o "$data/$2" --tokenizer bytes --append-eod; }
 
-# last_step RUN_DIR: the last step in its metrics, 0 if there is none
-last_step() {
-  python3 - "$1/metrics.jsonl" <<'PY'
+# last RUN_DIR KEY: the last value of a metric, 0 if there is none yet
+last() {
+  python3 - "$1/metrics.jsonl" "$2" <<'PY'
 import json, sys
-step = 0
+value = 0
 try:
     for line in open(sys.argv[1], encoding="utf-8"):
         if line.endswith("\n"):
-            step = json.loads(line)["step"]
+            value = json.loads(line).get(sys.argv[2], value)
 except FileNotFoundError:
     pass
-print(step)
+print(value)
 PY
 }
 
-# held_out CKPT: loss on the held-out prose, nats per byte
+# held_out CKPT: loss on the held-out prose
 held_out() {
-  "$program" eval "$1" --data "$data/prose_valid" --json |
-    python3 -c 'import json, sys; print("%.4f" % json.load(sys.stdin)["sets"][0]["loss"])'
+  launch/mpirun.sh -n 2 "$program" eval "$1" --data "$data/prose_valid" --json |
+    python3 -c 'import json, sys; print(json.load(sys.stdin)["sets"][0]["loss"])'
 }
 
 # Train in the background, ask for a stop after stop_at steps, and see that it stops in order: exit status 75.
@@ -74,7 +74,7 @@ train_and_stop() {
   local rc=0
   launch/mpirun.sh "$@" &
   training=$!
-  while kill -0 "$training" 2>/dev/null && [ "$(last_step $runs/moe)" -lt $stop_at ]; do
+  while kill -0 "$training" 2>/dev/null && [ "$(last $runs/moe step)" -lt $stop_at ]; do
     sleep 0.3
   done
   echo "kill -USR1 $training: stop and save"
@@ -118,11 +118,11 @@ say "generate"
 "$program" generate "$runs/moe" --prompt "It is a truth universally acknowledged" --max-tokens 240 --temperature 0.7 --seed 1
 
 say "evaluate on held-out prose, nats per byte"
-dense=$(held_out "$runs/dense")
-dense_more=$(held_out "$runs/dense_more")
 moe=$(held_out "$runs/moe")
-"$program" report "$runs/moe"
-printf '   dense                       %s\n   dense, trained further      %s\n   upcycled to 8 experts       %s\n' \
-  "$dense" "$dense_more" "$moe"
+printf '   %-32s %.4f\n' \
+  "dense, after its first training" "$(last $runs/dense valid/prose/loss)" \
+  "dense, trained further" "$(last $runs/dense_more valid/prose/loss)" \
+  "upcycled to 8 experts" "$moe"
+"$program" report "$runs/moe" >/dev/null
 
 say "done; the report is $PWD/$runs/moe/report.html"
