@@ -24,6 +24,7 @@ typedef enum sy_layout_figure {
     SY_LAYOUT_LOADS,
     SY_N_LAYOUT_FIGURES
 } sy_layout_figure;
+/* "grad_norm". Not collective. */
 const char *sy_layout_figure_name(sy_layout_figure figure);
 
 typedef struct sy_layout_row {

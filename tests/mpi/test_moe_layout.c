@@ -189,7 +189,7 @@ static double gap(const double *a, const double *b, int32_t n)
     return worst;
 }
 
-static void assert_same(const char *name, layout at, const record *a, const record *b, double bound)
+static void compare_all(const char *name, layout at, const record *a, const record *b, double bound)
 {
     bool root = mpi_test_world()->rank == 0;
     double loss = gap(a->loss, b->loss, a->n_steps), norm = gap(a->norm, b->norm, a->n_steps);
@@ -245,7 +245,7 @@ static void losses_do_not_depend_on_the_layout(void **state)
             continue;
         }
         run(all_layouts[i], c->set, MAX_STEPS, -1, &many);
-        assert_same(c->name, all_layouts[i], &one, &many, 1e-9);
+        compare_all(c->name, all_layouts[i], &one, &many, 1e-9);
         n_passes += many.n_extra_passes;
     }
     assert_all(!root || !c->passes || n_passes + one.n_extra_passes > 0);
@@ -294,7 +294,7 @@ static void losses_global_scope_depend_on_accumulation_only(void **state)
     for (int32_t i = 0; i < N_LAYOUTS; i++) {
         if (all_layouts[i].ranks == size) {
             run(all_layouts[i], set_many, MAX_STEPS, -1, &many);
-            assert_same("global scope", all_layouts[i], &one, &many, 1e-9);
+            compare_all("global scope", all_layouts[i], &one, &many, 1e-9);
         }
     }
 }
@@ -330,7 +330,7 @@ static void losses_padded_are_those_of_exact_counts(void **state)
     run(at, set, MAX_STEPS, -1, &exact);
     set[2] = "moe.pad_to_capacity=true";
     run(at, set, MAX_STEPS, -1, &padded);
-    assert_same("padded", at, &exact, &padded, 1e-9);
+    compare_all("padded", at, &exact, &padded, 1e-9);
     assert_all(mpi_test_world()->rank != 0 || n_dropped(&exact) > 0);
 }
 
@@ -351,7 +351,7 @@ static void losses_on_cpu_in_fp32_agree_for_five_steps(void **state)
         for (int32_t i = 0; i < N_LAYOUTS; i++) {
             if (all_layouts[i].ranks == mpi_test_world()->size) {
                 run(all_layouts[i], sets[k], 5, -1, &many);
-                assert_same("cpu fp32", all_layouts[i], &one, &many, 1e-6);
+                compare_all("cpu fp32", all_layouts[i], &one, &many, 1e-6);
             }
         }
     }
@@ -372,7 +372,7 @@ static void one_expert_for_all_tokens_trains_on(void **state)
         for (int32_t i = 0; i < N_LAYOUTS; i++) {
             if (all_layouts[i].ranks == size) {
                 run(all_layouts[i], sets[k], 6, 4, &many);
-                assert_same("one expert", all_layouts[i], &one, &many, 1e-9);
+                compare_all("one expert", all_layouts[i], &one, &many, 1e-9);
             }
         }
     }
