@@ -12,7 +12,6 @@
 #include "checkpoint/file_impl.h"
 #include "checkpoint/h5_calls_impl.h"
 #include "checkpoint/integrity_impl.h"
-#include "core/fault.h"
 
 enum { ATTRIBUTES_IN_HEADER = 64, ITEM_ROOM = 8192, FILE_ROOM = 1 << 20, NAME_BYTES = 64 };
 

@@ -10,15 +10,8 @@
 #include "checkpoint/file_impl.h"
 #include "checkpoint/h5_calls_impl.h"
 #include "checkpoint/integrity_impl.h"
-#include "core/alloc.h"
 
-enum {
-    MAX_ITEMS = 1 << 20,
-    MAX_DEPTH = 16,
-    MAX_WORD_BYTES = 256,
-    MAX_CONFIG_BYTES = 16 << 20,
-    SUPERBLOCK = 3
-};
+enum { MAX_ITEMS = 1 << 20, MAX_DEPTH = 16, SUPERBLOCK = 3 };
 
 typedef struct scanner {
     const char *path; /* of the file */
@@ -58,104 +51,6 @@ static sy_status check_head(const char *path, int64_t *file_bytes)
                head[8], SUPERBLOCK);
 cleanup:
     sy__file_close(&fd, path, false);
-    return st;
-}
-
-/* ---- attributes ---- */
-
-static sy_status open_attribute(const scanner *s, const char *name, hid_t *attribute, hid_t *type)
-{
-    sy_status st = SY_OK;
-    hid_t space = H5I_INVALID_HID;
-    htri_t there = H5Aexists(s->file, name);
-    SY_TRY(check(s, there, name));
-    SY_REQUIRE(there, SY_ERR_DAMAGED, "'%s' is not a checkpoint: it has no attribute '%s'", s->path,
-               name);
-    *attribute = H5Aopen(s->file, name, H5P_DEFAULT);
-    SY_TRY(check(s, *attribute, name));
-    *type = H5Aget_type(*attribute);
-    SY_TRY(check(s, *type, name));
-    space = H5Aget_space(*attribute);
-    SY_TRY(check(s, space, name));
-    SY_REQUIRE(H5Sget_simple_extent_npoints(space) == 1, SY_ERR_DAMAGED,
-               "checkpoint '%s': attribute '%s' is not one value", s->path, name);
-cleanup:
-    sy__h5_close(&space);
-    return st;
-}
-
-static sy_status get_text(const scanner *s, const char *name, size_t max_bytes, char **out)
-{
-    sy_status st = SY_OK;
-    hid_t attribute = H5I_INVALID_HID, type = H5I_INVALID_HID;
-    char *text = NULL;
-    SY_TRY(open_attribute(s, name, &attribute, &type));
-    size_t bytes = H5Tget_size(type);
-    SY_REQUIRE(H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0 && bytes > 0 &&
-                   bytes <= max_bytes,
-               SY_ERR_DAMAGED, "checkpoint '%s': attribute '%s' is not a text of 1 to %zu bytes",
-               s->path, name, max_bytes);
-    SY_TRY(sy_alloc((int64_t)bytes + 1, 1, (void **)&text));
-    SY_TRY(check(s, H5Aread(attribute, type, text), name));
-    *out = text;
-    text = NULL;
-cleanup:
-    sy_free(&text);
-    sy__h5_close(&type);
-    sy__h5_close(&attribute);
-    return st;
-}
-
-static sy_status get_number(const scanner *s, const char *name, int64_t *out)
-{
-    sy_status st = SY_OK;
-    hid_t attribute = H5I_INVALID_HID, type = H5I_INVALID_HID;
-    int64_t value = 0;
-    SY_TRY(open_attribute(s, name, &attribute, &type));
-    SY_REQUIRE(H5Tget_class(type) == H5T_INTEGER && H5Tget_size(type) <= sizeof value,
-               SY_ERR_DAMAGED, "checkpoint '%s': attribute '%s' is not an integer", s->path, name);
-    SY_TRY(check(s, H5Aread(attribute, H5T_NATIVE_INT64, &value), name));
-    SY_REQUIRE(value >= 0, SY_ERR_DAMAGED, "checkpoint '%s': attribute '%s' is %" PRId64, s->path,
-               name, value);
-    *out = value;
-cleanup:
-    sy__h5_close(&type);
-    sy__h5_close(&attribute);
-    return st;
-}
-
-static sy_status get_format(const scanner *s)
-{
-    sy_status st = SY_OK;
-    char *format = NULL;
-    int64_t version = 0;
-    SY_TRY(get_text(s, "format", MAX_WORD_BYTES, &format));
-    SY_REQUIRE(strcmp(format, SY__FORMAT) == 0, SY_ERR_DAMAGED,
-               "'%s' is not a checkpoint: its format is '%s'", s->path, format);
-    SY_TRY(get_number(s, "format_version", &version));
-    SY_REQUIRE(version == SY__FORMAT_VERSION, SY_ERR_DAMAGED,
-               "checkpoint '%s' has format_version %" PRId64 ", this program reads %d; use the "
-               "program that wrote it, or a newer one",
-               s->path, version, SY__FORMAT_VERSION);
-cleanup:
-    sy_free(&format);
-    return st;
-}
-
-static sy_status get_attributes(const scanner *s, sy__attributes *out)
-{
-    sy_status st = SY_OK;
-    SY_TRY(get_format(s));
-    SY_TRY(get_number(s, "complete", &out->complete));
-    SY_REQUIRE(out->complete == 1, SY_ERR_DAMAGED,
-               "checkpoint '%s' is not complete: the run that wrote it was cut short", s->path);
-    SY_TRY(get_text(s, "producer", MAX_WORD_BYTES, &out->producer));
-    SY_TRY(get_text(s, "kind", MAX_WORD_BYTES, &out->kind));
-    SY_TRY(get_text(s, "config", MAX_CONFIG_BYTES, &out->config_yaml));
-    SY_TRY(get_number(s, "step", &out->step));
-    SY_TRY(get_number(s, "tokens_seen", &out->tokens_seen));
-    SY_TRY(get_text(s, "created", MAX_WORD_BYTES, &out->created));
-cleanup:
     return st;
 }
 
@@ -388,7 +283,7 @@ sy_status sy__h5_scan(const char *path, sy__catalog *cat, sy__attributes *attrib
     SY_TRY(check_head(path, &found.file_bytes));
     SY_TRY(sy__h5_begin());
     SY_TRY(open_file(&s));
-    SY_TRY(get_attributes(&s, &read));
+    SY_TRY(sy__h5_attributes(path, s.file, &read));
     SY_TRY(scan_tree(&s));
     *cat = found;
     *attributes = read;

@@ -1,0 +1,391 @@
+/* checkpoint/: what comes back from a file, what HDF5 and xxHash say about it, and what is refused.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <hdf5.h>
+
+#include "core/alloc.h"
+#include "core/fault.h"
+#include "tests/support/ckpt_state.h"
+#include "tests/support/scratch.h"
+
+static sy_comm *world;
+static sy_mesh *mesh;
+static sy_device *dev;
+
+static int open_world(void **state)
+{
+    (void)state;
+    sy_status st = sy_comm_world(false, &world);
+    st = st == SY_OK ? test_device_open(&dev) : st;
+    sy_mesh_spec spec = {.ep = 1, .dev = dev};
+    st = st == SY_OK ? sy_mesh_create(world, &spec, &mesh) : st;
+    return st == SY_OK ? 0 : -1;
+}
+
+static int close_world(void **state)
+{
+    (void)state;
+    sy_mesh_destroy(&mesh);
+    sy_device_close(&dev);
+    sy_comm_destroy(&world);
+    return sy_alloc_live() == 0 ? 0 : -1;
+}
+
+#define assert_ok(status) assert_status((status), SY_OK, "")
+
+/* The call ended so, and its message holds the words. Clears the error. */
+static void assert_status(sy_status st, sy_status want, const char *words)
+{
+    bool as_told = st == want && (st == SY_OK || strstr(sy_error_message(), words) != NULL);
+    if (!as_told) {
+        print_error("'%s', wanted '%s' and '%s': %s\n", sy_status_name(st), sy_status_name(want),
+                    words, sy_error_message());
+    }
+    sy_error_clear();
+    assert_true(as_told);
+}
+
+/* A few kB: for tests that make many copies. */
+static const ckpt_field few[] = {
+    {"model/embed", SY_BF16, 2, {16, 9}, DEAL_FLAT, NULL, false, NULL},
+    {"model/layers/000/attn_norm", SY_F32, 1, {40}, DEAL_WHOLE, NULL, false, NULL},
+    {"optim/exp_avg/embed", SY_F32, 2, {16, 9}, DEAL_FLAT, NULL, false, NULL},
+    {"state/step", SY_I64, 0, {0}, DEAL_WHOLE, NULL, false, NULL},
+};
+/* More than a piece. */
+static const ckpt_field large[] = {
+    {"model/embed", SY_F32, 2, {1200, 1000}, DEAL_WHOLE, NULL, false, NULL},
+    {"state/step", SY_I64, 0, {0}, DEAL_WHOLE, NULL, false, NULL},
+};
+enum { N_FEW = sizeof few / sizeof few[0], N_LARGE = sizeof large / sizeof large[0] };
+
+/* A file of `few` under this name. */
+static void save_few(const char *path)
+{
+    ckpt_state s;
+    assert_ok(ckpt_open(&s, few, N_FEW, 0, 1));
+    assert_ok(ckpt_fill(&s));
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    ckpt_close(&s);
+}
+
+/* ---- not a checkpoint ---- */
+
+static void expect_damaged(const char *path, sy_status want, const char *words)
+{
+    sy_checkpoint_info info;
+    ckpt_state s;
+    void *bytes = NULL;
+    int64_t n = 0;
+    assert_ok(ckpt_open(&s, few, N_FEW, 0, 1));
+    assert_status(sy_checkpoint_info_read(path, &info), want, words);
+    assert_status(sy_checkpoint_verify(path, NULL, NULL), want, words);
+    assert_status(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh), want, words);
+    assert_status(sy_checkpoint_read_blob(path, "a", &bytes, &n), want, words);
+    ckpt_close(&s);
+}
+
+static void what_is_no_checkpoint_is_refused(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    expect_damaged(path, SY_ERR_USAGE, "there is no checkpoint");
+    expect_damaged(((scratch *)*state)->dir, SY_ERR_USAGE, "is not a file");
+    scratch_write(path, "");
+    expect_damaged(path, SY_ERR_DAMAGED, "it has 0 bytes");
+    scratch_write(path, "once upon a time there was a file");
+    expect_damaged(path, SY_ERR_DAMAGED, "it is not an HDF5 file");
+    H5Fclose(H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT));
+    expect_damaged(path, SY_ERR_DAMAGED, "superblock");
+    hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+    H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);
+    H5Fclose(H5Fcreate(path, H5F_ACC_TRUNC, H5P_DEFAULT, access));
+    H5Pclose(access);
+    expect_damaged(path, SY_ERR_DAMAGED, "no attribute 'format'");
+}
+
+static hid_t open_to_change(const char *path)
+{
+    hid_t access = H5Pcreate(H5P_FILE_ACCESS);
+    H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);
+    hid_t file = H5Fopen(path, H5F_ACC_RDWR, access);
+    H5Pclose(access);
+    assert_true(file >= 0);
+    return file;
+}
+
+static void set_number(const char *path, const char *name, int64_t value)
+{
+    hid_t file = open_to_change(path), attribute = H5Aopen(file, name, H5P_DEFAULT);
+    assert_true(H5Awrite(attribute, H5T_NATIVE_INT64, &value) >= 0);
+    H5Aclose(attribute);
+    H5Fclose(file);
+}
+
+static void changed_attributes_are_refused(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    save_few(scratch_path(state, "a.h5", path));
+    set_number(path, "format_version", 2);
+    expect_damaged(path, SY_ERR_DAMAGED, "format_version 2, this program reads 1");
+    set_number(path, "format_version", 1);
+    set_number(path, "complete", 0);
+    expect_damaged(path, SY_ERR_DAMAGED, "is not complete");
+    set_number(path, "complete", 1);
+    assert_ok(sy_checkpoint_verify(path, NULL, NULL)); /* as it was, byte for byte */
+    set_number(path, "step", -1);
+    expect_damaged(path, SY_ERR_DAMAGED, "attribute 'step' is -1");
+    set_number(path, "step", 8);
+    assert_status(sy_checkpoint_verify(path, NULL, NULL), SY_ERR_DAMAGED, "digest");
+}
+
+/* ---- files made to hurt ---- */
+
+static void add_dataset(hid_t file, const char *name, hid_t type, hid_t space, hid_t list)
+{
+    hid_t dataset = H5Dcreate2(file, name, type, space, H5P_DEFAULT, list, H5P_DEFAULT);
+    assert_true(dataset >= 0);
+    H5Dclose(dataset);
+    H5Sclose(space);
+    H5Pclose(list);
+}
+
+static hid_t space_of(hsize_t n)
+{
+    return H5Screate_simple(1, &n, NULL);
+}
+
+static void add_virtual(hid_t file)
+{
+    hid_t list = H5Pcreate(H5P_DATASET_CREATE), space = space_of(4);
+    H5Pset_virtual(list, space, "/etc/passwd", "/a", space);
+    add_dataset(file, "model/extra", H5T_IEEE_F32LE, space, list);
+}
+
+static void add_external(hid_t file)
+{
+    hid_t list = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_external(list, "/etc/passwd", 0, 16);
+    add_dataset(file, "model/extra", H5T_IEEE_F32LE, space_of(4), list);
+}
+
+static void add_filtered(hid_t file)
+{
+    hid_t list = H5Pcreate(H5P_DATASET_CREATE);
+    hsize_t chunk = 4;
+    H5Pset_chunk(list, 1, &chunk);
+    H5Pset_fletcher32(list);
+    add_dataset(file, "model/extra", H5T_IEEE_F32LE, space_of(4), list);
+}
+
+static void add_other_type(hid_t file)
+{
+    hid_t list = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_alloc_time(list, H5D_ALLOC_TIME_EARLY);
+    add_dataset(file, "model/extra", H5T_IEEE_F32BE, space_of(4), list);
+}
+
+/* Space that is not allocated before something is written. */
+static void add_unallocated(hid_t file)
+{
+    add_dataset(file, "model/extra", H5T_IEEE_F32LE, space_of((hsize_t)1 << 60),
+                H5Pcreate(H5P_DATASET_CREATE));
+}
+
+static void add_too_many_dimensions(hid_t file)
+{
+    hsize_t dims[] = {1, 2, 1, 2, 1};
+    add_dataset(file, "model/extra", H5T_IEEE_F32LE, H5Screate_simple(5, dims, NULL),
+                H5Pcreate(H5P_DATASET_CREATE));
+}
+
+static void add_external_link(hid_t file)
+{
+    H5Lcreate_external("/etc/passwd", "/a", file, "model/extra", H5P_DEFAULT, H5P_DEFAULT);
+}
+
+static void add_soft_link(hid_t file)
+{
+    H5Lcreate_soft("/model/embed", file, "model/extra", H5P_DEFAULT, H5P_DEFAULT);
+}
+
+static void add_hard_link(hid_t file)
+{
+    H5Lcreate_hard(file, "model/embed", file, "model/extra", H5P_DEFAULT, H5P_DEFAULT);
+}
+
+static void add_loop(hid_t file)
+{
+    H5Lcreate_hard(file, "model", file, "model/extra", H5P_DEFAULT, H5P_DEFAULT);
+}
+
+static void add_named_type(hid_t file)
+{
+    hid_t type = H5Tcopy(H5T_IEEE_F32LE);
+    H5Tcommit2(file, "model/extra", type, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT);
+    H5Tclose(type);
+}
+
+static void add_to_integrity(hid_t file)
+{
+    hid_t list = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_alloc_time(list, H5D_ALLOC_TIME_EARLY);
+    add_dataset(file, "integrity/extra", H5T_STD_U64LE, H5Screate(H5S_SCALAR), list);
+}
+
+static void remove_digest(hid_t file)
+{
+    H5Ldelete(file, "integrity/digest", H5P_DEFAULT);
+}
+
+static void add_bad_name(hid_t file)
+{
+    H5Lcreate_hard(file, "model/embed", file, "model/a\033[2J", H5P_DEFAULT, H5P_DEFAULT);
+}
+
+static void add_long_name(hid_t file)
+{
+    char name[1024] = "model/";
+    memset(name + 6, 'n', sizeof name - 7);
+    H5Lcreate_hard(file, "model/embed", file, name, H5P_DEFAULT, H5P_DEFAULT);
+}
+
+static void files_made_to_hurt_are_refused(void **state)
+{
+    static const struct {
+        void (*change)(hid_t file);
+        const char *words;
+    } cases[] = {
+        {add_virtual, "'/model/extra' is not stored in one piece"},
+        {add_external, "'/model/extra' lies in other files"},
+        {add_filtered, "'/model/extra' is not stored in one piece"},
+        {add_other_type, "'/model/extra' has a type that no tensor has"},
+        {add_unallocated, "'/model/extra' has"},
+        {add_too_many_dimensions, "'/model/extra' has a shape that no tensor has"},
+        {add_external_link, "'/model/extra' is a link that leads elsewhere"},
+        {add_soft_link, "'/model/extra' is a link that leads elsewhere"},
+        {add_hard_link, "two datasets share byte"},
+        {add_loop, "lies too deep"},
+        {add_named_type, "'/model/extra' is neither group nor dataset"},
+        {add_to_integrity, "'/integrity/extra' is not known"},
+        {remove_digest, "lacks its checksums"},
+        {add_bad_name, "'/model' holds a name that is too long or cannot be printed"},
+        {add_long_name, "'/model' holds a name that is too long or cannot be printed"},
+    };
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        save_few(path);
+        hid_t file = open_to_change(path);
+        cases[i].change(file);
+        assert_true(H5Fclose(file) >= 0);
+        expect_damaged(path, SY_ERR_DAMAGED, cases[i].words);
+    }
+}
+
+static void extra_dataset_is_not_covered_by_the_table(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    save_few(scratch_path(state, "a.h5", path));
+    hid_t file = open_to_change(path), list = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_alloc_time(list, H5D_ALLOC_TIME_EARLY);
+    add_dataset(file, "model/extra", H5T_IEEE_F32LE, space_of(4), list);
+    H5Fclose(file);
+    assert_status(sy_checkpoint_verify(path, NULL, NULL), SY_ERR_DAMAGED,
+                  "table of checksums does not fit dataset 'model/extra'");
+}
+
+/* What is below /x is nobody's business: neither its types nor where its links lead. */
+static void groups_below_x_are_allowed(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    save_few(scratch_path(state, "a.h5", path));
+    hid_t file = open_to_change(path);
+    H5Gclose(H5Gcreate2(file, "x", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+    add_dataset(file, "x/notes", H5T_IEEE_F32BE, space_of(4), H5Pcreate(H5P_DATASET_CREATE));
+    H5Lcreate_external("/nowhere", "/a", file, "x/link", H5P_DEFAULT, H5P_DEFAULT);
+    H5Fclose(file);
+    ckpt_state s;
+    assert_ok(sy_checkpoint_verify(path, NULL, NULL));
+    assert_ok(ckpt_open(&s, few, N_FEW, 0, 1));
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh));
+    assert_true(ckpt_holds(&s));
+    ckpt_close(&s);
+}
+
+static void flip(const char *path, int64_t offset)
+{
+    int fd = open(path, O_RDWR);
+    unsigned char byte = 0;
+    assert_int_equal(pread(fd, &byte, 1, offset), 1);
+    byte ^= 1;
+    assert_int_equal(pwrite(fd, &byte, 1, offset), 1);
+    close(fd);
+}
+
+static int64_t place_of(const char *path, const char *dataset_path)
+{
+    hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
+    hid_t dataset = H5Dopen2(file, dataset_path, H5P_DEFAULT);
+    int64_t at = (int64_t)H5Dget_offset(dataset);
+    H5Dclose(dataset);
+    H5Fclose(file);
+    return at;
+}
+
+static void damage_is_told_with_dataset_and_bytes(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    ckpt_state s;
+    assert_ok(ckpt_open(&s, large, N_LARGE, 0, 1));
+    assert_ok(ckpt_fill(&s));
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    flip(path, place_of(path, "model/embed") + (4 << 20) + 5); /* the second piece */
+    flip(path, place_of(path, "state/step"));
+    static const char words[] = "bytes 4194304 to 4799999 of dataset '/model/embed' are damaged";
+    assert_status(sy_checkpoint_verify(path, NULL, NULL), SY_ERR_DAMAGED, words);
+    assert_status(sy_checkpoint_load(path, &s.state, SY_LOAD_MODEL, mesh), SY_ERR_DAMAGED, words);
+    flip(path, place_of(path, "model/embed") + (4 << 20) + 5);
+    assert_status(sy_checkpoint_verify(path, NULL, NULL), SY_ERR_DAMAGED, "'/state/step'");
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_MODEL, mesh)); /* does not touch it */
+    ckpt_close(&s);
+}
+
+static void newest_valid_passes_over_what_is_damaged(void **state)
+{
+    char a[2 * SCRATCH_PATH], b[2 * SCRATCH_PATH], c[2 * SCRATCH_PATH];
+    save_few(scratch_path(state, "a.h5", a));
+    save_few(scratch_path(state, "b.h5", b));
+    const char *paths[] = {scratch_path(state, "c.h5", c), b, a};
+    int32_t which = 9;
+    assert_ok(sy_checkpoint_newest_valid(paths, 3, world, &which));
+    assert_int_equal(which, 1);
+    assert_int_equal(truncate(b, 100), 0);
+    assert_ok(sy_checkpoint_newest_valid(paths, 3, world, &which));
+    assert_int_equal(which, 2);
+    assert_ok(sy_checkpoint_newest_valid(paths, 2, world, &which));
+    assert_int_equal(which, -1);
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, scratch_setup, scratch_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(what_is_no_checkpoint_is_refused),
+        CASE(changed_attributes_are_refused),
+        CASE(files_made_to_hurt_are_refused),
+        CASE(extra_dataset_is_not_covered_by_the_table),
+        CASE(groups_below_x_are_allowed),
+        CASE(damage_is_told_with_dataset_and_bytes),
+        CASE(newest_valid_passes_over_what_is_damaged),
+    };
+    return cmocka_run_group_tests_name("checkpoint_hostile", tests, open_world, close_world);
+}
