@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""upcycle and check layout as commands: what they write can be used, what they refuse leaves nothing behind."""
+
+import json
+import re
+
+import harness
+from harness import snapshot
+
+
+class Upcycle(harness.Case):
+    """A dense model that has learned something; each test makes its own MoE of it."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        case = cls("prepare")
+        case.setUp()
+        case.prepare()
+        cls.dense = cls.home / "dense"
+        (case.folder / "run").rename(cls.dense)
+        case.tearDown()
+
+    def prepare(self):
+        self.train(self.config(moe={"experts": 0}, train={"steps": 20, "checkpoint_every": 0}), "run")
+
+    def upcycle(self, name, *args, ranks=0):
+        out = self.folder / name
+        job = self.succeeds("upcycle", self.dense, "-o", out, "--experts", 4, *args, ranks=ranks)
+        return out, job.stdout
+
+    def refused(self, words, *args, source=None, out="moe.h5"):
+        before = snapshot(self.home)
+        self.fails(2, words, "upcycle", source or self.dense, "-o", self.folder / out, *args)
+        self.assertEqual(snapshot(self.home), before)
+
+    def inspect(self, path):
+        return json.loads(self.succeeds("inspect", path, "--json").stdout)
+
+    def loss(self, path, ranks=0):
+        job = self.succeeds("eval", path, "--data", self.home / "held_out", "--json", ranks=ranks)
+        return json.loads(job.stdout)["sets"][0]["loss"]
+
+    def test_moe_says_what_the_dense_model_says(self):
+        out, text = self.upcycle("moe.h5")
+        self.assertRegex(text, r"logits +\d\.\d+e-\d\d")
+        dense = self.loss(self.dense)
+        self.assertAlmostEqual(self.loss(out), dense, delta=1e-5)
+        self.assertAlmostEqual(self.loss(out, ranks=4), dense, delta=1e-5)
+
+    def test_file_does_not_depend_on_the_ranks(self):
+        alone, _ = self.upcycle("alone.h5")
+        four, _ = self.upcycle("four.h5", ranks=4)
+        three, _ = self.upcycle("three.h5", ranks=3)
+        digests = [self.inspect(path) for path in (alone, four, three)]
+        self.assertEqual(digests[0], digests[1])
+        self.assertEqual(digests[0], digests[2])
+        self.assertEqual(self.loss(alone), self.loss(four))
+
+    def test_file_is_a_model_with_the_new_configuration(self):
+        out, _ = self.upcycle("moe.h5", "--top-k", 3, "--layers", "1", "--set", "moe.aux_loss_coeff=0.05")
+        info = self.inspect(out)
+        self.assertEqual(info["kind"], "model")
+        self.assertEqual(info["step"], 20)
+        for line in ("experts: 4", "top_k: 3", "layers: [1]", "aux_loss_coeff: 0.05", "normalize_weights: true"):
+            self.assertRegex(info["config"], r"(?m)^  " + re.escape(line) + "$")
+        shapes = {p["path"].strip("/"): p["shape"] for p in info["params"]}
+        self.assertEqual(shapes["model/layers/001/moe/experts/gate"], [4, 48, 32])
+        self.assertEqual(shapes["model/layers/001/moe/experts/down"], [4, 32, 48])
+        self.assertEqual(shapes["model/layers/001/moe/router"], [4, 32])
+        self.assertEqual(shapes["model/layers/000/mlp/gate"], [48, 32])
+        self.assertNotIn("model/layers/001/mlp/gate", shapes)
+
+    def test_training_and_generation_go_on_from_it(self):
+        out, _ = self.upcycle("moe.h5")
+        config = self.config(train={"steps": 3, "checkpoint_every": 0}, parallel={"ep": 2})
+        self.train(config, "run", "--init-from", out, ranks=2)
+        fresh = self.config("fresh.yaml", train={"steps": 1, "checkpoint_every": 0})
+        self.train(fresh, "fresh")
+        self.assertLess(self.losses("run")[0], self.losses("fresh")[0] - 0.3)
+        self.assertTrue(self.succeeds("generate", out, "--prompt", "the ", "--max-tokens", 3).stdout.startswith("the "))
+
+    def test_copy_that_is_not_exact_says_so_and_is_written(self):
+        out, text = self.upcycle("moe.h5", "--top-k", 1)
+        self.assertIn("no bound", text)
+        self.assertRegex(self.inspect(out)["config"], r"(?m)^  normalize_weights: false$")
+
+    def test_what_cannot_be_done_is_refused(self):
+        experts = ("--experts", 4)
+        out, _ = self.upcycle("there.h5")
+        self.refused(["there.h5", "exists"], *experts, out="there.h5")
+        self.refused(["already", "4 experts"], *experts, source=out)
+        for method in ("noise", "drop", "granular"):
+            self.refused([method, "not part of this version"], *experts, "--method", method)
+        self.refused("did you mean 'copy'", *experts, "--method", "coppy")
+        self.refused("--experts", out="moe.h5")
+        self.refused(["moe.experts", "--experts"], *experts, "--set", "moe.experts=8")
+        self.refused("top_k 5 is larger", *experts, "--top-k", 5)
+        self.refused("no layer 2", *experts, "--layers", "2")
+        self.refused("layers", *experts, "--layers", "every:9")
+        self.refused("shared", *experts, "--set", "moe.shared_experts=1")
+        self.refused("nowhere", *experts, out="nowhere/moe.h5")
+        self.refused("nothing.h5", *experts, source=self.folder / "nothing.h5")
+
+    def test_damaged_source_is_exit_3(self):
+        damaged = self.folder / "damaged.h5"
+        whole = next((self.dense / "checkpoints").glob("step_*.h5")).read_bytes()
+        damaged.write_bytes(whole[:len(whole) // 2])
+        self.fails(3, "damaged.h5", "upcycle", damaged, "-o", self.folder / "moe.h5", "--experts", 4, ranks=2)
+        self.assertFalse((self.folder / "moe.h5").exists())
+
+
+class CheckLayout(harness.Case):
+    def rows(self, text):
+        return [line for line in text.splitlines() if re.match(r"\d+ ranks?, ep", line)]
+
+    def test_layouts_of_the_job_agree(self):
+        config = self.config(train={"global_batch": 5}, moe={"capacity_factor": 1.0})
+        text = self.succeeds("check", "layout", config, "--steps", 2, ranks=4).stdout
+        self.assertEqual(len(self.rows(text)), 14)  # (1,1) (2,1) (2,2) (3,1) (4,1) (4,2) (4,4), zero 0 and 1
+        self.assertIn("on ref in f64", text)
+        self.assertNotIn("!", text)
+
+    def test_backend_and_layouts_are_the_users(self):
+        text = self.succeeds("check", "layout", self.config(), "--backend", "cpu", "--steps", 6, "--layouts",
+                             "1:1:0,2:2:1,2:1", ranks=2).stdout
+        self.assertEqual([row[:22] for row in self.rows(text)],
+                         ["1 rank, ep 1, zero 0  ", "2 ranks, ep 2, zero 1 ", "2 ranks, ep 1, zero 1 "])
+        self.assertIn("on cpu in f32", text)
+        self.assertIn("first 5 steps", text)
+
+    def test_other_accumulation_is_skipped_where_the_loss_depends_on_it(self):
+        config = self.config(moe={"aux_loss_scope": "global_batch"})
+        text = self.succeeds("check", "layout", config, "--steps", 1, ranks=2).stdout
+        skipped = [row for row in self.rows(text) if "skipped" in row]
+        self.assertEqual([row.split(",")[0] for row in skipped], ["1 rank", "1 rank"])
+
+    def test_what_cannot_be_checked_is_refused(self):
+        config = self.config()
+        self.fails(2, "not part of this version", "check", "gradients", config)
+        self.fails(2, "did you mean 'layout'", "check", "lay", config)
+        self.fails(2, "3 ranks", "check", "layout", config, "--layouts", "1:1,3:1", ranks=2)
+        self.fails(2, "ep 3", "check", "layout", config, "--layouts", "3:3", ranks=3)
+        self.fails(2, "1x1", "check", "layout", config, "--layouts", "1x1")
+
+
+if __name__ == "__main__":
+    harness.main()
