@@ -21,7 +21,8 @@ typedef struct samples {
 
 /* What is counted from the first measured step to the last. */
 typedef struct counts {
-    int64_t malloc_calls, inside_mpi, sy_allocs, device_allocs, host_waits, extra_passes;
+    int64_t malloc_calls, inside_mpi, heap_growth, sy_allocs, device_allocs, host_waits,
+        extra_passes;
 } counts;
 
 typedef struct step_bench {
@@ -72,15 +73,18 @@ cleanup:
 
 static void add_caller(const char *library, int64_t calls, void *arg)
 {
-    json_object_set_new(arg, library, json_integer((json_int_t)calls));
+    json_int_t before = json_integer_value(json_object_get(arg, library));
+    json_object_set_new(arg, library, json_integer(before + (json_int_t)calls));
 }
 
-static void end_counting(step_bench *b, const sy_ledger *before, int64_t allocs_before)
+static void end_counting(step_bench *b, const sy_ledger *before, int64_t allocs_before,
+                         int64_t heap_before)
 {
     const sy_ledger *now = &b->trainer->engine->dev->ledger;
     sy_malloc_counts counts = sy_malloc_count_read();
     b->counted.malloc_calls = counts.total;
     b->counted.inside_mpi = counts.inside_mpi;
+    b->counted.heap_growth = sy_malloc_heap_bytes() - heap_before;
     b->counted.sy_allocs = sy_alloc_total() - allocs_before;
     b->counted.device_allocs = now->n_allocs - before->n_allocs;
     b->counted.host_waits = now->n_host_waits - before->n_host_waits;
@@ -97,7 +101,7 @@ static sy_status measure(step_bench *b)
         SY_TRY(measure_peak(b, &ignored));
     }
     before = b->trainer->engine->dev->ledger;
-    int64_t allocs_before = sy_alloc_total();
+    int64_t allocs_before = sy_alloc_total(), heap_before = sy_malloc_heap_bytes();
     sy_malloc_count_start();
     for (int32_t i = 0; i < b->n && st == SY_OK; i++) {
         st = measure_peak(b, &b->s.peak[i]);
@@ -105,7 +109,7 @@ static sy_status measure(step_bench *b)
     }
     sy_malloc_count_stop();
     SY_TRY(st);
-    end_counting(b, &before, allocs_before);
+    end_counting(b, &before, allocs_before, heap_before);
     SY_TRY(sy_host_all_reduce(b->world, &b->counted, sizeof b->counted / sizeof(int64_t), SY_I64,
                               SY_SUM, "bench counts"));
 cleanup:
@@ -195,6 +199,7 @@ static void describe_counts(const step_bench *b, json_t *o)
         set_i64(o, "malloc_calls", c->malloc_calls);
         set_i64(o, "malloc_calls_inside_mpi", c->inside_mpi);
         json_object_set(o, "malloc_callers", b->callers);
+        set_i64(o, "heap_growth_bytes", c->heap_growth);
     }
     set_i64(o, "sy_allocs", c->sy_allocs);
     set_i64(o, "device_allocs", c->device_allocs);
@@ -227,10 +232,11 @@ static void print_record(const json_t *o)
         {"arenas_mib", "predicted by the arena report, MiB", 1},
         {"peak_rss_mib", "peak of the process, MiB", 1},
         {"percent_of_predicted", "peak, % of both together", 1},
-        {"malloc_calls", "allocations in the measured steps, all ranks", 0},
-        {"malloc_calls_inside_mpi", "  of them inside MPI", 0},
-        {"sy_allocs", "  of them by the program itself", 0},
         {"device_allocs", "device allocations in the measured steps", 0},
+        {"sy_allocs", "host allocations of the program's own", 0},
+        {"malloc_calls", "calls of malloc, by all libraries and ranks", 0},
+        {"malloc_calls_inside_mpi", "  of them inside MPI", 0},
+        {"heap_growth_bytes", "growth of the heap, bytes", 0},
         {"host_waits_per_step", "host waits per step and rank", 1},
         {"extra_passes", "extra exchange passes", 0},
         {0}};

@@ -1,6 +1,6 @@
 /* Our malloc, calloc, realloc, their aligned kin and free forward to glibc's own under its other
-   names; so all of them stay one allocator, whatever is preloaded. While counting, the return
-   address of a call is kept: it tells which library asked. */
+   names; so all of them stay one allocator, whatever is preloaded. While counting, calls are booked
+   under their return address: it tells which library asked. */
 #include "launch/malloc_count.h"
 
 #ifdef SY_COUNT_MALLOC
@@ -17,18 +17,33 @@ void *__libc_realloc(void *ptr, size_t bytes);
 void *__libc_memalign(size_t align, size_t bytes);
 void __libc_free(void *ptr);
 
-enum { MAX_CALLS = 2048 /* whose callers are remembered */ };
+enum { MAX_CALLERS = 1024 };
+
+/* Calls from one place; an empty entry has from NULL. An open hash table: entries only come. */
+typedef struct caller {
+    void *from;
+    int64_t n;
+} caller;
 
 static volatile int counting; /* the allocation counters of DESIGN section 1 */
 static int64_t n_calls;
-static void *caller[MAX_CALLS];
+static caller callers[MAX_CALLERS];
 
+/* Several threads may come at once; who finds the table full is counted in n_calls alone. */
 static void count(void *from)
 {
-    if (counting) {
-        int64_t i = __atomic_fetch_add(&n_calls, 1, __ATOMIC_RELAXED);
-        if (i < MAX_CALLS) {
-            caller[i] = from;
+    size_t at = ((uintptr_t)from >> 2) % MAX_CALLERS;
+    if (!counting) {
+        return;
+    }
+    __atomic_fetch_add(&n_calls, 1, __ATOMIC_RELAXED);
+    for (size_t i = 0; i < MAX_CALLERS; i++, at = (at + 1) % MAX_CALLERS) {
+        void *there = NULL;
+        if (__atomic_compare_exchange_n(&callers[at].from, &there, from, false, __ATOMIC_RELAXED,
+                                        __ATOMIC_RELAXED) ||
+            there == from) {
+            __atomic_fetch_add(&callers[at].n, 1, __ATOMIC_RELAXED);
+            return;
         }
     }
 }
@@ -91,6 +106,7 @@ bool sy_malloc_count_works(void)
 
 void sy_malloc_count_start(void)
 {
+    memset(callers, 0, sizeof callers);
     __atomic_store_n(&n_calls, 0, __ATOMIC_RELAXED);
     counting = 1;
 }
@@ -98,6 +114,12 @@ void sy_malloc_count_start(void)
 void sy_malloc_count_stop(void)
 {
     counting = 0;
+}
+
+int64_t sy_malloc_heap_bytes(void)
+{
+    struct mallinfo2 info = mallinfo2();
+    return (int64_t)(info.arena + info.hblkhd);
 }
 
 static const char *library_of(void *address)
@@ -123,33 +145,22 @@ static bool belongs_to_mpi(const char *library)
     return false;
 }
 
-static int64_t n_kept(void)
-{
-    return n_calls < MAX_CALLS ? n_calls : MAX_CALLS;
-}
-
 sy_malloc_counts sy_malloc_count_read(void)
 {
     sy_malloc_counts counts = {.total = n_calls};
-    for (int64_t i = 0; i < n_kept(); i++) {
-        counts.inside_mpi += belongs_to_mpi(library_of(caller[i]));
+    for (size_t i = 0; i < MAX_CALLERS; i++) {
+        if (callers[i].n > 0 && belongs_to_mpi(library_of(callers[i].from))) {
+            counts.inside_mpi += callers[i].n;
+        }
     }
     return counts;
 }
 
-/* Each library once: at its first call all of its calls are counted. */
 void sy_malloc_count_callers(void (*seen)(const char *library, int64_t calls, void *arg), void *arg)
 {
-    for (int64_t i = 0; i < n_kept(); i++) {
-        const char *library = library_of(caller[i]);
-        int64_t before = 0, calls = 0;
-        for (int64_t j = 0; j < n_kept() && before == 0; j++) {
-            bool same = strcmp(library, library_of(caller[j])) == 0;
-            before += same && j < i;
-            calls += same;
-        }
-        if (before == 0) {
-            seen(library, calls, arg);
+    for (size_t i = 0; i < MAX_CALLERS; i++) {
+        if (callers[i].n > 0) {
+            seen(library_of(callers[i].from), callers[i].n, arg);
         }
     }
 }
@@ -167,6 +178,11 @@ void sy_malloc_count_start(void)
 
 void sy_malloc_count_stop(void)
 {
+}
+
+int64_t sy_malloc_heap_bytes(void)
+{
+    return -1;
 }
 
 sy_malloc_counts sy_malloc_count_read(void)

@@ -14,13 +14,17 @@ void sy_malloc_count_start(void);
 /* Stop counting. Not collective. */
 void sy_malloc_count_stop(void);
 
+/* Bytes that the C library's heap holds now, used or not; -1 where it cannot tell. Not collective.
+ */
+int64_t sy_malloc_heap_bytes(void);
+
 typedef struct sy_malloc_counts {
     int64_t total, inside_mpi; /* of total: by a library of MPI or what MPI brings along */
 } sy_malloc_counts;
 /* What was counted since the last start. Not collective. */
 sy_malloc_counts sy_malloc_count_read(void);
-/* Call seen(file name, calls, arg) for each library that asked, of the first calls whose callers
-   were remembered. Not collective. */
+/* Call seen(file name, calls, arg) for each place that asked; a library may have several. Not
+   collective. */
 void sy_malloc_count_callers(void (*seen)(const char *library, int64_t calls, void *arg),
                              void *arg);
 
