@@ -193,12 +193,23 @@ cleanup:
     return st;
 }
 
+double sy__moe_book(sy_pass *p, sy__moe_phase phase, double from)
+{
+    double now = sy_clock_s();
+    if (p->stats != NULL) {
+        double *total[] = {&p->stats->dispatch_s, &p->stats->experts_s, &p->stats->combine_s};
+        *total[phase] += now - from;
+    }
+    return now;
+}
+
 sy_status sy__moe_fill_rows(const sy__moe *moe, sy_pass *p, const sy_plan *plan,
                             const sy_plan_pass *pass, const sy_tensor *x, sy_arena *arena,
                             sy_tensor *rows, sy_tensor *h)
 {
     sy_status st = SY_OK;
     sy_tensor none = sy_tensor_none();
+    double t = sy_clock_s();
     if (p->mesh->dev->dry &&
         plan->may_split) { /* in further passes they stand in scratch: measure that too */
         SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, x->shape[1] + 2 * moe->experts.ffn, h));
@@ -206,7 +217,9 @@ sy_status sy__moe_fill_rows(const sy__moe *moe, sy_pass *p, const sy_plan *plan,
     SY_TRY(sy_arena_2d(arena, p->compute, pass->R, x->shape[1], rows));
     SY_TRY(sy_arena_2d(arena, p->compute, pass->R, 2 * moe->experts.ffn, h));
     SY_TRY(sy_dispatch(p, plan, pass, x, rows, &none, &none));
+    t = sy__moe_book(p, SY__MOE_DISPATCH, t);
     SY_TRY(sy_experts_hidden(&moe->experts, p, &pass->expert_start, rows, h));
+    sy__moe_book(p, SY__MOE_EXPERTS, t);
 cleanup:
     return st;
 }
@@ -218,19 +231,15 @@ static sy_status run_pass(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
     sy_status st = SY_OK;
     int64_t mark = sy_arena_mark(p->scratch);
     sy_tensor out, none = sy_tensor_none();
-    double t0 = sy_clock_s(), t1, t2;
+    double t;
     SY_TRY(sy__moe_fill_rows(moe, p, &s->plan, pass, x, s->kept_rows ? p->saved : p->scratch,
                              &s->rows, &s->h));
-    t1 = sy_clock_s();
+    t = sy_clock_s();
     SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, x->shape[1], &out));
     SY_TRY(sy_experts_output(&moe->experts, p, &pass->expert_start, &s->h, &out));
-    t2 = sy_clock_s();
+    t = sy__moe_book(p, SY__MOE_EXPERTS, t);
     SY_TRY(sy_combine(p, &s->plan, pass, &out, wire, &none, &none));
-    if (p->stats != NULL) {
-        p->stats->dispatch_s += t1 - t0;
-        p->stats->experts_s += t2 - t1;
-        p->stats->combine_s += sy_clock_s() - t2;
-    }
+    sy__moe_book(p, SY__MOE_COMBINE, t);
 cleanup:
     sy_arena_release(p->scratch, mark);
     return st;

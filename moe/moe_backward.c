@@ -12,7 +12,7 @@ static sy_status run_pass(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
     sy_status st = SY_OK;
     int64_t mark = sy_arena_mark(p->scratch), H = x->shape[1];
     sy_tensor rows = s->rows, h = s->h, dout, weight, drows, dot;
-    double t0 = sy_clock_s(), t1, t2;
+    double t;
 
     if (!s->kept_rows || (p->mesh->dev->dry && s->plan.may_split)) {
         SY_TRY(sy__moe_fill_rows(moe, p, &s->plan, pass, x, p->scratch, &rows, &h));
@@ -21,17 +21,14 @@ static sy_status run_pass(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
     SY_TRY(sy_arena_2d(p->scratch, p->wide, pass->R, 1, &weight));
     SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, H, &drows));
     SY_TRY(sy_arena_2d(p->scratch, p->wide, pass->R, 1, &dot));
+    t = sy_clock_s();
     SY_TRY(sy_dispatch(p, &s->plan, pass, dy, &dout, &s->plan.row_weight, &weight));
-    t1 = sy_clock_s();
+    t = sy__moe_book(p, SY__MOE_DISPATCH, t);
     SY_TRY(sy_experts_backward(&moe->experts, p, &pass->expert_start, &rows, &h, &dout, &weight,
                                &drows, &dot));
-    t2 = sy_clock_s();
+    t = sy__moe_book(p, SY__MOE_EXPERTS, t);
     SY_TRY(sy_combine(p, &s->plan, pass, &drows, dwire, &dot, g_wire));
-    if (p->stats != NULL) {
-        p->stats->dispatch_s += t1 - t0;
-        p->stats->experts_s += t2 - t1;
-        p->stats->combine_s += sy_clock_s() - t2;
-    }
+    sy__moe_book(p, SY__MOE_COMBINE, t);
 cleanup:
     sy_arena_release(p->scratch, mark);
     return st;

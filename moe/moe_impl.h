@@ -41,4 +41,9 @@ sy_status sy__moe_fill_rows(const sy__moe *moe, sy_pass *p, const sy_plan *plan,
 sy_status sy__moe_backward(void *self, sy_pass *p, void *saved, const sy_tensor *x,
                            const sy_tensor *dy, sy_tensor *dx);
 
+/* Where the host's time goes; streams that run at once only. */
+typedef enum sy__moe_phase { SY__MOE_DISPATCH, SY__MOE_EXPERTS, SY__MOE_COMBINE } sy__moe_phase;
+/* Book the time since `from` under a phase; returns now. */
+double sy__moe_book(sy_pass *p, sy__moe_phase phase, double from);
+
 #endif
