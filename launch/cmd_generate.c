@@ -10,8 +10,17 @@
 
 typedef struct printer {
     const sy_tokenizer *tokenizer;
-    char *text; /* room for the bytes of one token */
+    const char *prompt; /* not yet printed; a prompt that is refused never is */
+    char *text;         /* room for the bytes of one token */
 } printer;
+
+static void print_prompt(printer *p)
+{
+    if (p->prompt != NULL) {
+        fputs(p->prompt, stdout);
+        p->prompt = NULL;
+    }
+}
 
 /* A model may have more ids than its tokenizer has texts (padding of the vocabulary): those print
  * nothing. */
@@ -20,6 +29,7 @@ static sy_status print_token(void *arg, int32_t id)
     sy_status st = SY_OK;
     printer *p = arg;
     int64_t n = 0;
+    print_prompt(p);
     SY_TRY(sy_tokenizer_decode(p->tokenizer, &id, 1, p->text, &n));
     SY_REQUIRE(fwrite(p->text, 1, (size_t)n, stdout) == (size_t)n && fflush(stdout) == 0, SY_ERR_IO,
                "the text cannot be written to standard output");
@@ -27,7 +37,7 @@ cleanup:
     return st;
 }
 
-/* Rank 0: tokens of the prompt, printed as they were given. */
+/* Rank 0: tokens of the prompt. */
 static sy_status encode(const sy_tokenizer *tokenizer, const char *prompt, int32_t **ids,
                         int64_t *n)
 {
@@ -36,7 +46,6 @@ static sy_status encode(const sy_tokenizer *tokenizer, const char *prompt, int32
     SY_REQUIRE(bytes > 0, SY_ERR_USAGE, "generate: the prompt is empty");
     SY_TRY(sy_alloc(sy_tokenizer_max_ids(tokenizer, bytes), sizeof **ids, (void **)ids));
     SY_TRY(sy_tokenizer_encode(tokenizer, prompt, bytes, *ids, n));
-    fputs(prompt, stdout);
 cleanup:
     return st;
 }
@@ -72,6 +81,7 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     SY_TRY(sy_model_load(cli->operand[0], set, n_set, SY_USE_GENERATE, env, &model));
     SY_TRY(sy_agree(env->world, sy_tokenizer_open(model.settings.data->tokenizer, &tokenizer)));
     out.tokenizer = tokenizer;
+    out.prompt = sy_cli_text(cli, "prompt");
     SY_TRY(sy_agree(env->world,
                     sy_alloc(sy_tokenizer_max_bytes(tokenizer, 1) + 1, 1, (void **)&out.text)));
     if (env->world->rank == 0) {
@@ -84,6 +94,7 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     spec.arg = &out;
     SY_TRY(sy_generate(model.engine, &spec));
     if (env->world->rank == 0) {
+        print_prompt(&out);
         putchar('\n');
     }
 cleanup:
