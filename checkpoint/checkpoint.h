@@ -12,9 +12,10 @@ extern "C" {
 #endif
 
 /* Write state as `path` (folder/step_00000010.h5) by way of folder/.step_00000010.h5.tmp.
-   Collective over mesh->io. On failure nothing stands under `path`, the temporary file is removed,
-   every rank returns the same status (SY_ERR_IO where the disk is to blame) and nothing else has
-   changed. */
+   Collective over mesh->io. Requires that the work on device fields has been waited for. On failure
+   what stood under `path` before, if anything, still stands there, the temporary file is removed, and
+   every rank returns the same status (SY_ERR_IO where the disk is to blame). Only where the folder's
+   own sync fails does the new file, whole, already stand under `path`. */
 sy_status sy_checkpoint_save(const char *path, const sy_state *state, sy_mesh *mesh);
 
 /* What is wanted of a load. */
@@ -52,7 +53,8 @@ typedef struct sy_checkpoint_info {
 sy_status sy_checkpoint_info_read(const char *path, sy_checkpoint_info *out);
 void sy_checkpoint_info_free(sy_checkpoint_info *info);
 
-/* Every checksum of the file, the digest over table, names, shapes, types and attributes.
+/* Every checksum of the file: of the pieces, the digest over table, names, shapes, types and
+   attributes, and, where no group /x was added, of every byte that lies between the datasets.
    Collective over comm (pieces are shared out), or alone (comm NULL). A failure is SY_ERR_DAMAGED
    naming the first dataset and piece; n_bytes (may be NULL) is what was read. */
 sy_status sy_checkpoint_verify(const char *path, sy_comm *comm, int64_t *n_bytes);

@@ -45,6 +45,12 @@ static const char *format_shape(int32_t n_dim, const int64_t *shape, char *buf, 
     return bracket ? bracket : buf;
 }
 
+/* Is the field asked for? */
+static bool concerns(const loader *l, const sy_field *field)
+{
+    return l->what == SY_LOAD_ALL || is_model(field->name);
+}
+
 /* The dataset to read a field from; -1: the file has none. */
 static int64_t source_of(const loader *l, const sy_field *field)
 {
@@ -61,7 +67,7 @@ static sy_status check_field(void *self, const sy_field *field)
     sy_status st = SY_OK;
     loader *l = self;
     char have[128], want[128];
-    if (l->what == SY_LOAD_MODEL && !is_model(field->name)) {
+    if (!concerns(l, field)) {
         return SY_OK;
     }
     const int64_t i = source_of(l, field), own = sy__catalog_find(&l->cat, field->name);
@@ -195,8 +201,8 @@ static sy_status read_field(void *self, const sy_field *field)
 {
     sy_status st = SY_OK;
     loader *l = self;
-    const int64_t i = source_of(l, field);
-    if (i < 0 || !l->wanted[i]) {
+    const int64_t i = concerns(l, field) ? source_of(l, field) : -1;
+    if (i < 0) {
         return SY_OK;
     }
     SY_TRY(collect_ranges(l, field,

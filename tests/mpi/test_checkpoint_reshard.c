@@ -11,15 +11,15 @@
 
 /* Several pieces, several ranks in one piece, fewer rows than ranks, nothing at all. */
 static const ckpt_field fields[] = {
-    {"model/embed", SY_F32, 2, {301, 1000}, DEAL_WHOLE, NULL, false, NULL},
-    {"model/layers/000/attn/q", SY_BF16, 2, {70, 51}, DEAL_WHOLE, NULL, false, NULL},
-    {"model/layers/000/moe/experts/gate", SY_F32, 3, {12, 300, 311}, DEAL_WHOLE, NULL, false, NULL},
-    {"model/layers/000/moe/router", SY_F32, 2, {2, 31}, DEAL_WHOLE, NULL, false, NULL},
-    {"model/norm", SY_F64, 1, {3333}, DEAL_WHOLE, NULL, false, NULL},
-    {"optim/exp_avg/embed", SY_F32, 2, {120, 1001}, DEAL_WHOLE, NULL, false, NULL},
-    {"state/counts", SY_I32, 4, {2, 3, 2, 2}, DEAL_WHOLE, NULL, false, NULL},
-    {"state/empty", SY_F32, 2, {0, 5}, DEAL_WHOLE, NULL, false, NULL},
-    {"state/step", SY_I64, 0, {0}, DEAL_WHOLE, NULL, false, NULL},
+    CKPT_FIELD("model/embed", SY_F32, DEAL_WHOLE, 2, 301, 1000),
+    CKPT_FIELD("model/layers/000/attn/q", SY_BF16, DEAL_WHOLE, 2, 70, 51),
+    CKPT_FIELD("model/layers/000/moe/experts/gate", SY_F32, DEAL_WHOLE, 3, 12, 300, 311),
+    CKPT_FIELD("model/layers/000/moe/router", SY_F32, DEAL_WHOLE, 2, 2, 31),
+    CKPT_FIELD("model/norm", SY_F64, DEAL_WHOLE, 1, 3333),
+    CKPT_FIELD("optim/exp_avg/embed", SY_F32, DEAL_WHOLE, 2, 120, 1001),
+    CKPT_FIELD("state/counts", SY_I32, DEAL_WHOLE, 4, 2, 3, 2, 2),
+    CKPT_FIELD("state/empty", SY_F32, DEAL_WHOLE, 2, 0, 5),
+    CKPT_FIELD("state/step", SY_I64, DEAL_WHOLE, 0, 0),
 };
 enum { N_FIELDS = sizeof fields / sizeof fields[0] };
 

@@ -31,7 +31,15 @@ typedef struct ckpt_field {
     sy_device *dev;
     bool optional;
     void *data; /* the whole tensor, of which this rank fills its parts */
+    const char *prefer, *instead;
 } ckpt_field;
+
+/* A host field; the dimensions come last. */
+#define CKPT_FIELD(name_, dtype_, deal_, n_dim_, ...)                                              \
+    {                                                                                              \
+        .name = (name_), .dtype = (dtype_), .n_dim = (n_dim_), .shape = {__VA_ARGS__},             \
+        .deal = (deal_)                                                                            \
+    }
 
 typedef struct ckpt_state {
     ckpt_field field[CKPT_FIELDS];
@@ -146,6 +154,8 @@ static inline sy_status ckpt_walk(void *self, sy_emit *emit, void *to)
                           .dev = f->dev,
                           .n_dim = f->n_dim,
                           .parts = s->part,
+                          .prefer = f->prefer,
+                          .instead = f->instead,
                           .optional = f->optional};
         memcpy(field.shape_glb, f->shape, sizeof field.shape_glb);
         ckpt_deal(s, k, &field);

@@ -54,22 +54,22 @@ static void assert_status(sy_status st, sy_status want, const char *words)
 
 /* Every type, every number of dimensions, nothing at all, and more than a piece. */
 static const ckpt_field all_kinds[] = {
-    {"model/embed", SY_F32, 2, {1200, 1000}, DEAL_WHOLE, NULL, false, NULL},
-    {"model/layers/000/attn/q", SY_BF16, 2, {7, 5}, DEAL_FLAT, NULL, false, NULL},
-    {"model/layers/000/moe/experts/gate", SY_F32, 3, {4, 30, 11}, DEAL_ROWS, NULL, false, NULL},
-    {"model/norm", SY_F64, 1, {33}, DEAL_ALONE, NULL, false, NULL},
-    {"optim/exp_avg/embed", SY_F32, 2, {12, 1001}, DEAL_STRIPS, NULL, false, NULL},
-    {"state/counts", SY_I32, 4, {2, 3, 2, 2}, DEAL_WHOLE, NULL, false, NULL},
-    {"state/empty", SY_F32, 2, {0, 5}, DEAL_WHOLE, NULL, false, NULL},
-    {"state/flags", SY_U8, 1, {13}, DEAL_WHOLE, NULL, false, NULL},
-    {"state/step", SY_I64, 0, {0}, DEAL_WHOLE, NULL, false, NULL},
+    CKPT_FIELD("model/embed", SY_F32, DEAL_WHOLE, 2, 1200, 1000),
+    CKPT_FIELD("model/layers/000/attn/q", SY_BF16, DEAL_FLAT, 2, 7, 5),
+    CKPT_FIELD("model/layers/000/moe/experts/gate", SY_F32, DEAL_ROWS, 3, 4, 30, 11),
+    CKPT_FIELD("model/norm", SY_F64, DEAL_ALONE, 1, 33),
+    CKPT_FIELD("optim/exp_avg/embed", SY_F32, DEAL_STRIPS, 2, 12, 1001),
+    CKPT_FIELD("state/counts", SY_I32, DEAL_WHOLE, 4, 2, 3, 2, 2),
+    CKPT_FIELD("state/empty", SY_F32, DEAL_WHOLE, 2, 0, 5),
+    CKPT_FIELD("state/flags", SY_U8, DEAL_WHOLE, 1, 13),
+    CKPT_FIELD("state/step", SY_I64, DEAL_WHOLE, 0, 0),
 };
 /* A few kB: for tests that make many copies. */
 static const ckpt_field few[] = {
-    {"model/embed", SY_BF16, 2, {16, 9}, DEAL_FLAT, NULL, false, NULL},
-    {"model/layers/000/attn_norm", SY_F32, 1, {40}, DEAL_WHOLE, NULL, false, NULL},
-    {"optim/exp_avg/embed", SY_F32, 2, {16, 9}, DEAL_FLAT, NULL, false, NULL},
-    {"state/step", SY_I64, 0, {0}, DEAL_WHOLE, NULL, false, NULL},
+    CKPT_FIELD("model/embed", SY_BF16, DEAL_FLAT, 2, 16, 9),
+    CKPT_FIELD("model/layers/000/attn_norm", SY_F32, DEAL_WHOLE, 1, 40),
+    CKPT_FIELD("optim/exp_avg/embed", SY_F32, DEAL_FLAT, 2, 16, 9),
+    CKPT_FIELD("state/step", SY_I64, DEAL_WHOLE, 0, 0),
 };
 enum { N_ALL = sizeof all_kinds / sizeof all_kinds[0], N_FEW = sizeof few / sizeof few[0] };
 
@@ -153,7 +153,7 @@ static void load_of_f64_into_bf16_rounds_once(void **state)
 {
     char path[2 * SCRATCH_PATH];
     scratch_path(state, "a.h5", path);
-    ckpt_field field = {"model/norm", SY_F64, 1, {2}, DEAL_WHOLE, NULL, false, NULL};
+    ckpt_field field = CKPT_FIELD("model/norm", SY_F64, DEAL_WHOLE, 1, 2);
     const double values[] = {1 + 0x1p-8 + 0x1p-30, -0x1.9p-130};
     ckpt_state s;
     assert_ok(ckpt_open(&s, &field, 1, 0, 1));
@@ -200,6 +200,66 @@ static void load_of_a_missing_optional_field_leaves_it(void **state)
     assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh));
     assert_true(((double *)s.field[N_FEW].data)[0] == 3.25);
     assert_true(ckpt_field_holds(&s, 0) && ckpt_field_holds(&s, 3));
+    ckpt_close(&s);
+}
+
+/* The values of `name` in another field's memory. */
+static bool field_has_values_of(const ckpt_field *field, const char *name)
+{
+    ckpt_field as = *field;
+    as.name = name;
+    void *want = ckpt_expected(&as);
+    bool same = memcmp(field->data, want, (size_t)ckpt_bytes(field)) == 0;
+    free(want);
+    return same;
+}
+
+static void load_prefers_masters_where_the_field_asks_for_them(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    const ckpt_field narrow[] = {
+        {.name = "model/norm", .dtype = SY_BF16, .n_dim = 1, .shape = {33}},
+        {.name = "optim/master/norm", .dtype = SY_F32, .n_dim = 1, .shape = {33}}};
+    const ckpt_field wide = {.name = "model/norm",
+                             .dtype = SY_F32,
+                             .n_dim = 1,
+                             .shape = {33},
+                             .prefer = "optim/master/norm"};
+    ckpt_state s;
+    open_filled(&s, narrow, 2);
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    ckpt_close(&s);
+    assert_ok(ckpt_open(&s, &wide, 1, 0, 1));
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh));
+    assert_true(field_has_values_of(&s.field[0], "optim/master/norm"));
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_MODEL, mesh));
+    assert_true(field_has_values_of(&s.field[0], "model/norm"));
+    ckpt_close(&s);
+}
+
+static void load_takes_another_dataset_instead_of_a_missing_one(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    const ckpt_field narrow[] = {
+        {.name = "model/norm", .dtype = SY_BF16, .n_dim = 1, .shape = {33}},
+        {.name = "optim/master/norm",
+         .dtype = SY_F32,
+         .n_dim = 1,
+         .shape = {33},
+         .instead = "model/norm"}};
+    const ckpt_field wide = {.name = "model/norm", .dtype = SY_F32, .n_dim = 1, .shape = {33}};
+    ckpt_state s;
+    open_filled(&s, &wide, 1);
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    ckpt_close(&s);
+    assert_ok(ckpt_open(&s, narrow, 2, 0, 1));
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_MODEL, mesh));
+    assert_true(((float *)s.field[1].data)[0] == 0.0F); /* is not of the model */
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh));
+    assert_true(field_has_values_of(&s.field[0], "model/norm"));
+    assert_true(field_has_values_of(&s.field[1], "model/norm"));
     ckpt_close(&s);
 }
 
@@ -514,6 +574,8 @@ int main(void)
         CASE(load_of_f64_into_bf16_rounds_once),
         CASE(load_of_the_model_alone_leaves_the_rest),
         CASE(load_of_a_missing_optional_field_leaves_it),
+        CASE(load_prefers_masters_where_the_field_asks_for_them),
+        CASE(load_takes_another_dataset_instead_of_a_missing_one),
         CASE(file_read_by_hdf5_holds_the_values),
         CASE(table_holds_the_checksum_of_every_byte),
         CASE(info_tells_what_was_saved),

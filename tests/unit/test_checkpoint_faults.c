@@ -24,16 +24,16 @@ static sy_comm *world;
 static sy_mesh *mesh;
 
 static const ckpt_field few[] = {
-    {"model/embed", SY_BF16, 2, {16, 9}, DEAL_FLAT, NULL, false, NULL},
-    {"model/layers/000/attn_norm", SY_F32, 1, {40}, DEAL_WHOLE, NULL, false, NULL},
-    {"optim/exp_avg/embed", SY_F32, 2, {16, 9}, DEAL_FLAT, NULL, false, NULL},
-    {"state/step", SY_I64, 0, {0}, DEAL_WHOLE, NULL, false, NULL},
+    CKPT_FIELD("model/embed", SY_BF16, DEAL_FLAT, 2, 16, 9),
+    CKPT_FIELD("model/layers/000/attn_norm", SY_F32, DEAL_WHOLE, 1, 40),
+    CKPT_FIELD("optim/exp_avg/embed", SY_F32, DEAL_FLAT, 2, 16, 9),
+    CKPT_FIELD("state/step", SY_I64, DEAL_WHOLE, 0, 0),
 };
 enum { N_FEW = sizeof few / sizeof few[0] };
 /* Large enough to be aligned, so that there is room between the datasets. */
 static const ckpt_field aligned[] = {
-    {"model/embed", SY_F32, 2, {130, 131}, DEAL_STRIPS, NULL, false, NULL},
-    {"model/norm", SY_F32, 1, {17000}, DEAL_WHOLE, NULL, false, NULL},
+    CKPT_FIELD("model/embed", SY_F32, DEAL_STRIPS, 2, 130, 131),
+    CKPT_FIELD("model/norm", SY_F32, DEAL_WHOLE, 1, 17000),
 };
 
 static int open_world(void **state)

@@ -53,15 +53,15 @@ static void assert_status(sy_status st, sy_status want, const char *words)
 
 /* A few kB: for tests that make many copies. */
 static const ckpt_field few[] = {
-    {"model/embed", SY_BF16, 2, {16, 9}, DEAL_FLAT, NULL, false, NULL},
-    {"model/layers/000/attn_norm", SY_F32, 1, {40}, DEAL_WHOLE, NULL, false, NULL},
-    {"optim/exp_avg/embed", SY_F32, 2, {16, 9}, DEAL_FLAT, NULL, false, NULL},
-    {"state/step", SY_I64, 0, {0}, DEAL_WHOLE, NULL, false, NULL},
+    CKPT_FIELD("model/embed", SY_BF16, DEAL_FLAT, 2, 16, 9),
+    CKPT_FIELD("model/layers/000/attn_norm", SY_F32, DEAL_WHOLE, 1, 40),
+    CKPT_FIELD("optim/exp_avg/embed", SY_F32, DEAL_FLAT, 2, 16, 9),
+    CKPT_FIELD("state/step", SY_I64, DEAL_WHOLE, 0, 0),
 };
 /* More than a piece. */
 static const ckpt_field large[] = {
-    {"model/embed", SY_F32, 2, {1200, 1000}, DEAL_WHOLE, NULL, false, NULL},
-    {"state/step", SY_I64, 0, {0}, DEAL_WHOLE, NULL, false, NULL},
+    CKPT_FIELD("model/embed", SY_F32, DEAL_WHOLE, 2, 1200, 1000),
+    CKPT_FIELD("state/step", SY_I64, DEAL_WHOLE, 0, 0),
 };
 enum { N_FEW = sizeof few / sizeof few[0], N_LARGE = sizeof large / sizeof large[0] };
 
