@@ -4,6 +4,7 @@
 
 #include "core/alloc.h"
 #include "core/rng.h"
+#include "parallel/agree.h"
 
 typedef struct prober {
     sy_engine *engine;
@@ -102,10 +103,13 @@ sy_status sy_probe_run(sy_engine *engine, const sy_probe_spec *spec, sy_probe *o
     sy_status st = SY_OK;
     sy_probe probe = {0};
     prober x = {.engine = engine, .spec = spec, .probe = &probe};
-    SY_TRY(allocate(&x));
+    SY_TRY(sy_agree(engine->mesh->host, allocate(&x)));
     SY_TRY(sy_engine_zero_stats(engine));
     for (int32_t i = 0; i < spec->n_sequences; i++) {
-        SY_TRY(run_sequence(&x, i));
+        st = run_sequence(&x, i);
+        if (st != SY_OK) { /* the others are in the midst of collectives */
+            sy_comm_abort(engine->mesh->host, st);
+        }
     }
     *out = probe;
     probe = (sy_probe){0};

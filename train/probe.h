@@ -21,7 +21,8 @@ typedef struct sy_probe {
 } sy_probe;
 
 /* Run the engine's model over random sequences, every rank over its own, in evaluation. Collective
-   over the engine's world. Requires S <= the engine's largest micro-batch. Uses its statistics. */
+   over the engine's world. Requires S <= the engine's largest micro-batch. Uses its statistics. An
+   error in the midst of a pass ends the job. */
 sy_status sy_probe_run(sy_engine *engine, const sy_probe_spec *spec, sy_probe *out);
 void sy_probe_free(sy_probe *probe);
 
