@@ -74,7 +74,7 @@ typedef struct sy_sum_squares_args {
 
 /* y[t, h] = x[t, h] * u, u uniform in [1 - eps, 1 + eps): u = 1 + eps * (2 * sy_rng_uniform(seed,
    stream, token_glb[t] * H + h) - 1). x, y [T, H] A; token_glb [T] I64. Router-input jitter of
-   Switch (algorithms.md 1.3). y may be x. */
+   Switch (arXiv 2101.03961). y may be x. */
 typedef struct sy_jitter_args {
     sy_tensor x, token_glb, y;
     double eps;
@@ -186,8 +186,8 @@ typedef struct sy_swiglu_args {
 #define SY_OPERANDS_swiglu(I, O, U, Z) I(x) O(y)
 /* With a = swiglu(x), w = weight[r] (optional: 1): dx = w * d(a)/dx * dy; wa = w * a (optional);
    dot[r] = <dy[r], a[r]> (optional). x, dx [R, 2F] A; dy, wa [R, F] A; weight, dot [R] W. wa is
-   what wgrad of the down projection needs, dot is the router signal G of a row (algorithms.md 0.1),
-   because <dout, W a> = <W^T dout, a>. */
+   what wgrad of the down projection needs, dot is the router signal G of a row (docs/NUMERICS.md
+   2), because <dout, W a> = <W^T dout, a>. */
 typedef struct sy_swiglu_backward_args {
     sy_tensor x, dy, weight, dx, wa, dot;
 } sy_swiglu_backward_args;
@@ -243,7 +243,7 @@ typedef struct sy_topk_args {
 
 /* Which choices an expert keeps, at most `capacity` (< 0: all). expert [T, K] I32 (-1: none), kept
    [T, K] U8: 1 or 0. priority none: choice-then-position: all first choices by token, then all
-   second ones (ST-MoE; algorithms.md 2.2). priority [T, K] W: the largest priorities of each
+   second ones (ST-MoE, arXiv 2202.08906). priority [T, K] W: the largest priorities of each
    expert; ties: the lower token. E = number of experts. */
 typedef struct sy_capacity_args {
     sy_tensor expert, priority, kept;
@@ -253,7 +253,7 @@ typedef struct sy_capacity_args {
 #define SY_OPERANDS_capacity(I, O, U, Z) I(expert) I(priority) O(kept)
 
 /* Combine weights of the kept choices, 0 elsewhere. normalize: divided by the sum over the token's
-   K choices before drops (forms A and C of algorithms.md 0.3), else raw p (forms B and E); times
+   K choices before drops (forms A and C of docs/NUMERICS.md 2), else raw p (forms B and E); times
    scale. A drop does not rescale survivors. p [T, E] W; expert [T, K]; kept [T, K] U8 (optional:
    all); weight [T, K] W. */
 typedef struct sy_topk_weigh_args {
@@ -263,7 +263,7 @@ typedef struct sy_topk_weigh_args {
 } sy_topk_weigh_args;
 #define SY_OPERANDS_topk_weigh(I, O, U, Z) I(p) I(expert) I(kept) O(weight)
 
-/* dz of the combine weights: algorithms.md 0.3, A (softmax, normalize), B (softmax), C (sigmoid,
+/* dz of the combine weights (docs/NUMERICS.md 2): A (softmax, normalize), B (softmax), C (sigmoid,
    normalize), E (sigmoid). g [T, K] W: <dL/dy_t, out of the choice>, 0 where dropped. dz [T, E] W.
    Rows of tokens that were not routed are 0. */
 typedef struct sy_topk_backward_args {
@@ -291,7 +291,7 @@ typedef struct sy_router_stats_args {
 } sy_router_stats_args;
 #define SY_OPERANDS_router_stats(I, O, U, Z) I(p) I(expert) I(kept) U(load) U(kept_load) U(sums)
 
-/* Balance loss and z-loss in the house convention (algorithms.md 0.2, 3.1, 3.2), with f from count
+/* Balance loss and z-loss in the house convention (docs/NUMERICS.md 3), with f from count
    and q = p (softmax) or p / sum p (sigmoid): sums[0] += per_token * sum_t E sum_e f[s(t), e] q[t,
    e]        sums[1] += per_token * sum_t lse[t]^2         (unscaled values) dz += grad of aux_coeff
    * (first) + z_coeff * (second) f[s, e] = count[s, e] / sum_e count[s, e] (0 where the sum is 0):
@@ -321,8 +321,8 @@ typedef struct sy_plan_rows_args {
 } sy_plan_rows_args;
 #define SY_OPERANDS_plan_rows(I, O, U, Z)                                                          \
     I(token)                                                                                       \
-    I(expert) I(kept) I(wire) O(count) O(row_token) O(row_choice) O(choice_row) O(token_start)     \
-        O(token_row)
+    I(expert)                                                                                      \
+    I(kept) I(wire) O(count) O(row_token) O(row_choice) O(choice_row) O(token_start) O(token_row)
 
 /* Computed order (expert, source, token) from arrival order (source, expert, token). count [n_src,
    E_loc] I32: rows arriving, or rows that really hold a token where stride > 0: then every (source,
@@ -363,12 +363,13 @@ typedef struct sy_adamw_args {
 
 #define SY_OPS(X)                                                                                  \
     X(fill)                                                                                        \
-    X(cast) X(add) X(add_bias) X(column_sum) X(sum) X(sum_squares) X(jitter) X(gate)               \
-        X(gate_backward) X(gemm) X(grouped_gemm) X(embed) X(embed_backward) X(rmsnorm)             \
-            X(rmsnorm_backward) X(rope) X(attention) X(attention_backward) X(swiglu)               \
-                X(swiglu_backward) X(xent) X(gather_rows) X(combine_rows) X(router_scores) X(topk) \
-                    X(capacity) X(topk_weigh) X(topk_backward) X(expert_count) X(router_stats)     \
-                        X(balance_loss) X(plan_rows) X(plan_receive) X(adamw)
+    X(cast)                                                                                        \
+    X(add) X(add_bias) X(column_sum) X(sum) X(sum_squares) X(jitter) X(gate) X(gate_backward)      \
+        X(gemm) X(grouped_gemm) X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(rope)  \
+            X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(xent) X(gather_rows) \
+                X(combine_rows) X(router_scores) X(topk) X(capacity) X(topk_weigh)                 \
+                    X(topk_backward) X(expert_count) X(router_stats) X(balance_loss) X(plan_rows)  \
+                        X(plan_receive) X(adamw)
 
 #define SY_OP_ENUM(op) SY_OP_##op,
 typedef enum sy_op { SY_OPS(SY_OP_ENUM) SY_N_OPS } sy_op;

@@ -1,7 +1,8 @@
-/* Checkpoints: one HDF5 file, independent of layout (INTERFACES section 5, docs/FORMATS.md). Saved
-   by all ranks of a mesh: rank 0 makes the skeleton and broadcasts where each dataset's bytes lie;
-   every rank writes its ranges at their offsets, hashing as it goes; rank 0 adds the integrity
-   table and `complete`, closes, syncs and renames. A file under its final name is whole. */
+/* Checkpoints: one HDF5 file, independent of layout (docs/INTERFACES.md section 5,
+   docs/FORMATS.md). Saved by all ranks of a mesh: rank 0 makes the skeleton and broadcasts where
+   each dataset's bytes lie; every rank writes its ranges at their offsets, hashing as it goes; rank
+   0 adds the integrity table and `complete`, closes, syncs and renames. A file under its final name
+   is whole. */
 #ifndef SY_CHECKPOINT_CHECKPOINT_H
 #define SY_CHECKPOINT_CHECKPOINT_H
 
@@ -13,9 +14,9 @@ extern "C" {
 
 /* Write state as `path` (folder/step_00000010.h5) by way of folder/.step_00000010.h5.tmp.
    Collective over mesh->io. Requires that the work on device fields has been waited for. On failure
-   what stood under `path` before, if anything, still stands there, the temporary file is removed, and
-   every rank returns the same status (SY_ERR_IO where the disk is to blame). Only where the folder's
-   own sync fails does the new file, whole, already stand under `path`. */
+   what stood under `path` before, if anything, still stands there, the temporary file is removed,
+   and every rank returns the same status (SY_ERR_IO where the disk is to blame). Only where the
+   folder's own sync fails does the new file, whole, already stand under `path`. */
 sy_status sy_checkpoint_save(const char *path, const sy_state *state, sy_mesh *mesh);
 
 /* What is wanted of a load. */

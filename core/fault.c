@@ -75,7 +75,7 @@ static sy_status parse_point(char *entry, int32_t rank, fault_point *point, bool
                fields[0], fields[2]);
     SY_REQUIRE(!fields[3] || parse_count(fields[3], &only_rank), SY_ERR_USAGE,
                "SY_FAULT: %s: '%s' is not a rank", fields[0], fields[3]);
-    strcpy(point->name, fields[0]);
+    memcpy(point->name, fields[0], strlen(fields[0]) + 1);
     atomic_store(&point->n_hits, 0);
     *mine = only_rank == rank;
 cleanup:
@@ -93,7 +93,7 @@ sy_status sy_fault_setup(int32_t rank)
     }
     SY_REQUIRE(strlen(wanted) < sizeof text, SY_ERR_USAGE, "SY_FAULT is longer than %zu characters",
                sizeof text - 1);
-    strcpy(text, wanted);
+    memcpy(text, wanted, strlen(wanted) + 1);
     int32_t n = 0;
     for (char *entry = strsep(&rest, ","); entry; entry = strsep(&rest, ",")) {
         bool mine = false;

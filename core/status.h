@@ -57,7 +57,7 @@ void sy_error_take(sy_trace *out);
 sy_status sy_error_raise(const sy_trace *trace);
 /* "error: message" and, where verbose, one line per frame. Truncates; always terminated. */
 void sy_error_format(const sy_trace *trace, bool verbose, char *buf, size_t buf_bytes);
-/* Exit status of the process for a status (INTERFACES section 2): 0, 1, 2 or 3. */
+/* Exit status of the process for a status (docs/INTERFACES.md section 2): 0, 1, 2 or 3. */
 int sy_status_exit_code(sy_status status);
 const char *sy_status_name(sy_status status);
 

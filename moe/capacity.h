@@ -10,7 +10,7 @@ extern "C" {
 #endif
 
 /* C = max(ceil(factor * T * K / E), min_capacity), at most T; -1: unlimited (factor null). The
-   basis counts assignments (T * K), as Megatron and DeepSpeed do; algorithms.md 2.1. Not
+   basis counts assignments (T * K), as Megatron and DeepSpeed do; docs/NUMERICS.md 2. Not
    collective. */
 int64_t sy_capacity_slots(const sy_moe_config *config, bool eval, int64_t T);
 /* Write c->kept for capacity C; C < 0: c->kept becomes absent (all are kept). Enqueued. Not

@@ -26,7 +26,7 @@ sy_status sy_experts_output(const sy_experts *x, sy_pass *p, const sy_tensor *st
                             const sy_tensor *h, sy_tensor *out);
 /* dout [R, H]: gradient of the layer's output at the token of each row (not weighted); weight [R,
    1] wide. drows [R, H] = gradient of rows; dot [R, 1] wide = <dout, out> per row, the router
-   signal G (algorithms.md 0.1); gradients of the weights +=. */
+   signal G (docs/NUMERICS.md 2); gradients of the weights +=. */
 sy_status sy_experts_backward(const sy_experts *x, sy_pass *p, const sy_tensor *start,
                               const sy_tensor *rows, const sy_tensor *h, const sy_tensor *dout,
                               const sy_tensor *weight, sy_tensor *drows, sy_tensor *dot);

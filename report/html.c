@@ -2,6 +2,7 @@
 #include "report/html.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -150,11 +151,9 @@ cleanup:
 /* The name of the folder itself, also for "." and "runs/..". */
 static sy_status name_of(const char *path, char **out)
 {
-    char *real = realpath(path, NULL);
-    const char *slash = real != NULL ? strrchr(real, '/') : NULL;
-    sy_status st = sy_strdup(slash != NULL && slash[1] != '\0' ? slash + 1 : path, out);
-    free(real);
-    return st;
+    char real[PATH_MAX];
+    const char *slash = realpath(path, real) != NULL ? strrchr(real, '/') : NULL;
+    return sy_strdup(slash != NULL && slash[1] != '\0' ? slash + 1 : path, out);
 }
 
 sy_status sy_report_write(const char *run_dir, const char *out_path, char **written)

@@ -1,6 +1,6 @@
 /* Metrics: the record of one step, and the file metrics.jsonl that takes one line per logged step
-   (INTERFACES section 4). Keys are "section/name" with the words of the contract; the file is
-   append-only, and a resumed run cuts it back to its checkpoint and continues it without gaps or
+   (docs/INTERFACES.md section 4). Keys are "section/name" with the words of the contract; the file
+   is append-only, and a resumed run cuts it back to its checkpoint and continues it without gaps or
    repeats. */
 #ifndef SY_REPORT_METRICS_H
 #define SY_REPORT_METRICS_H

@@ -1,6 +1,6 @@
-/* The run directory (INTERFACES sections 4 and 6): its names, its owner, and which checkpoints
-   stand in it. Names are a function of the path and may be asked on any rank; whatever touches the
-   disk is for rank 0 alone. */
+/* The run directory (docs/INTERFACES.md sections 4 and 6): its names, its owner, and which
+   checkpoints stand in it. Names are a function of the path and may be asked on any rank; whatever
+   touches the disk is for rank 0 alone. */
 #ifndef SY_REPORT_RUN_DIR_H
 #define SY_REPORT_RUN_DIR_H
 
@@ -72,7 +72,7 @@ typedef enum sy_run_start {
     SY_RUN_CONTINUE, /* from a checkpoint: the one named, or the newest that verifies */
 } sy_run_start;
 
-/* The rules of --resume (INTERFACES section 6), in one place.
+/* The rules of --resume (docs/INTERFACES.md section 6), in one place.
    Not collective. Rank 0 only. resume: --resume was given; named: its CKPT, or NULL.
      checkpoints, no --resume   SY_ERR_USAGE: nobody overwrites a run by accident
      no checkpoint, --resume    NEW or AGAIN, and says so in the log

@@ -1,5 +1,5 @@
-/* The rules of INTERFACES section 6, "Resume": which keys may differ between a checkpoint and the
- * run that goes on from it. */
+/* The rules of docs/INTERFACES.md section 6, "Resume": which keys may differ between a checkpoint
+ * and the run that goes on from it. */
 #include <stdio.h>
 #include <string.h>
 

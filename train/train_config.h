@@ -30,7 +30,7 @@ typedef struct sy_train_config {
 
 extern const sy_config_section sy_train_section;
 
-/* Every section of a run, in the order of INTERFACES section 3. Not collective. */
+/* Every section of a run, in the order of docs/INTERFACES.md section 3. Not collective. */
 const sy_config_section *const *sy_train_sections(int32_t *n);
 
 /* The sections of a parsed configuration, resolved. */

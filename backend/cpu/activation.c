@@ -1,7 +1,7 @@
 /* SwiGLU: y = silu(gate) * up, with gate and up side by side in a row. Shazeer 2020. */
-#include "backend/cpu/tile.h"
+#include "backend/cpu/tile_impl.h"
 
-#include "backend/cpu/vmath.h"
+#include "backend/cpu/vmath_impl.h"
 
 SY_CPU_CLONES static void swiglu_run(float *y, const float *gate, const float *up, int64_t n)
 {

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <omp.h>
 
-#include "backend/cpu/vmath.h"
+#include "backend/cpu/vmath_impl.h"
 
 /* Scratch of a thread; tiles are [64, width] or, transposed, [width, 64]. */
 typedef struct scratch {

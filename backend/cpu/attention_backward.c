@@ -5,7 +5,7 @@
 
 #include <omp.h>
 
-#include "backend/cpu/vmath.h"
+#include "backend/cpu/vmath_impl.h"
 
 enum { N_TILES = 8 };
 

@@ -1,5 +1,5 @@
 /* Elementwise ops and gates: each tile is read once and written once. */
-#include "backend/cpu/tile.h"
+#include "backend/cpu/tile_impl.h"
 
 #include <math.h>
 

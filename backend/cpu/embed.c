@@ -1,5 +1,5 @@
 /* Token embedding: a gather of rows, and its transpose. */
-#include "backend/cpu/tile.h"
+#include "backend/cpu/tile_impl.h"
 
 sy_status sy__cpu_embed(sy_stream *stream, const sy_embed_args *args)
 {

@@ -1,11 +1,11 @@
 /* Counts and statistics of routing, balance loss and z-loss (algorithms 0.2, 3.1, 3.2). Sums over
    tokens: blocks of a fixed number of tokens in double, added in ascending order. */
-#include "backend/cpu/tile.h"
+#include "backend/cpu/tile_impl.h"
 
 #include <float.h>
 #include <math.h>
 
-#include "backend/cpu/vmath.h"
+#include "backend/cpu/vmath_impl.h"
 
 enum { TOKEN_BLOCK = 256 };
 

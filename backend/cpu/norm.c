@@ -1,10 +1,10 @@
 /* RMSNorm over the last dimension. A row is read for its statistic and, still in cache, a second
  * time for the result. */
-#include "backend/cpu/tile.h"
+#include "backend/cpu/tile_impl.h"
 
 #include <math.h>
 
-#include "backend/cpu/vmath.h"
+#include "backend/cpu/vmath_impl.h"
 
 /* Room for the weight in the front of the workspace. */
 static sy_status weight_room(const sy_tensor *w, int64_t *bytes)

@@ -1,6 +1,6 @@
 /* AdamW: one pass over masters, moments and gradients; a block's parameters are rounded while its
  * masters are in cache. */
-#include "backend/cpu/tile.h"
+#include "backend/cpu/tile_impl.h"
 
 #include <float.h>
 #include <math.h>

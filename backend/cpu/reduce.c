@@ -1,7 +1,7 @@
 /* Sums. Blocks whose borders depend on the size alone, added in ascending order. */
-#include "backend/cpu/tile.h"
+#include "backend/cpu/tile_impl.h"
 
-#include "backend/cpu/vmath.h"
+#include "backend/cpu/vmath_impl.h"
 
 sy_status sy__cpu_column_sum(sy_stream *stream, const sy_column_sum_args *args)
 {

@@ -1,5 +1,5 @@
 /* Rotary positions on split halves: element d of a head turns with element d + D/2. */
-#include "backend/cpu/tile.h"
+#include "backend/cpu/tile_impl.h"
 
 /* (a, b) turned by the angle whose cosine and sine are given; turn -1: backwards. */
 SY_CPU_CLONES static void rotate_run(float *a, float *b, const float *cosine, const float *sine,

@@ -1,10 +1,10 @@
 /* The router's arithmetic per token: scores, choice, combine weights and their gradient (algorithms
    0.3). Rows are short (E experts), so a token is one unit of work. */
-#include "backend/cpu/tile.h"
+#include "backend/cpu/tile_impl.h"
 
 #include <math.h>
 
-#include "backend/cpu/vmath.h"
+#include "backend/cpu/vmath_impl.h"
 
 SY_CPU_CLONES static void sigmoid_run(float *y, const float *x, int64_t n)
 {

@@ -1,5 +1,5 @@
 /* Rows moved and rows summed: the permutations of dispatch and combine. */
-#include "backend/cpu/tile.h"
+#include "backend/cpu/tile_impl.h"
 
 sy_status sy__cpu_gather_rows(sy_stream *stream, const sy_gather_rows_args *args)
 {

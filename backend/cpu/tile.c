@@ -1,9 +1,9 @@
 /* The inner loops that several ops share, and sums over rows in a fixed order. */
-#include "backend/cpu/tile.h"
+#include "backend/cpu/tile_impl.h"
 
 #include <math.h>
 
-#include "backend/cpu/vmath.h"
+#include "backend/cpu/vmath_impl.h"
 
 SY_CPU_CLONES void sy__cpu_widen(float *dst, const sy_bf16 *src, int64_t n)
 {

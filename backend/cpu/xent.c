@@ -1,6 +1,6 @@
 /* Cross-entropy of a chunk of tokens. A row of logits is read once from memory; the passes after
  * the first find it in cache. */
-#include "backend/cpu/tile.h"
+#include "backend/cpu/tile_impl.h"
 
 #include <math.h>
 

@@ -127,8 +127,9 @@ static void exit_code_follows_the_contract(void **state)
 {
     (void)state;
     static const int codes[SY_N_STATUS] = {
-        [SY_OK] = 0,         [SY_ERR_USAGE] = 2,       [SY_ERR_DAMAGED] = 3, [SY_ERR_IO] = 1,
-        [SY_ERR_MEMORY] = 1, [SY_ERR_UNSUPPORTED] = 2, [SY_ERR_COMM] = 1,    [SY_ERR_INTERNAL] = 1};
+        [SY_OK] = 0,       [SY_ERR_USAGE] = 2,    [SY_ERR_DAMAGED] = 3,
+        [SY_ERR_IO] = 1,   [SY_ERR_MEMORY] = 1,   [SY_ERR_UNSUPPORTED] = 2,
+        [SY_ERR_COMM] = 1, [SY_ERR_INTERNAL] = 1, [SY_ERR_NUMERIC] = 1};
     for (int i = 0; i < SY_N_STATUS; i++) {
         assert_int_equal(sy_status_exit_code((sy_status)i), codes[i]);
         assert_true(strlen(sy_status_name((sy_status)i)) > 0);

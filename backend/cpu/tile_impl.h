@@ -1,8 +1,8 @@
 /* Ops of fp32 and bf16 share one fp32 kernel: they walk their operands in tiles that stay in the
    first cache. An fp32 operand is used where it lies; a bf16 one is widened into a buffer before
    and rounded out of it after. */
-#ifndef SY_BACKEND_CPU_TILE_H
-#define SY_BACKEND_CPU_TILE_H
+#ifndef SY_BACKEND_CPU_TILE_IMPL_H
+#define SY_BACKEND_CPU_TILE_IMPL_H
 
 #include "backend/cpu/cpu_impl.h"
 

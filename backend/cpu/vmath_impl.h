@@ -1,7 +1,7 @@
 /* Elementary functions that vectorise: plain fp32 arithmetic without branches or calls, about one
    ulp. Sums run in a fixed number of lanes, so that every instruction set gives the same bits. */
-#ifndef SY_BACKEND_CPU_VMATH_H
-#define SY_BACKEND_CPU_VMATH_H
+#ifndef SY_BACKEND_CPU_VMATH_IMPL_H
+#define SY_BACKEND_CPU_VMATH_IMPL_H
 
 #include <stdint.h>
 #include <string.h>
