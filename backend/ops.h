@@ -364,8 +364,9 @@ typedef struct sy_adamw_args {
 #define SY_OPS(X)                                                                                  \
     X(fill)                                                                                        \
     X(cast)                                                                                        \
-    X(add) X(add_bias) X(column_sum) X(sum) X(sum_squares) X(jitter) X(gate) X(gate_backward)      \
-        X(gemm) X(grouped_gemm) X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(rope)  \
+    X(add)                                                                                         \
+    X(add_bias) X(column_sum) X(sum) X(sum_squares) X(jitter) X(gate) X(gate_backward) X(gemm)     \
+        X(grouped_gemm) X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(rope)          \
             X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(xent) X(gather_rows) \
                 X(combine_rows) X(router_scores) X(topk) X(capacity) X(topk_weigh)                 \
                     X(topk_backward) X(expert_count) X(router_stats) X(balance_loss) X(plan_rows)  \
@@ -381,15 +382,15 @@ struct sy_ops {
     SY_OPS(SY_OP_SLOT)
 };
 
-#define SY_OP_FUNCTION(op) sy_status sy_##op(sy_stream *stream, const sy_##op##_args *args);
-SY_OPS(SY_OP_FUNCTION)
-
 /* The name as in SY_OPS: "gemm". */
 const char *sy_op_name(sy_op op);
 /* Does the device's table have the op? */
 bool sy_op_supported(const sy_device *dev, sy_op op);
 /* SY_ERR_UNSUPPORTED naming every op that the device lacks. Called once at start. */
 sy_status sy_ops_require_all(const sy_device *dev);
+
+#define SY_OP_FUNCTION(op) sy_status sy_##op(sy_stream *stream, const sy_##op##_args *args);
+SY_OPS(SY_OP_FUNCTION)
 
 /* The operands of an op, for whoever treats all ops alike (check backend, tests). */
 typedef enum sy_role { SY_ROLE_IN, SY_ROLE_OUT, SY_ROLE_UPDATE, SY_ROLE_OUT_IF_ZERO } sy_role;
