@@ -65,8 +65,9 @@ sy_status sy_engine_declare(const sy_run_settings *settings, sy_model **model, s
 
     SY_TRY(sy_alloc(settings->model->layers, sizeof *ffn, (void **)&ffn));
     SY_TRY(create_ffn(settings, ffn));
-    SY_TRY(sy_model_create(settings->model, ffn, model));
-    sy_free(&ffn);
+    st = sy_model_create(settings->model, ffn, model);
+    sy_free(&ffn); /* they are the model's, whatever became of it */
+    SY_TRY(st);
     SY_TRY(sy_params_create(params));
     SY_TRY(sy_model_declare(*model, *params));
     if (freeze->n > 0) {
@@ -82,20 +83,25 @@ cleanup:
     return st;
 }
 
+static sy_status create_mesh(sy_engine *e)
+{
+    sy_mesh_spec mesh = {
+        .ep = e->settings->parallel->ep, .n_experts = e->settings->moe->experts, .dev = e->dev};
+    return sy_mesh_create(e->spec.world, &mesh, &e->mesh);
+}
+
 static sy_status create_model(sy_engine *e)
 {
     sy_status st = SY_OK;
     bool train = e->spec.use == SY_USE_TRAIN;
-    sy_mesh_spec mesh = {
-        .ep = e->settings->parallel->ep, .n_experts = e->settings->moe->experts, .dev = e->dev};
-    sy_bind_spec bind = {
-        .dev = e->dev, .compute = e->compute, .zero = train ? e->settings->parallel->zero : 0};
-    SY_TRY(sy_mesh_create(e->spec.world, &mesh, &e->mesh));
+    sy_bind_spec bind = {.mesh = e->mesh,
+                         .dev = e->dev,
+                         .compute = e->compute,
+                         .zero = train ? e->settings->parallel->zero : 0};
     SY_TRY(sy_engine_declare(e->settings, &e->model, &e->params));
     for (int32_t i = 0; !train && i < e->params->n; i++) {
         e->params->param[i]->spec.trainable = false; /* no gradients */
     }
-    bind.mesh = e->mesh;
     SY_TRY(sy_params_bind(e->params, &bind));
 cleanup:
     return st;
@@ -225,13 +231,20 @@ int64_t sy_engine_peak_rss_bytes(void)
     return (int64_t)usage.ru_maxrss * 1024;
 }
 
-static sy_status build(sy_engine *e)
+static sy_status create_memory(sy_engine *e)
+{
+    sy_status st = SY_OK;
+    SY_TRY(create_model(e));
+    SY_TRY(create_batch(e));
+cleanup:
+    return st;
+}
+
+/* What passes work in. The twin that is measured first is made by all ranks together. */
+static sy_status create_work(sy_engine *e)
 {
     sy_status st = SY_OK;
     sy_engine *twin = NULL;
-    SY_TRY(open_device(e));
-    SY_TRY(create_model(e));
-    SY_TRY(create_batch(e));
     if (!e->spec.dry) {
         SY_TRY(measure(&e->spec, &twin));
     }
@@ -242,19 +255,28 @@ cleanup:
     return st;
 }
 
+/* Ranks agree before each step that needs them all: the mesh, and the twin's. */
+static sy_status build(sy_engine *e)
+{
+    sy_status st = SY_OK;
+    sy_comm *world = e->spec.world;
+    SY_TRY(sy_agree(world, open_device(e)));
+    SY_TRY(create_mesh(e));
+    SY_TRY(sy_agree(world, create_memory(e)));
+    SY_TRY(sy_agree(world, create_work(e)));
+cleanup:
+    return st;
+}
+
 sy_status sy_engine_create(const sy_engine_spec *spec, sy_engine **out)
 {
     sy_status st = SY_OK;
     sy_engine *e = NULL;
-    SY_TRY(sy_alloc(1, sizeof *e, (void **)&e));
+    SY_TRY(sy_agree(spec->world, sy_alloc(1, sizeof *e, (void **)&e)));
     e->spec = *spec;
     e->settings = spec->settings;
     e->base_rss_bytes = current_rss_bytes();
-    st = build(e);
-    if (!spec->dry) {
-        st = sy_agree(spec->world, st);
-    }
-    SY_TRY(st);
+    SY_TRY(build(e));
     e->predicted_bytes = e->dev->ledger.total_now;
     *out = e;
     e = NULL;
