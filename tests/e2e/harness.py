@@ -6,6 +6,7 @@ Every test drives the real program. SWITCHYARD names it; MPIRUN may name another
 import hashlib
 import html.parser
 import json
+import math
 import os
 import shutil
 import signal
@@ -245,6 +246,36 @@ class Case(unittest.TestCase):
         (target / "metrics.jsonl").write_text("".join(lines[:step + 1]) + '{"step":%d,"tok' % (step + 2))
         (target / "lock").write_text("host gone\npid 4000000\nsince 2020-01-01T00:00:00Z\n")
         return target
+
+
+class LayoutCase(Case):
+    """Runs of one configuration at several layouts, compared."""
+
+    def losses_at(self, ranks, ep, zero=1, **sections):
+        self.n_runs = getattr(self, "n_runs", 0) + 1
+        name = f"run{self.n_runs}_n{ranks}_ep{ep}_zero{zero}"
+        sections.setdefault("parallel", {}).update({"ep": ep, "zero": zero})
+        self.train(self.config(f"{name}.yaml", **sections), name, ranks=ranks)
+        records = self.metrics(name)
+        for r in records:
+            self.assertTrue(math.isfinite(float(r["train/loss"])) and math.isfinite(float(r["train/grad_norm"])), r)
+        return records
+
+    def numbers(self, records, *keys):
+        return [float(r[k]) for r in records for k in keys]
+
+    def agree(self, relative, layouts, steps, n_compared=None, **sections):
+        sections["moe"] = {"experts": 12, **sections.get("moe", {})}
+        sections["train"] = {"steps": steps, "global_batch": 5, "checkpoint_every": 0, **sections.get("train", {})}
+        keys = ("train/loss", "train/grad_norm", "moe/aux_loss", "moe/z_loss", "moe/drop_fraction")
+        one = self.losses_at(0, 1, **sections)[:n_compared]
+        for ranks, ep, zero in layouts:
+            with self.subTest(ranks=ranks, ep=ep, zero=zero):
+                other = self.losses_at(ranks, ep, zero, **sections)[:n_compared]
+                for a, b in zip(self.numbers(other, *keys), self.numbers(one, *keys), strict=True):
+                    self.assertLessEqual(abs(a - b), relative * max(abs(b), 1e-3))
+                for key in [k for k in one[0] if k.endswith("/load")]:
+                    self.assertEqual([r[key] for r in other], [r[key] for r in one])
 
 
 def snapshot(folder):

@@ -1,0 +1,302 @@
+#!/usr/bin/env python3
+"""The commands around training: what they print is what the contract says, and does not depend on ranks or batches."""
+
+import array
+import json
+import math
+import re
+
+import harness
+from harness import write_tokens
+
+COMMANDS = ["train", "eval", "generate", "upcycle", "inspect", "tokenize", "check", "bench", "report"]
+
+
+class Trained(harness.Case):
+    """A small model that has learned something, on cpu."""
+
+    TRAIN = {"steps": 40, "global_batch": 8, "micro_batch": 4, "checkpoint_every": 0}
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        case = cls("prepare")
+        case.setUp()
+        case.prepare()
+        cls.run_dir = cls.home / "trained"
+        (case.folder / "run").rename(cls.run_dir)
+        cls.records = [json.loads(line) for line in (cls.run_dir / "metrics.jsonl").read_text().splitlines()]
+        case.tearDown()
+
+    def prepare(self):
+        valid = [{"name": "held_out", "path": str(self.home / "held_out")}]
+        self.train(self.config(train=self.TRAIN, data={"valid": valid}), "run")
+
+
+class Eval(Trained):
+    def evaluate(self, *args, ranks=0, data=None):
+        data = data or [self.home / "held_out"]
+        job = self.succeeds("eval", self.run_dir, "--data", *data, "--json", *args, ranks=ranks)
+        return json.loads(job.stdout)
+
+    def loss(self, *args, ranks=0):
+        return self.evaluate(*args, ranks=ranks)["sets"][0]["loss"]
+
+    def test_eval_json_has_the_fields_of_the_contract(self):
+        result = self.evaluate(data=[self.home / "held_out", self.home / "text"])
+        self.assertEqual(set(result), {"checkpoint", "step", "sets"})
+        self.assertTrue(result["checkpoint"].endswith("checkpoints/step_00000040.h5"))
+        self.assertEqual(result["step"], 40)
+        self.assertEqual([s["name"] for s in result["sets"]], ["held_out", "text"])
+        for one in result["sets"]:
+            self.assertEqual(set(one), {"name", "path", "tokens", "loss", "perplexity", "drop_fraction"})
+            self.assertAlmostEqual(one["perplexity"], math.exp(one["loss"]), delta=1e-9 * one["perplexity"])
+            self.assertEqual(one["drop_fraction"], 0)
+        self.assertEqual(result["sets"][0]["tokens"], 2999)
+        self.assertEqual(result["sets"][1]["tokens"], 59999)
+
+    def test_eval_is_what_training_reported(self):
+        self.assertAlmostEqual(self.loss(), self.records[-1]["valid/held_out/loss"], delta=1e-6)
+        self.assertLess(self.records[-1]["valid/held_out/loss"], 4.0)
+
+    def test_eval_does_not_depend_on_ranks_or_ep(self):
+        one = self.loss()
+        for ranks, ep in ((1, None), (2, None), (2, 1), (2, 2), (3, None), (4, 4)):
+            with self.subTest(ranks=ranks, ep=ep):
+                args = ["--set", f"parallel.ep={ep}"] if ep else []
+                self.assertAlmostEqual(self.loss(*args, ranks=ranks), one, delta=1e-6)
+
+    def test_eval_does_not_depend_on_batch_mates(self):
+        losses = [self.loss("--set", f"train.micro_batch={b}", "--set", f"train.global_batch={g}")
+                  for b, g in ((1, 1), (1, 8), (2, 2), (3, 7), (8, 8))]
+        for loss in losses:
+            self.assertAlmostEqual(loss, losses[0], delta=1e-6)
+
+    def test_eval_of_parts_adds_up_to_the_whole(self):
+        prose = (harness.ROOT / "data/samples/prose.txt").read_bytes()[60000:63000]
+        cut = 32 * 40  # at a sequence's edge: the two files hold the sequences of the one
+        parts = [write_tokens(self.folder / "a", [prose[:cut + 1]]), write_tokens(self.folder / "b", [prose[cut:]])]
+        whole = self.evaluate()["sets"][0]
+        sets = self.evaluate(data=parts)["sets"]
+        self.assertEqual(sum(s["tokens"] for s in sets), whole["tokens"])
+        self.assertAlmostEqual(sum(s["tokens"] * s["loss"] for s in sets), whole["tokens"] * whole["loss"], delta=1e-2)
+
+    def test_eval_with_a_capacity_drops_and_says_how_much(self):
+        result = self.evaluate("--set", "moe.eval_capacity_factor=0.5", "--set", "moe.min_capacity=1")["sets"][0]
+        self.assertGreater(result["drop_fraction"], 0.3)
+        self.assertLess(result["drop_fraction"], 0.9)
+
+    def test_eval_on_ref_agrees(self):
+        self.assertAlmostEqual(self.loss("--set", "device.backend=ref"), self.loss(), delta=1e-5)
+
+
+class Generate(Trained):
+    PROMPT = "It was the "
+
+    def text(self, *args, prompt=PROMPT, ranks=0, run=None):
+        job = self.succeeds("generate", run or self.run_dir, "--prompt", prompt, *args, ranks=ranks)
+        self.assertTrue(job.stdout.startswith(prompt), job.stdout)
+        self.assertTrue(job.stdout.endswith("\n"))
+        return job.stdout[:-1]
+
+    def test_generate_is_the_same_for_a_seed_and_not_for_another(self):
+        options = ["--max-tokens", "20", "--temperature", "1.2"]
+        one = self.text(*options, "--seed", "7")
+        self.assertEqual(one, self.text(*options, "--seed", "7"))
+        self.assertNotEqual(one, self.text(*options, "--seed", "8"))
+        self.assertEqual(self.text(*options, "--top-p", "0"), self.text("--max-tokens", "20", "--temperature", "0"))
+
+    def test_generate_does_not_depend_on_ranks(self):
+        for options in (["--temperature", "0"], ["--temperature", "1", "--seed", "3", "--top-p", "0.9"]):
+            options += ["--max-tokens", "20", "--set", "device.backend=ref"]
+            one = self.text(*options)
+            self.assertEqual(self.text(*options, ranks=2), one)
+            self.assertEqual(self.text(*options, "--set", "parallel.ep=1", ranks=3), one)
+
+    def test_generate_cache_equals_reading_the_text_anew(self):
+        greedy = ["--temperature", "0", "--set", "device.backend=ref"]
+        whole = self.text("--max-tokens", "21", *greedy)
+        for n in (1, 5, 13, 20):
+            longer = whole[:len(self.PROMPT) + n]
+            self.assertEqual(self.text("--max-tokens", str(21 - n), *greedy, prompt=longer), whole)
+
+    def test_generate_takes_the_token_that_eval_finds_likeliest(self):
+        """eval runs whole sequences and knows no cache: of all 256 continuations the one generated has the least loss."""
+        for n_tokens in (1, 12):
+            text = self.text("--max-tokens", str(n_tokens), "--temperature", "0", "--set", "device.backend=ref").encode()
+            sets = [write_tokens(self.folder / f"c{i}", [text[:-1] + bytes([i])]) for i in range(256)]
+            job = self.succeeds("eval", self.run_dir, "--json", "--set", "device.backend=ref", "--data", *sets)
+            losses = [s["loss"] for s in json.loads(job.stdout)["sets"]]
+            self.assertEqual(losses.index(min(losses)), text[-1])
+
+    def test_generate_stops_at_the_length_of_the_model(self):
+        self.assertEqual(len(self.text("--max-tokens", "1000", "--temperature", "0").encode()), 32 + 1)
+        self.assertEqual(self.text("--max-tokens", "0"), self.PROMPT)
+        self.assertEqual(len(self.text("--max-tokens", "3", "--temperature", "0", prompt="x" * 32)), 33)
+
+    def test_generate_refuses_a_prompt_that_is_too_long_or_empty(self):
+        for ranks in (0, 2):
+            job = self.fails(2, ["33", "32"], "generate", self.run_dir, "--prompt", "x" * 33, ranks=ranks)
+            self.assertEqual(job.stdout, "", "nothing is printed for a prompt that is refused")
+        self.fails(2, "empty", "generate", self.run_dir, "--prompt", "")
+
+    def test_generate_refuses_numbers_out_of_range(self):
+        for option, value in (("--temperature", "-1"), ("--top-p", "1.5"), ("--max-tokens", "many"), ("--seed", "-1")):
+            self.fails(2, [option, value], "generate", self.run_dir, "--prompt", "a", f"{option}={value}")
+
+
+class Describe(Trained):
+    def test_inspect_json_has_the_fields_of_the_contract(self):
+        result = json.loads(self.succeeds("inspect", self.run_dir, "--json").stdout)
+        self.assertEqual(set(result), {"kind", "step", "config", "params"})
+        self.assertEqual((result["kind"], result["step"]), ("training", 40))
+        self.assertIn("experts: 4", result["config"])
+        params = {p["path"]: p for p in result["params"]}
+        for p in params.values():
+            self.assertEqual(set(p), {"path", "shape", "dtype"})
+        shapes = {"/model/embed": [256, 32], "/model/head": [256, 32], "/model/norm": [32],
+                  "/model/layers/000/attn_norm": [32], "/model/layers/000/ffn_norm": [32],
+                  "/model/layers/001/attn/q": [32, 32], "/model/layers/001/attn/k": [16, 32],
+                  "/model/layers/001/attn/v": [16, 32], "/model/layers/001/attn/o": [32, 32],
+                  "/model/layers/000/moe/router": [4, 32], "/model/layers/000/moe/experts/gate": [4, 48, 32],
+                  "/model/layers/000/moe/experts/up": [4, 48, 32], "/model/layers/000/moe/experts/down": [4, 32, 48]}
+        for path, shape in shapes.items():
+            self.assertEqual(params[path]["shape"], shape, path)
+
+    def test_inspect_takes_a_run_a_link_and_a_file(self):
+        for path in ("", "checkpoints/latest", "checkpoints/step_00000040.h5"):
+            job = self.succeeds("inspect", self.run_dir / path)
+            self.assertIn("step", job.stdout)
+            self.assertIn("vocab_size: 256", job.stdout)
+        self.assertIn("moe/experts/gate", self.succeeds("inspect", self.run_dir, "--params").stdout)
+
+    def test_report_is_one_page_that_is_well_formed(self):
+        for page in (self.run_dir / "report.html", self.folder / "page.html"):
+            if not page.exists():
+                self.assertIn(str(page), self.succeeds("report", self.run_dir, "-o", page).stdout)
+            found = harness.Page(page.read_text())
+            self.assertEqual(found.faults, [])
+            self.assertLessEqual({"html", "head", "body", "svg", "title"}, found.tags)
+
+    def test_config_of_the_run_trains_again(self):
+        self.succeeds("train", self.run_dir / "config.yaml", "--run-dir", self.folder / "again", "--set",
+                      "train.steps=2", "--set", "optim.decay_steps=20")
+        again = [json.loads(line) for line in (self.folder / "again/metrics.jsonl").read_text().splitlines()]
+        self.assertEqual([r["train/loss"] for r in again], [r["train/loss"] for r in self.records[:2]])
+
+    def test_metrics_have_the_names_of_the_contract(self):
+        names = {"step", "tokens", "time_s", "train/loss", "train/grad_norm", "train/lr", "train/skipped_steps",
+                 "moe/aux_loss", "moe/z_loss", "moe/drop_fraction", "moe/load_max_over_mean", "moe/router_entropy",
+                 "moe/dead_experts", "moe/layer_0/load", "moe/layer_1/load", "perf/tokens_per_s", "perf/step_ms",
+                 "perf/mfu", "perf/dispatch_ms", "perf/combine_ms", "perf/experts_ms", "perf/checkpoint_stall_ms",
+                 "mem/peak_bytes"}
+        for record in self.records:
+            self.assertEqual(names - set(record), set())
+            for layer in (0, 1):
+                self.assertEqual(sum(record[f"moe/layer_{layer}/load"]), 8 * 32 * 2)
+        self.assertEqual([r["tokens"] for r in self.records], [8 * 32 * (i + 1) for i in range(40)])
+        self.assertIn("valid/held_out/loss", self.records[-1])
+        self.assertLess(self.records[-1]["train/loss"], self.records[0]["train/loss"] - 1)
+
+
+class Tokenize(harness.Case):
+    def read(self, prefix):
+        items = array.array("H")
+        items.frombytes((self.folder / f"{prefix}.bin").read_bytes())
+        return items.tolist()
+
+    def documents(self, prefix):
+        index = (self.folder / f"{prefix}.idx").read_bytes()
+        self.assertEqual(index[:9], b"MMIDIDX\0\0")
+        lengths = array.array("i")
+        n = int.from_bytes(index[18:26], "little")
+        lengths.frombytes(index[34:34 + 4 * n])
+        return lengths.tolist()
+
+    def tokenize(self, *args):
+        return self.succeeds("tokenize", *args, "--tokenizer", "bytes", cwd=self.folder)
+
+    def test_tokenize_bytes_keeps_every_byte(self):
+        text = bytes(range(256)) * 5 + "\u00fcber \u4e2d\u6587\n".encode()
+        (self.folder / "a.txt").write_bytes(text)
+        (self.folder / "b.txt").write_bytes(b"second")
+        self.tokenize("a.txt", "b.txt", "-o", "out")
+        self.assertEqual(bytes(self.read("out")), text + b"second")
+        self.assertEqual(self.documents("out"), [len(text), 6])
+
+    def test_tokenize_appends_the_end_of_each_document(self):
+        (self.folder / "a.txt").write_bytes(b"one")
+        (self.folder / "b.txt").write_bytes(b"two")
+        self.tokenize("a.txt", "b.txt", "-o", "out", "--append-eod")
+        self.assertEqual(self.read("out"), [*b"one", 256, *b"two", 256])
+
+    def test_tokenize_jsonl_takes_one_document_per_line(self):
+        lines = [{"text": "one\n"}, {"text": "zw\u00f6lf", "other": 3}, {"text": "three", "body": "x"}]
+        (self.folder / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        self.tokenize("a.jsonl", "-o", "out")
+        self.assertEqual(bytes(self.read("out")).decode(), "one\nzw\u00f6lfthree")
+        self.assertEqual(self.documents("out"), [4, 6, 5])
+        self.fails(2, ["a.jsonl:1", "body"], "tokenize", "a.jsonl", "-o", "other", "--tokenizer", "bytes", "--jsonl-key",
+                   "body", cwd=self.folder)
+        (self.folder / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n')
+        self.fails(2, "bad.jsonl:2", "tokenize", "bad.jsonl", "-o", "other", "--tokenizer", "bytes", cwd=self.folder)
+        self.assertFalse((self.folder / "other.idx").exists())
+
+    def test_tokenize_output_is_the_same_for_any_number_of_workers(self):
+        for i in range(5):
+            (self.folder / f"{i}.txt").write_bytes(bytes([65 + i]) * (1000 * i + 1))
+        inputs = [f"{i}.txt" for i in range(5)]
+        self.tokenize(*inputs, "-o", "one")
+        self.tokenize(*inputs, "-o", "four", "--workers", "4")
+        for end in (".bin", ".idx"):
+            self.assertEqual((self.folder / ("one" + end)).read_bytes(), (self.folder / ("four" + end)).read_bytes())
+
+    def test_tokenize_refuses_what_it_cannot_read_or_write(self):
+        (self.folder / "a.txt").write_bytes(b"one")
+        self.fails(2, "nowhere", "tokenize", "a.txt", "-o", "nowhere/out", "--tokenizer", "bytes", cwd=self.folder)
+        self.fails(2, "did you mean 'bytes'?", "tokenize", "a.txt", "-o", "out", "--tokenizer", "byte", cwd=self.folder)
+        self.fails(2, "PREFIX", "tokenize", "a.txt", "--tokenizer", "bytes", cwd=self.folder)
+        self.assertEqual([p.name for p in self.folder.iterdir()], ["a.txt"])
+
+
+class Help(harness.Case):
+    def test_help_lists_every_command_and_each_has_its_own(self):
+        text = self.succeeds("--help").stdout
+        for command in COMMANDS:
+            self.assertRegex(text, rf"(?m)^  {command} ")
+            mine = self.succeeds(command, "--help").stdout
+            self.assertTrue(mine.startswith(f"usage: switchyard {command}"), mine)
+        self.assertIn("--resume", self.succeeds("train", "--help").stdout)
+
+    def test_help_is_printed_once_by_many_ranks(self):
+        self.assertEqual(self.succeeds("--help", ranks=2).stdout.count("usage:"), 1)
+        self.assertEqual(self.succeeds("train", "--help", ranks=2).stdout.count("usage:"), 1)
+
+    def test_version_names_backends_and_libraries(self):
+        text = self.succeeds("--version").stdout
+        self.assertRegex(text, r"switchyard \d+\.\d+\.\d+")
+        for word in ("cpu", "ref", "Open MPI", "HDF5", "oneDNN"):
+            self.assertIn(word, text)
+
+    def test_help_config_prints_every_key_with_default_and_meaning(self):
+        text = self.succeeds("train", "--help-config").stdout
+        keys = {"run": "name dir seed deterministic", "device": "backend precision threads",
+                "model": "vocab_size hidden layers heads kv_heads head_dim ffn_hidden seq_len rope_theta norm_eps qk_norm "
+                         "attention_bias tie_embeddings init_std",
+                "moe": "experts top_k expert_hidden layers shared_experts router score normalize_weights routed_scale "
+                       "jitter capacity_factor eval_capacity_factor min_capacity drop_policy pad_to_capacity recv_factor "
+                       "shared_hidden shared_gate aux_loss_coeff aux_loss_scope z_loss_coeff bias_update_rate "
+                       "force_balance",
+                "parallel": "ep zero overlap_chunks timeout_s",
+                "optim": "name lr min_lr betas eps weight_decay clip_norm schedule warmup_steps decay_steps",
+                "train": "steps global_batch micro_batch recompute log_every eval_every eval_batches checkpoint_every "
+                         "checkpoint_keep checkpoint_async nonfinite freeze",
+                "data": "tokenizer objective mask_documents train valid"}
+        for section, names in keys.items():
+            for name in names.split():
+                self.assertTrue(re.search(rf"\b{section}\.{name}\b", text) or
+                                re.search(rf"(?ms)^{section}\b.*?^\s+{name}\b", text), f"{section}.{name}")
+
+
+if __name__ == "__main__":
+    harness.main()
