@@ -81,6 +81,13 @@ class OtherLayout(harness.Case):
         self.train(self.config(), "back", "--resume")
         self.near(self.losses("back"), self.losses("fp32"), 1e-4)
 
+    def test_resume_across_bf16_and_fp32_agrees_within_their_rounding(self):
+        for first, then in (("bf16", "fp32"), ("fp32", "bf16")):
+            self.train(self.config(device={"precision": first}), first)
+            self.rewind(first, f"{first}_{then}", 3)
+            self.train(self.config(device={"precision": then}), f"{first}_{then}", "--resume")
+            self.near(self.losses(f"{first}_{then}"), self.losses(first), 0.02)
+
 
 class Files(harness.Case):
     def test_checkpoint_keep_leaves_the_newest(self):
