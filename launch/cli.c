@@ -74,7 +74,7 @@ static const char *take_value(parser *p, const char *equals, bool optional)
         return equals + 1;
     }
     bool next = p->at + 1 < p->argc && !is_option(p->argv[p->at + 1]);
-    if (optional && p->cli->n_operands < p->command->min_operands) {
+    if (optional && p->cli->n_operands < p->command->max_operands) {
         next = false; /* what follows is the operand */
     }
     return next ? p->argv[++p->at] : NULL;

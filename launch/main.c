@@ -76,6 +76,8 @@ static sy_status run_command(int argc, char **argv, sy_env *env, int *exit_code)
     SY_REQUIRE(!command->alone || env->world->size == 1, SY_ERR_USAGE,
                "%s runs on one rank; this job has %d", command->name, env->world->size);
     SY_TRY(command->run(&cli, env, exit_code));
+    SY_REQUIRE(fflush(stdout) == 0 && !ferror(stdout), SY_ERR_IO,
+               "%s: the results cannot be written to standard output", command->name);
 cleanup:
     sy_cli_free(&cli);
     return st;
@@ -119,7 +121,6 @@ int main(int argc, char **argv)
             print_error(st == SY_ERR_INTERNAL || st == SY_ERR_COMM);
         }
     }
-    fflush(stdout);
     sy_env_close(&env);
     return exit_code;
 }
