@@ -104,37 +104,6 @@ static sy_status update_range(sy_optimizer *opt, const sy_range *range, sy_strea
                                  .decay = seg->decay ? opt->config->weight_decay : 0});
 }
 
-/* Gradients outside this rank's ranges: what others update here and this rank has only contributed
- * to. */
-static sy_status zero_rest(sy_optimizer *opt, sy_stream *stream)
-{
-    sy_status st = SY_OK;
-    sy_params *params = opt->params;
-    int64_t wide_bytes = (int64_t)sy_dtype_bytes(params->wide), done = 0;
-    int32_t segment = -1;
-    for (int32_t i = 0; i <= params->n_ranges; i++) {
-        const sy_range *range = i < params->n_ranges ? &params->range[i] : NULL;
-        if (range == NULL || range->segment != segment) {
-            if (segment >= 0) {
-                const sy_segment *seg = &params->segment[segment];
-                SY_TRY(sy_zero(stream, at(seg->grad, done, params->wide),
-                               (seg->n - done) * wide_bytes));
-            }
-            if (range == NULL) {
-                break;
-            }
-            segment = range->segment;
-            done = 0;
-        }
-        const sy_segment *seg = &params->segment[segment];
-        SY_TRY(sy_zero(stream, at(seg->grad, done, params->wide),
-                       (range->offset - done) * wide_bytes));
-        done = range->offset + range->n;
-    }
-cleanup:
-    return st;
-}
-
 sy_status sy_optimizer_step(sy_optimizer *opt, const sy_update *update, sy_stream *stream)
 {
     sy_status st = SY_OK;
@@ -148,7 +117,6 @@ sy_status sy_optimizer_step(sy_optimizer *opt, const sy_update *update, sy_strea
     for (int32_t i = 0; i < opt->params->n_ranges; i++) {
         SY_TRY(update_range(opt, &opt->params->range[i], stream));
     }
-    SY_TRY(zero_rest(opt, stream));
     opt->t += update->skip ? 0 : 1;
 cleanup:
     return st;

@@ -31,8 +31,9 @@ void sy_optimizer_destroy(sy_optimizer **opt);
 /* Masters = values (after initialisation, or a load of weights without masters). Enqueued. Not
  * collective. */
 sy_status sy_optimizer_sync_masters(sy_optimizer *opt, sy_stream *stream);
-/* One update of this rank's ranges; all gradients are zero afterwards. The values of the ranges
- * change; zero 1 wants sy_grad_sync_gather next. Not collective. */
+/* One update of this rank's ranges; their gradients are zero afterwards, as sy_grad_sync_finish
+ * left the others. The values of the ranges change; zero 1 wants sy_grad_sync_gather next.
+ * Enqueued; the stream passes before the next call. Not collective. */
 sy_status sy_optimizer_step(sy_optimizer *opt, const sy_update *update, sy_stream *stream);
 /* State owner: optim/master (bf16 models), optim/exp_avg, optim/exp_avg_sq, state/optim_t. Not
  * collective. */
