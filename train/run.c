@@ -179,7 +179,9 @@ static sy_status start(run *r)
     if (path != NULL) {
         SY_TRY(load(r, path, how == SY_RUN_CONTINUE ? SY_LOAD_ALL : SY_LOAD_MODEL));
     }
-    r->saved_step = how == SY_RUN_CONTINUE ? r->trainer->count.step : -1;
+    if (how == SY_RUN_CONTINUE && r->spec->resume_from == NULL) {
+        r->saved_step = r->trainer->count.step; /* a named one may stand in another folder */
+    }
     SY_TRY(open_valid(r));
     SY_TRY(measure_peak(r, &peak));
     if (is_root(r)) {
@@ -203,8 +205,8 @@ cleanup:
     return st;
 }
 
-/* A save that fails is a warning; training goes on. */
-static void save(run *r)
+/* A save that fails is a warning; training goes on, unless it was the final one. */
+static void save(run *r, bool final)
 {
     sy_status st = SY_OK;
     sy_trainer *t = r->trainer;
@@ -227,9 +229,8 @@ cleanup:
     r->stall_s = sy_clock_s() - t0;
     r->last_save_failed = st != SY_OK;
     if (st != SY_OK && is_root(r)) {
-        bool last = t->count.step == r->settings->train->steps;
         sy_warn("CHECKPOINT NOT SAVED at step %ld: %s%s", (long)t->count.step, sy_error_message(),
-                last ? "" : "; training goes on, the next try is at the next interval");
+                final ? "" : "; training goes on, the next try is at the next interval");
     } else if (is_root(r)) {
         sy_info("checkpoint %s (%.2f s)", path, r->stall_s);
     }
@@ -299,7 +300,7 @@ static sy_status after_step(run *r, const sy_step_result *result)
         }
     }
     if (last || due(result->step, c->checkpoint_every)) {
-        save(r);
+        save(r, last);
     }
 cleanup:
     return st;
@@ -313,8 +314,6 @@ static sy_status loop(run *r, bool *stopped)
     while (r->trainer->count.step < c->steps) {
         SY_TRY(sy_trainer_step(r->trainer, r->spec->stop != NULL && r->spec->stop(), &result));
         if (result.verdict == SY_STEP_STOP) {
-            sy_info("stopped on request after step %ld of %ld; --resume goes on from here",
-                    (long)result.step, (long)c->steps);
             *stopped = true;
             break;
         }
@@ -328,10 +327,14 @@ static sy_status loop(run *r, bool *stopped)
                    (long)result.step);
     }
     if (r->saved_step != r->trainer->count.step && !(r->last_save_failed && !*stopped)) {
-        save(r);
+        save(r, true);
     }
     SY_REQUIRE(!r->last_save_failed, SY_ERR_IO,
                "the last checkpoint of the run could not be saved");
+    if (*stopped) {
+        sy_info("stopped on request after step %ld of %ld; --resume goes on from here",
+                (long)result.step, (long)c->steps);
+    }
 cleanup:
     return st;
 }
