@@ -106,6 +106,7 @@ static sy_status newest_in(const char *ckpt, char *folder, sy_comm *world, char 
     }
     SY_TRY(sy_agree(world, mine));
     SY_TRY(sy_broadcast_text(world, &text));
+    SY_REQUIRE(text[0] != '\0', SY_ERR_USAGE, "there is no checkpoint in '%s'", ckpt);
     SY_TRY(newest(text, world, path));
     SY_REQUIRE(*path != NULL, SY_ERR_DAMAGED, "no checkpoint in '%s' is whole", ckpt);
 cleanup:
