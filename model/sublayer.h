@@ -23,8 +23,8 @@ typedef struct sy_sublayer_ops {
      * trains. */
     sy_status (*backward)(void *self, sy_pass *p, void *saved, const sy_tensor *x,
                           const sy_tensor *dy, sy_tensor *dx);
-    /* After the step's decision; h_load, h_kept [E] I64 of this layer over all ranks (NULL in a
-     * dense layer). (optional) */
+    /* After the step's decision; h_load [E] choices of this layer over all ranks (NULL where the
+     * model is dense). The stream has passed all of the step, and may be waited for. (optional) */
     sy_status (*end_step)(void *self, const int64_t *h_load, bool skipped, sy_stream *stream);
     void (*destroy)(void *self);
 } sy_sublayer_ops;

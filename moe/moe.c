@@ -300,19 +300,16 @@ static sy_status end_step(void *self, const int64_t *h_load, bool skipped, sy_st
     sy_status st = SY_OK;
     sy__moe *moe = self;
     int64_t E = moe->config->experts;
-    double total = 0, *h_bias = NULL;
-    sy_dtype dtype = SY_F32;
-    void *raw = NULL;
+    double total = 0, *h_bias = moe->h_bias;
+    sy_tensor bias;
 
-    if (moe->bias == NULL || skipped || h_load == NULL) {
+    if (moe->bias == NULL || skipped) {
         return SY_OK;
     }
-    dtype = moe->bias->value.dtype;
-    SY_TRY(sy_alloc(E, sizeof *h_bias, (void **)&h_bias));
-    SY_TRY(sy_alloc(E, sizeof(double), &raw));
-    SY_TRY(sy_copy_d2h(stream, raw, moe->bias->value.data, sy_tensor_bytes(&moe->bias->value)));
+    bias = moe->bias->value;
+    SY_TRY(sy_copy_d2h(stream, moe->h_raw, bias.data, sy_tensor_bytes(&bias)));
     SY_TRY(sy_stream_sync(stream));
-    sy_convert(SY_F64, h_bias, dtype, raw, E);
+    sy_convert(SY_F64, h_bias, bias.dtype, moe->h_raw, E);
     for (int64_t e = 0; e < E; e++) {
         total += (double)h_load[e];
     }
@@ -320,18 +317,18 @@ static sy_status end_step(void *self, const int64_t *h_load, bool skipped, sy_st
         double gap = total / (double)E - (double)h_load[e];
         h_bias[e] += moe->config->bias_update_rate * ((gap > 0) - (gap < 0));
     }
-    sy_convert(dtype, raw, SY_F64, h_bias, E);
-    SY_TRY(sy_copy_h2d(stream, moe->bias->value.data, raw, sy_tensor_bytes(&moe->bias->value)));
+    sy_convert(bias.dtype, moe->h_raw, SY_F64, h_bias, E);
+    SY_TRY(sy_copy_h2d(stream, bias.data, moe->h_raw, sy_tensor_bytes(&bias)));
     SY_TRY(sy_stream_sync(stream));
 cleanup:
-    sy_free(&raw);
-    sy_free(&h_bias);
     return st;
 }
 
 static void destroy(void *self)
 {
     sy__moe *moe = self;
+    sy_free(&moe->h_raw);
+    sy_free(&moe->h_bias);
     sy_free(&moe);
 }
 
@@ -362,10 +359,16 @@ sy_status sy_moe_create(const sy_model_config *model, const sy_moe_config *confi
                    .gated = config->shared_gate},
         .has_shared = config->shared_experts > 0};
     SY_REQUIRE(moe->router != NULL, SY_ERR_USAGE, "unknown router '%s'", config->router);
+    if (config->bias_update_rate > 0) {
+        SY_TRY(sy_alloc(config->experts, sizeof *moe->h_bias, (void **)&moe->h_bias));
+        SY_TRY(sy_alloc(config->experts, sizeof(double), &moe->h_raw));
+    }
     *out = (sy_sublayer){&moe_ops, moe};
     moe = NULL;
 cleanup:
-    sy_free(&moe);
+    if (moe != NULL) {
+        destroy(moe);
+    }
     return st;
 }
 

@@ -161,6 +161,20 @@ static sy_status set_number(sy_config *config, const char *key, int64_t value)
     return sy_config_default(config, key, text);
 }
 
+static sy_status check_any_layer(const sy_moe_config *m, int32_t n_layers, const sy_config *config)
+{
+    for (int32_t i = 0; i < n_layers; i++) {
+        if (sy_moe_config_layer(m, i)) {
+            return SY_OK;
+        }
+    }
+    return m->experts == 0 ? SY_OK
+                           : sy_config_error(config, "moe.layers",
+                                             "moe.layers names none of the %d layers; for a dense "
+                                             "model set moe.experts to 0",
+                                             n_layers);
+}
+
 sy_status sy_moe_config_resolve(sy_config *config, int32_t n_layers, int32_t ffn_hidden)
 {
     sy_status st = SY_OK;
@@ -183,6 +197,7 @@ sy_status sy_moe_config_resolve(sy_config *config, int32_t n_layers, int32_t ffn
                                    m->layers.item[i], n_layers));
         }
     }
+    SY_TRY(check_any_layer(m, n_layers, config));
 cleanup:
     return st;
 }

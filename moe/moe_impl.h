@@ -16,6 +16,8 @@ typedef struct sy__moe {
     sy_experts experts;
     sy_shared shared;
     bool has_shared;
+    double *h_bias; /* [E], with h_raw [E] wide: where the bias is updated; NULL without it */
+    void *h_raw;
 } sy__moe;
 
 /* Lives in p->host; its tensors in p->keep, rows and h in p->saved. */

@@ -80,12 +80,27 @@ static void bind_sections(sy_run_settings *s)
     s->data = sy_config_get(s->config, "data");
 }
 
+/* Rows of a micro-batch are counted in 32 bits. */
+static sy_status check_size(const sy_run_settings *s)
+{
+    int32_t K = s->moe->experts > 0 ? s->moe->top_k : 1;
+    int64_t T = (int64_t)s->train->micro_batch * s->model->seq_len;
+    if (T > INT32_MAX / K) {
+        return sy_config_error(s->config, "train.micro_batch",
+                               "train.micro_batch %d of model.seq_len %d tokens, each for %d "
+                               "expert%s, is more than 2^31 rows",
+                               s->train->micro_batch, s->model->seq_len, K, K == 1 ? "" : "s");
+    }
+    return SY_OK;
+}
+
 static sy_status resolve(sy_run_settings *s)
 {
     sy_status st = SY_OK;
     char text[32];
     SY_TRY(sy_model_config_resolve(s->config));
     SY_TRY(sy_moe_config_resolve(s->config, s->model->layers, s->model->ffn_hidden));
+    SY_TRY(check_size(s));
     if (s->optim->decay_steps == 0) {
         snprintf(text, sizeof text, "%ld", (long)(s->train->steps > 0 ? s->train->steps : 1));
         SY_TRY(sy_config_default(s->config, "optim.decay_steps", text));

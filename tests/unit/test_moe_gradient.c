@@ -170,7 +170,8 @@ static double loss_of(rig *r, const sy_batch *batch, int64_t *loads)
         loss += moe->aux_loss_coeff * sums[SY_SUM_AUX] + moe->z_loss_coeff * sums[SY_SUM_Z];
     }
     if (loads != NULL) {
-        memcpy(loads, e->h_loads, N_LOADS * sizeof *loads);
+        memset(loads, 0, N_LOADS * sizeof *loads); /* a dense model has none */
+        memcpy(loads, e->h_loads, (size_t)e->loads.shape[0] * sizeof *loads);
     }
     return loss;
 }
@@ -322,7 +323,7 @@ static const check_case cases[] = {
      .set = {"model.qk_norm=full", "model.tie_embeddings=true"}},
     {.name = "gradient_mixed_layers_is_that_of_the_loss",
      .set = {"moe.layers=[0, 2]", "model.attention_bias=true"}},
-    {.name = "gradient_dense_is_that_of_the_loss", .set = {"moe.layers=[]"}},
+    {.name = "gradient_dense_is_that_of_the_loss", .set = {"moe.experts=0"}},
     {.name = "gradient_with_padding_is_that_of_the_loss", .with_mask = true},
     {.name = "gradient_with_padding_and_capacity_is_that_of_the_loss",
      .set = {"moe.capacity_factor=0.7", "moe.aux_loss_scope=global_batch"},
@@ -434,6 +435,33 @@ static void set_bias(rig *r, int32_t layer, int32_t expert, double x)
     set(r, &p->value, expert, x);
 }
 
+/* b += rate * sign(mean load - load), once per step, not where it is skipped; nothing allocated. */
+static void bias_moves_against_the_load(void **state)
+{
+    (void)state;
+    const char *overrides[MAX_SET] = {"moe.bias_update_rate=0.125"};
+    static const double sign[E] = {-1, 1, 0, 1};
+    int64_t loads[L * E], n_allocs;
+    rig r;
+    open_rig(&r, overrides);
+    for (int32_t i = 0; i < L * E; i++) {
+        static const int64_t load[E] = {9, 2, 4, 1};
+        loads[i] = load[i % E];
+        set_bias(&r, i / E, i % E, 0.5);
+    }
+    n_allocs = sy_alloc_total();
+    must(sy_model_end_step(r.e->model, loads, E, true, r.e->compute_stream));
+    must(sy_model_end_step(r.e->model, loads, E, false, r.e->compute_stream));
+    assert_int_equal(sy_alloc_total(), n_allocs);
+    for (int32_t i = 0; i < L * E; i++) {
+        char name[SY_PARAM_NAME];
+        snprintf(name, sizeof name, "layers/%03d/moe/bias", i / E);
+        const sy_param *p = sy_params_find(r.e->params, name);
+        assert_true(get(&r, &p->value, i % E) == 0.5 + 0.125 * sign[i % E]);
+    }
+    close_rig(&r);
+}
+
 static void expert_without_tokens_has_no_gradient(void **state)
 {
     (void)state;
@@ -522,15 +550,16 @@ static void losses_of_equal_logits_are_known(void **state)
 
 int main(void)
 {
-    struct CMUnitTest tests[N_CASES + 5] = {
+    struct CMUnitTest tests[N_CASES + 6] = {
         cmocka_unit_test(recompute_any_kind_gives_the_same_bits),
         cmocka_unit_test(pass_without_tokens_leaves_gradients_at_zero),
+        cmocka_unit_test(bias_moves_against_the_load),
         cmocka_unit_test(expert_without_tokens_has_no_gradient),
         cmocka_unit_test(one_expert_for_all_tokens_stays_finite),
         cmocka_unit_test(losses_of_equal_logits_are_known),
     };
     for (int32_t i = 0; i < N_CASES; i++) {
-        tests[5 + i] = (struct CMUnitTest){.name = cases[i].name,
+        tests[6 + i] = (struct CMUnitTest){.name = cases[i].name,
                                            .test_func = gradient_is_that_of_the_loss,
                                            .initial_state = (void *)(uintptr_t)&cases[i]};
     }
