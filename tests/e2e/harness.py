@@ -34,7 +34,7 @@ MPI_ENV = {
 class Job:
     """The program on `ranks` ranks (0: without mpirun). Its processes are known by a mark in their environment."""
 
-    def __init__(self, args, ranks=0, fault=None, env=None, cwd=None, preexec=None):
+    def __init__(self, args, ranks=0, fault=None, env=None, cwd=None, preexec=None, program=None):
         self.mark = "SY_E2E_JOB=" + uuid.uuid4().hex
         self.ranks = ranks
         self.env = {**os.environ, **MPI_ENV, **(env or {}), "SY_E2E_JOB": self.mark.split("=")[1]}
@@ -42,7 +42,7 @@ class Job:
         if fault:
             self.env["SY_FAULT"] = fault
         mpirun = [os.environ.get("MPIRUN", "mpirun"), "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
-        command = (mpirun if ranks else []) + [PROGRAM] + [str(a) for a in args]
+        command = (mpirun if ranks else []) + (program or [PROGRAM]) + [a if isinstance(a, bytes) else str(a) for a in args]
         self.out, self.err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
         self.begun = time.monotonic()
         # restore_signals=False: a file size limit shows as EFBIG, as a full disk shows as ENOSPC
@@ -81,6 +81,8 @@ class Job:
         self.seconds = time.monotonic() - self.begun
         self.left = self.ranks_after(2)
         self.stdout, self.stderr = self._read(self.out), self._read(self.err)
+        self.out.seek(0)
+        self.stdout_bytes = self.out.read()
         self.out.close(), self.err.close()
         return self
 
@@ -232,7 +234,7 @@ class Case(unittest.TestCase):
             time.sleep(0.002)
 
     def rewind(self, run, to, step):
-        """A copy of a run directory as a kill -9 after `step`'s checkpoint leaves it: later lines, half a line, a lock."""
+        """A copy of a run directory as a kill -9 after `step`'s checkpoint leaves it: a later line, half a line, a lock."""
         source, target = self.folder / run, self.folder / to
         shutil.copytree(source, target, symlinks=True)
         for path in (target / "checkpoints").glob("step_*.h5"):
@@ -243,7 +245,8 @@ class Case(unittest.TestCase):
         latest.symlink_to(f"step_{step:08d}.h5")
         (target / "checkpoints" / f".step_{step + 1:08d}.h5.tmp").write_bytes(b"half a checkpoint")
         lines = (target / "metrics.jsonl").read_text().splitlines(keepends=True)
-        (target / "metrics.jsonl").write_text("".join(lines[:step + 1]) + '{"step":%d,"tok' % (step + 2))
+        late = '{"step":%d,"tokens":0}\n{"step":%d,"tok' % (step + 1, step + 2)
+        (target / "metrics.jsonl").write_text("".join(lines[:step]) + late)
         (target / "lock").write_text("host gone\npid 4000000\nsince 2020-01-01T00:00:00Z\n")
         return target
 

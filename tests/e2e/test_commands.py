@@ -16,6 +16,7 @@ class Trained(harness.Case):
     """A small model that has learned something, on cpu."""
 
     TRAIN = {"steps": 40, "global_batch": 8, "micro_batch": 4, "checkpoint_every": 0}
+    SECTIONS = {}
 
     @classmethod
     def setUpClass(cls):
@@ -30,7 +31,7 @@ class Trained(harness.Case):
 
     def prepare(self):
         valid = [{"name": "held_out", "path": str(self.home / "held_out")}]
-        self.train(self.config(train=self.TRAIN, data={"valid": valid}), "run")
+        self.train(self.config(train=self.TRAIN, data={"valid": valid}, **self.SECTIONS), "run")
 
 
 class Eval(Trained):
@@ -113,22 +114,6 @@ class Generate(Trained):
             self.assertEqual(self.text(*options, ranks=2), one)
             self.assertEqual(self.text(*options, "--set", "parallel.ep=1", ranks=3), one)
 
-    def test_generate_cache_equals_reading_the_text_anew(self):
-        greedy = ["--temperature", "0", "--set", "device.backend=ref"]
-        whole = self.text("--max-tokens", "21", *greedy)
-        for n in (1, 5, 13, 20):
-            longer = whole[:len(self.PROMPT) + n]
-            self.assertEqual(self.text("--max-tokens", str(21 - n), *greedy, prompt=longer), whole)
-
-    def test_generate_takes_the_token_that_eval_finds_likeliest(self):
-        """eval runs whole sequences and knows no cache: of all 256 continuations the one generated has the least loss."""
-        for n_tokens in (1, 12):
-            text = self.text("--max-tokens", str(n_tokens), "--temperature", "0", "--set", "device.backend=ref").encode()
-            sets = [write_tokens(self.folder / f"c{i}", [text[:-1] + bytes([i])]) for i in range(256)]
-            job = self.succeeds("eval", self.run_dir, "--json", "--set", "device.backend=ref", "--data", *sets)
-            losses = [s["loss"] for s in json.loads(job.stdout)["sets"]]
-            self.assertEqual(losses.index(min(losses)), text[-1])
-
     def test_generate_stops_at_the_length_of_the_model(self):
         self.assertEqual(len(self.text("--max-tokens", "1000", "--temperature", "0").encode()), 32 + 1)
         self.assertEqual(self.text("--max-tokens", "0"), self.PROMPT)
@@ -143,6 +128,37 @@ class Generate(Trained):
     def test_generate_refuses_numbers_out_of_range(self):
         for option, value in (("--temperature", "-1"), ("--top-p", "1.5"), ("--max-tokens", "many"), ("--seed", "-1")):
             self.fails(2, [option, value], "generate", self.run_dir, "--prompt", "a", f"{option}={value}")
+
+
+class Cache(Trained):
+    """The key/value cache. Large random weights, so that each token hangs on every token before it and on its place."""
+
+    TRAIN = {**Trained.TRAIN, "steps": 1}
+    SECTIONS = {"model": {"init_std": 0.5}, "optim": {"lr": 1e-6}, "run": {"seed": 2}}
+    PROMPT = b"It was the "
+
+    def continuation(self, prompt, n):
+        """The n likeliest tokens after a prompt, one by one, as bytes."""
+        job = self.succeeds("generate", self.run_dir, "--prompt", prompt, "--max-tokens", n, "--temperature", "0",
+                            "--set", "device.backend=ref")
+        self.assertEqual(len(job.stdout_bytes), len(prompt) + n + 1)
+        return job.stdout_bytes[len(prompt):-1]
+
+    def test_generate_cache_equals_reading_the_text_anew(self):
+        whole = self.continuation(self.PROMPT, 21)
+        self.assertGreater(len(set(whole)), 8, "a text that repeats itself proves little")
+        self.assertNotIn(0, whole, "no text of an argument; take another seed")
+        for n in (1, 5, 13, 20):
+            self.assertEqual(self.continuation(self.PROMPT + whole[:n], 21 - n), whole[n:])
+
+    def test_generate_takes_the_token_that_eval_finds_likeliest(self):
+        """eval runs whole sequences and knows no cache: of all 256 continuations the one generated has the least loss."""
+        for n in (1, 2, 12):
+            text = self.PROMPT + self.continuation(self.PROMPT, n)
+            sets = [write_tokens(self.folder / f"c{i}", [text[:-1] + bytes([i])]) for i in range(256)]
+            job = self.succeeds("eval", self.run_dir, "--json", "--set", "device.backend=ref", "--data", *sets)
+            losses = [s["loss"] for s in json.loads(job.stdout)["sets"]]
+            self.assertEqual(losses.index(min(losses)), text[-1])
 
 
 class Describe(Trained):

@@ -4,6 +4,7 @@ continues bit for bit the run that was never killed."""
 
 import os
 import random
+import shlex
 import signal
 import time
 import unittest
@@ -130,6 +131,18 @@ class Outside(Kill):
         self.assertEqual(job.ranks_after(2), {}, "ranks outlive mpirun by more than 2 s")
         job.wait()
         self.resumes("run")
+
+
+    def test_any_launcher_killed_ends_its_rank(self):
+        """Not every launcher watches its ranks as mpirun does: the program watches its launcher itself."""
+        self.cfg = self.config(train={"steps": 1000000, "checkpoint_every": 0})
+        launcher = "OMPI_COMM_WORLD_RANK=0 %s train %s --run-dir %s & wait" % (
+            shlex.quote(harness.PROGRAM), self.cfg, self.folder / "run")
+        job = self.start(program=["sh", "-c", launcher])
+        self.wait_for_steps(job, "run", 5)
+        self.assertEqual(len(job.pids()), 1)
+        job.signal(signal.SIGKILL)
+        self.assertEqual(job.ranks_after(2), {}, "the rank outlives its launcher by more than 2 s")
 
 
 class Failures(Kill):
