@@ -189,6 +189,50 @@ cleanup:
     return st;
 }
 
+/* A free name beside `path`: path.old, path.old2 and so on. */
+static sy_status free_name(const char *path, char **out)
+{
+    sy_status st = SY_OK;
+    struct stat info;
+    char *name = NULL;
+    SY_TRY(sy_asprintf(&name, "%s.old", path));
+    for (int32_t i = 2; lstat(name, &info) == 0; i++) {
+        sy_free(&name);
+        SY_TRY(sy_asprintf(&name, "%s.old%d", path, i));
+    }
+    *out = name;
+    name = NULL;
+cleanup:
+    sy_free(&name);
+    return st;
+}
+
+sy_status sy_run_dir_set_aside(const sy_run_dir *run, int64_t step)
+{
+    sy_status st = SY_OK;
+    sy_run_checkpoints list = {0};
+    char *name = NULL;
+    int32_t n = 0; /* the list begins with so many later ones */
+    SY_REQUIRE(run->lock != NULL, SY_ERR_INTERNAL, "run directory '%s' is not ours to change",
+               run->path);
+    SY_TRY(sy_run_checkpoints_list(run->checkpoints, &list));
+    for (; n < list.n && list.item[n].step > step; n++) {
+        SY_TRY(free_name(list.item[n].path, &name));
+        SY_REQUIRE(rename(list.item[n].path, name) == 0, SY_ERR_IO, "cannot rename '%s': %s",
+                   list.item[n].path, strerror(errno));
+        sy_warn("the run goes on from step %lld: '%s' is now '%s'", (long long)step,
+                list.item[n].path, name);
+        sy_free(&name);
+    }
+    if (n > 0 && n < list.n) {
+        SY_TRY(sy_run_dir_publish(run, list.item[n].step));
+    }
+cleanup:
+    sy_free(&name);
+    sy_run_checkpoints_free(&list);
+    return st;
+}
+
 sy_status sy_run_dir_prune(const sy_run_dir *run, int64_t step, int32_t keep)
 {
     sy_status st = SY_OK;

@@ -90,9 +90,14 @@ sy_status sy_run_dir_clean(const sy_run_dir *run, int32_t *n_removed);
    rename. Not collective. Rank 0 only. SY_ERR_IO. */
 sy_status sy_run_dir_publish(const sy_run_dir *run, int64_t step);
 
+/* Rename the checkpoints of later steps than `step` to `step_*.h5.old`: a run that goes on from an
+   older checkpoint leaves that line, and the next --resume must find its own. `latest` points at
+   the newest that stays. Not collective. Rank 0 only. SY_ERR_IO. */
+sy_status sy_run_dir_set_aside(const sy_run_dir *run, int64_t step);
+
 /* Remove old checkpoints: of those up to `step` (the one just saved) the `keep` newest stay; keep 0
-   keeps all. Not collective. Rank 0 only. Later steps are left alone: after a resume from an older
-   checkpoint they are another line of the run. A file that cannot be removed is a warning. */
+   keeps all. Not collective. Rank 0 only. Later steps are left alone. A file that cannot be removed
+   is a warning. */
 sy_status sy_run_dir_prune(const sy_run_dir *run, int64_t step, int32_t keep);
 
 #ifdef __cplusplus

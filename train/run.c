@@ -127,6 +127,9 @@ static sy_status open_outputs(run *r, sy_run_start start, double peak)
     sy_progress_spec progress = {
         .what = "step", .start = t->count.step, .total = r->settings->train->steps, .plain_s = 5};
     SY_TRY(sy_run_dir_clean(&r->dir, NULL));
+    if (r->spec->resume_from != NULL) {
+        SY_TRY(sy_run_dir_set_aside(&r->dir, t->count.step));
+    }
     SY_TRY(sy_run_dir_write_config(&r->dir, r->config_yaml));
     SY_TRY(sy_metrics_file_open(r->dir.metrics, start == SY_RUN_CONTINUE ? t->count.step : -1,
                                 &tail, &r->metrics_file));

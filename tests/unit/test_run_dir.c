@@ -314,6 +314,33 @@ static void prune_keeps_the_newest_and_every_later_step(void **state)
     sy_run_dir_free(&run);
 }
 
+static void later_checkpoints_are_set_aside_and_none_is_lost(void **state)
+{
+    sy_run_dir run = claim_run(state);
+    sy_run_checkpoints list = {0};
+    path_buf path, target = {0};
+    add_checkpoint_file(&run, "step_00000100.h5");
+    add_checkpoint_file(&run, "step_00000200.h5");
+    add_checkpoint_file(&run, "step_00000300.h5");
+    add_checkpoint_file(&run, "step_00000300.h5.old");
+    assert_int_equal(sy_run_dir_publish(&run, 300), SY_OK);
+
+    assert_int_equal(sy_run_dir_set_aside(&run, 300), SY_OK);
+    assert_true(has_checkpoint_file(&run, "step_00000300.h5"));
+    assert_int_equal(sy_run_dir_set_aside(&run, 150), SY_OK);
+    assert_true(has_checkpoint_file(&run, "step_00000200.h5.old"));
+    assert_true(has_checkpoint_file(&run, "step_00000300.h5.old"));
+    assert_true(has_checkpoint_file(&run, "step_00000300.h5.old2"));
+    assert_int_equal(sy_run_checkpoints_list(run.checkpoints, &list), SY_OK);
+    assert_int_equal(list.n, 1);
+    assert_int_equal(list.item[0].step, 100);
+    snprintf(path, sizeof path, "%s/latest", run.checkpoints);
+    assert_true(readlink(path, target, sizeof target - 1) > 0);
+    assert_string_equal(target, "step_00000100.h5");
+    sy_run_checkpoints_free(&list);
+    sy_run_dir_free(&run);
+}
+
 static void resume_rules_hold_for_each_kind_of_folder(void **state)
 {
     sy_run_dir run = claim_run(state);
@@ -410,6 +437,7 @@ int main(void)
         IN_SCRATCH(clean_without_the_lock_is_refused),
         IN_SCRATCH(latest_is_a_relative_link_that_moves),
         IN_SCRATCH(prune_keeps_the_newest_and_every_later_step),
+        IN_SCRATCH(later_checkpoints_are_set_aside_and_none_is_lost),
         IN_SCRATCH(resume_rules_hold_for_each_kind_of_folder),
         cmocka_unit_test(run_section_gives_the_directory_its_name),
         cmocka_unit_test(memory_is_all_given_back),
