@@ -1,0 +1,57 @@
+#!/usr/bin/env python3
+"""bench: what it says has the right shape, warm steps allocate nothing, and it leaves nothing behind. No figure is judged."""
+
+import json
+import os
+
+import harness
+
+
+class Bench(harness.Case):
+    def bench(self, *args, **options):
+        # a job's own TMPDIR shows what it leaves there; MPI keeps its sockets elsewhere, as their paths may not be long
+        (self.folder / "tmp").mkdir(exist_ok=True)
+        env = {"TMPDIR": str(self.folder / "tmp"), "OMPI_MCA_orte_tmpdir_base": "/tmp"}
+        job = self.succeeds("bench", *args, "--json", env=env, **options)
+        self.assertEqual([f for f in os.listdir(self.folder / "tmp") if f.startswith("switchyard")], [])
+        return json.loads(job.stdout)
+
+    def check_step(self, o, ranks, precision):
+        self.assertEqual((o["ranks"], o["threads"], o["precision"]), (ranks, 1, precision))
+        self.assertEqual(o["batch"], "4 x 32, micro 1")
+        self.assertAlmostEqual(o["tokens_per_s"] * o["step_ms"] / 1e3, 4 * 32, delta=1e-6)
+        self.assertAlmostEqual(o["model_gflops"], o["tokens_per_s"] * o["mflop_per_token"] / 1e3, delta=1e-6)
+        self.assertEqual(len(o["step_times_s"]), 3)
+        for ours in ("sy_allocs", "device_allocs"):
+            self.assertEqual(o[ours], 0, o)
+        self.assertGreater(o["peak_gflops"], 0)
+
+    def test_step_allocates_nothing_of_its_own(self):
+        config = self.config()
+        for precision, name in (("fp32", "f32"), ("bf16", "bf16")):
+            args = ["step", "--config", config, "--threads", 1, "--repeats", 3, "--precision", precision]
+            self.check_step(self.bench(*args), 1, name)
+            self.check_step(self.bench(*args, "--set", "parallel.ep=2", ranks=2), 2, name)
+
+    def test_gemm_measures_all_forms(self):
+        o = self.bench("gemm", "--shape", "64x48x32", "--shape", "64x48x32x4", "--repeats", 1, "--threads", 1)
+        self.assertEqual([(p["experts"], p["precision"], p["form"][:2]) for p in o["products"]],
+                         [(g, p, f) for p in ("f32", "bf16") for g in (0, 4) for f in ("NT", "NN", "TN")])
+        self.assertTrue(all(p["gflops"] > 0 and p["peak_gflops"] > 0 for p in o["products"]))
+
+    def test_dispatch_measures_each_size(self):
+        o = self.bench("dispatch", "--bytes", 4096, "--bytes", 65536, "--repeats", 3, ranks=3)
+        self.assertEqual([s["bytes_per_pair"] for s in o["sizes"]], [4096, 65536])
+        for s in o["sizes"]:
+            self.assertAlmostEqual(s["gb_per_s"] * s["us"] * 1e3, 2 * 2 * s["bytes_per_pair"], delta=1)
+
+    def test_wrong_use_is_refused(self):
+        self.fails(2, ["'stp'", "step"], "bench", "stp")
+        self.fails(2, "at least two ranks", "bench", "dispatch")
+        self.fails(2, ["--shape", "3x"], "bench", "gemm", "--shape", "3x")
+        self.fails(2, ["moe.expert", "moe.experts"], "bench", "step", "--set", "moe.expert=3")
+        self.fails(2, ["parallel.ep"], "bench", "step", "--config", self.config(), "--set", "parallel.ep=3", ranks=2)
+
+
+if __name__ == "__main__":
+    harness.main()
