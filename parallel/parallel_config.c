@@ -14,7 +14,8 @@ static const sy_config_key keys[] = {
     KEY(overlap_chunks, SY_CFG_I32, "1", 1, 1,
         "Token chunks whose exchange and computation overlap; only 1 in this version."),
     KEY(timeout_s, SY_CFG_F64, "600.0", 1, 1e6,
-        "A rank that does not answer for so long is given up."),
+        "A rank that does not answer for so long is given up. Not in this version: nothing "
+        "watches."),
     {0},
 };
 

@@ -28,7 +28,8 @@ static const sy_config_key run_keys[] = {
      .type = SY_CFG_BOOL,
      .offset = offsetof(sy_run_config, deterministic),
      .default_text = "true",
-     .help = "Give the same bits for the same configuration, layout and backend."},
+     .help = "Give the same bits for the same configuration, layout and backend. This version "
+             "always does."},
     {0},
 };
 
