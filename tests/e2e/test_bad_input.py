@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Each wrong input ends in one sentence that names file, line, key or value, with status 2, on every rank."""
 
+import shlex
+import signal
 import struct
 
 import harness
@@ -213,6 +215,30 @@ class CommandLine(harness.Case):
     def test_fault_that_is_misspelled_is_refused(self):
         self.fails(2, ["SY_FAULT", "kil"], "train", self.config(), "--run-dir", self.folder / "run",
                    fault="train.step:1:kil")
+
+
+class EveryRank(harness.Case):
+    """Each rank's own exit status, seen by a shell around it that keeps it from mpirun."""
+
+    SHELL = ["sh", "-c", '%s "$@"; echo $? >status.$OMPI_COMM_WORLD_RANK' % shlex.quote(harness.PROGRAM), "switchyard"]
+
+    def statuses(self, *args, signal_to=None, **options):
+        job = self.start("train", self.config(), "--run-dir", "run", *args, ranks=3, cwd=self.folder, program=self.SHELL,
+                         **options)
+        if signal_to is not None:
+            self.wait_for_steps(job, "run", 3)
+            job.kill_rank(signal_to, signal.SIGUSR1)
+        job.wait(30)
+        return [(self.folder / f"status.{rank}").read_text().strip() for rank in range(3)]
+
+    def test_status_is_the_same_on_every_rank(self):
+        self.assertEqual(self.statuses("--set", "moe.topk=1"), ["2"] * 3)
+        self.assertEqual(self.statuses("--set", "parallel.ep=2"), ["2"] * 3)
+        self.assertEqual(self.statuses("--set", "device.backend=cuda"), ["2"] * 3)
+        self.assertEqual(self.statuses(fault="train.step:3:fail:2"), ["1"] * 3)
+        (self.folder / "bad.h5").write_bytes(b"no checkpoint")
+        self.assertEqual(self.statuses("--resume", "bad.h5"), ["3"] * 3)
+        self.assertEqual(self.statuses("--set", "train.steps=1000000", signal_to=2), ["75"] * 3)
 
 
 class OtherRun(harness.Case):

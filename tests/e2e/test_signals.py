@@ -16,7 +16,7 @@ class Signals(harness.Case):
 
     def stops(self, number, ranks, **sections):
         config = self.endless(**sections)
-        job = self.start("train", config, "--run-dir", self.folder / "run", ranks=ranks)
+        job = self.start("train", config, "--run-dir", self.folder / "run", ranks=ranks, fault="train.step:6:sleep=1")
         self.wait_for_steps(job, "run", 5)
         job.signal(number)
         job.wait(20)
