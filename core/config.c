@@ -359,3 +359,14 @@ sy_status sy_config_error(const sy_config *config, const char *key, const char *
     va_end(args);
     return refuse_text(&source, entry ? entry->line : 0, message);
 }
+
+sy_status sy_config_blame(const sy_config *config, const char *key, sy_status st)
+{
+    char message[SY_TRACE_MESSAGE];
+    if (st != SY_ERR_USAGE) {
+        return st;
+    }
+    snprintf(message, sizeof message, "%s", sy_error_message());
+    sy_error_clear();
+    return sy_config_error(config, key, "%s", message);
+}

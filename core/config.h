@@ -92,6 +92,10 @@ sy_status sy_config_default(sy_config *config, const char *key, const char *valu
  * parallel.ep 3". Returns SY_ERR_USAGE. */
 sy_status sy_config_error(const sy_config *config, const char *key, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* Put where the key stands in front of this thread's message, if st is SY_ERR_USAGE; returns st.
+   For what a key names and something else refuses: "run.yaml:12: there is no token file 'a.idx'".
+ */
+sy_status sy_config_blame(const sy_config *config, const char *key, sy_status st);
 /* The complete configuration as YAML that parses to the same values (floats keep 17 digits). *out
  * is freed with sy_free. */
 sy_status sy_config_echo(const sy_config *config, char **out);

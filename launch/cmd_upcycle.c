@@ -172,14 +172,6 @@ cleanup:
 static sy_status check_settings(const sy_run_settings *s)
 {
     sy_status st = SY_OK;
-    bool any = false;
-    for (int32_t i = 0; i < s->model->layers; i++) {
-        any = any || sy_moe_config_layer(s->moe, i);
-    }
-    if (!any) {
-        SY_TRY(sy_config_error(s->config, "moe.layers", "moe.layers names none of the %d layers",
-                               s->model->layers));
-    }
     if (s->moe->shared_experts > 0) {
         SY_TRY(sy_config_error(s->config, "moe.shared_experts",
                                "upcycle --method copy makes no shared experts"));

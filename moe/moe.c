@@ -108,8 +108,10 @@ static sy_status choose(const sy__moe *moe, sy_pass *p, const sy_scores *s, int6
     c->K = moe->router->slots(moe->config);
     SY_TRY(sy_arena_2d(p->keep, SY_I32, T, c->K, &c->token));
     SY_TRY(sy_arena_2d(p->keep, SY_I32, T, c->K, &c->expert));
-    SY_TRY(sy_arena_2d(p->keep, SY_U8, T, c->K, &c->kept));
     SY_TRY(sy_arena_2d(p->keep, p->wide, T, c->K, &c->weight));
+    if (C >= 0) {
+        SY_TRY(sy_arena_2d(p->keep, SY_U8, T, c->K, &c->kept));
+    }
     if (C >= 0 && moe->config->drop_policy == SY_DROP_PROBABILITY) {
         SY_TRY(sy_arena_2d(p->keep, p->wide, T, c->K, &c->priority));
     }

@@ -29,13 +29,12 @@ static bool is_fixed(const char *key)
     return is_one_of(key, names);
 }
 
-/* What changes the course of training: only when asked for by name. decay_steps follows train.steps
- * where it was not given. */
+/* What changes the course of training: only when asked for by name. */
 static bool is_by_override(const char *key)
 {
     static const char *const names[] = {
         "optim.", "data.", "moe.", "train.global_batch", "train.micro_batch", "train.freeze", NULL};
-    return is_one_of(key, names) && !is_fixed(key) && strcmp(key, "optim.decay_steps") != 0;
+    return is_one_of(key, names) && !is_fixed(key);
 }
 
 static bool is_free(const char *key)
@@ -54,11 +53,25 @@ static bool was_overridden(const char *line, const char *const *overrides, int32
     return false;
 }
 
-/* The first line of `diff` whose key was not overridden; NULL if there is none. */
-static const char *first_silent(const char *diff, const char *const *overrides, int32_t n)
+/* A default that followed another key (train.steps, moe.top_k): the user has not said it. */
+static bool is_derived(const sy_config *now, const char *line)
+{
+    static const char *const keys[] = {"optim.decay_steps", "moe.normalize_weights"};
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        size_t n = strlen(keys[i]);
+        if (strncmp(line, keys[i], n) == 0 && line[n] == ':') {
+            return !sy_config_was_set(now, keys[i]);
+        }
+    }
+    return false;
+}
+
+/* The first line of `diff` that nobody asked for; NULL if there is none. */
+static const char *first_silent(const sy_config *now, const char *diff,
+                                const char *const *overrides, int32_t n)
 {
     while (diff != NULL && *diff != '\0') {
-        if (!was_overridden(diff, overrides, n)) {
+        if (!was_overridden(diff, overrides, n) && !is_derived(now, diff)) {
             return diff;
         }
         diff = strchr(diff, '\n');
@@ -81,7 +94,7 @@ sy_status sy_run_settings_compatible(const sy_run_settings *old, const sy_run_se
         "the checkpoint is of another model or run; these keys may not change on resume: %.*s",
         (int)strcspn(fixed, "\n"), fixed);
     SY_TRY(sy_config_diff(old->config, now->config, is_by_override, &by_override));
-    silent = first_silent(by_override, overrides, n_overrides);
+    silent = first_silent(now->config, by_override, overrides, n_overrides);
     SY_REQUIRE(silent == NULL, SY_ERR_USAGE,
                "the configuration differs from the checkpoint's (%.*s); to change it on resume, "
                "say it with "

@@ -57,7 +57,9 @@ cleanup:
     return st;
 }
 
-sy_status sy_engine_declare(const sy_run_settings *settings, sy_model **model, sy_params **params)
+/* The model and its declared parameters: no memory yet. */
+static sy_status declare_model(const sy_run_settings *settings, sy_model **model,
+                               sy_params **params)
 {
     sy_status st = SY_OK;
     sy_sublayer *ffn = NULL;
@@ -71,7 +73,9 @@ sy_status sy_engine_declare(const sy_run_settings *settings, sy_model **model, s
     SY_TRY(sy_params_create(params));
     SY_TRY(sy_model_declare(*model, *params));
     if (freeze->n > 0) {
-        SY_TRY(sy_params_freeze(*params, (const char *const *)freeze->item, freeze->n));
+        SY_TRY(sy_config_blame(
+            settings->config, "train.freeze",
+            sy_params_freeze(*params, (const char *const *)freeze->item, freeze->n)));
     }
 cleanup:
     for (int32_t i = 0; ffn != NULL && i < settings->model->layers; i++) {
@@ -98,7 +102,7 @@ static sy_status create_model(sy_engine *e)
                          .dev = e->dev,
                          .compute = e->compute,
                          .zero = train ? e->settings->parallel->zero : 0};
-    SY_TRY(sy_engine_declare(e->settings, &e->model, &e->params));
+    SY_TRY(declare_model(e->settings, &e->model, &e->params));
     for (int32_t i = 0; !train && i < e->params->n; i++) {
         e->params->param[i]->spec.trainable = false; /* no gradients */
     }

@@ -53,10 +53,6 @@ typedef struct sy_engine {
 sy_status sy_engine_create(const sy_engine_spec *spec, sy_engine **out);
 void sy_engine_destroy(sy_engine **engine);
 
-/* The model and its declared parameters, without memory or mesh: what upcycling and verification
-   need. Not collective. Both are the caller's to destroy, also after an error. */
-sy_status sy_engine_declare(const sy_run_settings *settings, sy_model **model, sy_params **params);
-
 /* A pass over a micro-batch of host arrays (which stay valid until the stream has passed them).
  * Resets the arenas: one pass is in flight at a time. Not collective. */
 sy_status sy_engine_begin(sy_engine *engine, sy_pass_kind kind, const sy_batch *h_batch,

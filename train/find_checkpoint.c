@@ -89,9 +89,7 @@ static sy_status newest(char *text, sy_comm *world, char **path)
         paths[n++] = line;
     }
     SY_TRY(sy_checkpoint_newest_valid(paths, n, world, &which));
-    if (which >= 0) {
-        SY_TRY(sy_strdup(paths[which], path));
-    }
+    SY_TRY(sy_agree(world, which >= 0 ? sy_strdup(paths[which], path) : SY_OK));
 cleanup:
     sy_free(&paths);
     return st;

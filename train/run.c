@@ -78,15 +78,22 @@ cleanup:
     return st;
 }
 
+static sy_status masters_from_values(sy_trainer *t)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy_optimizer_sync_masters(t->opt, t->engine->compute_stream));
+    SY_TRY(sy_stream_sync(t->engine->compute_stream));
+cleanup:
+    return st;
+}
+
 static sy_status load(run *r, const char *path, sy_load_what what)
 {
     sy_status st = SY_OK;
-    sy_engine *e = r->trainer->engine;
     sy_state state = sy_trainer_state(r->trainer, r->config_yaml);
-    SY_TRY(sy_checkpoint_load(path, &state, what, e->mesh));
+    SY_TRY(sy_checkpoint_load(path, &state, what, r->trainer->engine->mesh));
     if (what == SY_LOAD_MODEL) {
-        SY_TRY(sy_optimizer_sync_masters(r->trainer->opt, e->compute_stream));
-        SY_TRY(sy_stream_sync(e->compute_stream));
+        SY_TRY(sy_agree(r->world, masters_from_values(r->trainer)));
     }
 cleanup:
     return st;

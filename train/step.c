@@ -8,7 +8,15 @@
 #include "parallel/agree.h"
 #include "train/trainer.h"
 
-enum { HEAD_FAILED, HEAD_STOP, HEAD_LOSS_TOKENS, HEAD_ROUTED_TOKENS, HEAD_STEP, HEAD_N };
+enum {
+    HEAD_FAILED,
+    HEAD_STOP,
+    HEAD_LOSS_TOKENS,
+    HEAD_ROUTED_TOKENS,
+    HEAD_STEP,
+    HEAD_STEP_SQUARED, /* with the sum, equal on all ranks only if the steps are */
+    HEAD_N
+};
 
 /* Sums over all ranks; also the place where a rank that cannot take part says so. */
 static sy_status head(sy_trainer *t, bool stop, const sy_step_batch **batch, int64_t sum[HEAD_N])
@@ -24,12 +32,15 @@ static sy_status head(sy_trainer *t, bool stop, const sy_step_batch **batch, int
     sum[HEAD_LOSS_TOKENS] = mine == SY_OK ? (*batch)->loss_tokens : 0;
     sum[HEAD_ROUTED_TOKENS] = mine == SY_OK ? (*batch)->routed_tokens : 0;
     sum[HEAD_STEP] = t->count.step;
+    sum[HEAD_STEP_SQUARED] = t->count.step * t->count.step;
     SY_TRY(sy_host_all_reduce(host, sum, HEAD_N, SY_I64, SY_SUM, "step head"));
     if (sum[HEAD_FAILED] > 0) {
         SY_TRY(sy_agree(host, mine));
     }
-    SY_REQUIRE(sum[HEAD_STEP] == t->count.step * host->size, SY_ERR_INTERNAL,
-               "ranks are at different steps; this one is at %ld", (long)t->count.step);
+    SY_REQUIRE(sum[HEAD_STEP] == t->count.step * host->size &&
+                   sum[HEAD_STEP_SQUARED] == t->count.step * sum[HEAD_STEP],
+               SY_ERR_INTERNAL, "ranks are at different steps; this one is at %ld",
+               (long)t->count.step);
 cleanup:
     return st;
 }

@@ -27,7 +27,7 @@ static sy_status open_data(sy_trainer *t)
         sets[i] = (sy_loader_dataset){entry.path, entry.weight};
     }
     spec.datasets = sets;
-    SY_TRY(sy_loader_create(&spec, &t->loader));
+    SY_TRY(sy_config_blame(t->settings->config, "data.train", sy_loader_create(&spec, &t->loader)));
 cleanup:
     sy_free(&sets);
     return st;
