@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = os.environ.get("SWITCHYARD", str(ROOT / "build/launch/switchyard"))
 LONG = bool(os.environ.get("SY_TEST_LONG"))
 DEADLINE = 60 * (4 if LONG else 1)  # seconds for any one job: beyond it, it hangs
+UNSET = object()  # in Case.config: leave this key out
 
 MPI_ENV = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
@@ -151,6 +152,9 @@ class Case(unittest.TestCase):
         }
         for section, keys in sections.items():
             config.setdefault(section, {}).update(keys)
+        for keys in config.values():
+            for key in [k for k, value in keys.items() if value is UNSET]:
+                del keys[key]
         path = self.folder / name
         path.write_text(json.dumps(config, indent=1) + "\n")  # JSON is YAML
         return path

@@ -183,6 +183,7 @@ class Rules(harness.Case):
 
     def test_resume_with_silent_changes_is_refused_and_names_set(self):
         self.refused(["optim.lr", "--set"], optim={"lr": 0.02})
+        self.refused(["optim.decay_steps", "--set"], optim={"decay_steps": 30})
         self.refused(["train.global_batch", "--set"], train={"global_batch": 8})
 
     def test_resume_with_changes_by_set_prints_old_and_new(self):
@@ -196,7 +197,7 @@ class Rules(harness.Case):
                       device={"backend": "ref"}, train={"checkpoint_every": 1, "eval_every": 1})
 
     def test_resume_without_decay_steps_follows_more_steps(self):
-        config = self.config(optim={"decay_steps": 0})
+        config = self.config(optim={"decay_steps": harness.UNSET})
         self.train(config, "other", "--set", "train.steps=3")
         job = self.train(config, "other", "--resume")
         self.assertIn("train.steps: 3 -> 8", job.stderr)
