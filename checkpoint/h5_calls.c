@@ -8,7 +8,7 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
                "tensors lie in the file as they lie in memory: little-endian");
 
-enum { ALIGN_FROM_BYTES = 64 << 10, ALIGN_BYTES = 4096, TEXT_BYTES = 256 };
+enum { ALIGN_FROM_BYTES = 1, /* everything */ ALIGN_BYTES = 4096, TEXT_BYTES = 256 };
 
 sy_status sy__h5_begin(void)
 {

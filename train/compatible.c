@@ -53,17 +53,12 @@ static bool was_overridden(const char *line, const char *const *overrides, int32
     return false;
 }
 
-/* A default that followed another key (train.steps, moe.top_k): the user has not said it. */
+/* A default that followed another key (moe.top_k): the user has not said it. */
 static bool is_derived(const sy_config *now, const char *line)
 {
-    static const char *const keys[] = {"optim.decay_steps", "moe.normalize_weights"};
-    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
-        size_t n = strlen(keys[i]);
-        if (strncmp(line, keys[i], n) == 0 && line[n] == ':') {
-            return !sy_config_was_set(now, keys[i]);
-        }
-    }
-    return false;
+    const char *key = "moe.normalize_weights";
+    size_t n = strlen(key);
+    return strncmp(line, key, n) == 0 && line[n] == ':' && !sy_config_was_set(now, key);
 }
 
 /* The first line of `diff` that nobody asked for; NULL if there is none. */

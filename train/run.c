@@ -64,6 +64,9 @@ static sy_status check_resume(run *r, char **path)
     sy_run_settings old = {0};
     char *changes = NULL;
     SY_TRY(sy_find_checkpoint(from, r->world, path));
+    if (r->spec->resume_from != NULL) { /* the newest of a folder has been verified */
+        SY_TRY(sy_checkpoint_verify(*path, r->world, NULL));
+    }
     SY_TRY(sy_checkpoint_settings(*path, NULL, 0, r->world, &old));
     SY_TRY(sy_agree(r->world, sy_run_settings_compatible(&old, r->settings, r->spec->overrides,
                                                          r->spec->n_overrides, &changes)));
@@ -183,6 +186,7 @@ static sy_status start(run *r)
         SY_TRY(check_resume(r, &path));
     } else if (r->spec->init_from != NULL) {
         SY_TRY(sy_find_checkpoint(r->spec->init_from, r->world, &path));
+        SY_TRY(sy_checkpoint_verify(path, r->world, NULL));
     }
     SY_TRY(sy_agree(r->world, sy_config_echo(r->settings->config, &r->config_yaml)));
     SY_TRY(sy_trainer_create(&trainer, &r->trainer));

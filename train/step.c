@@ -100,7 +100,8 @@ static sy_status update(sy_trainer *t, sy_step_result *r)
     bool skip = !isfinite(norm2) || !isfinite(e->h_sums[1]);
 
     r->verdict = skip ? SY_STEP_SKIPPED : SY_STEP_DONE;
-    r->lr = sy_schedule_lr(o, o->decay_steps, r->step);
+    r->lr =
+        sy_schedule_lr(o, o->decay_steps > 0 ? o->decay_steps : t->settings->train->steps, r->step);
     r->grad_norm = sqrt(norm2);
     SY_TRY(sy_optimizer_step(
         t->opt,

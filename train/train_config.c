@@ -97,14 +97,9 @@ static sy_status check_size(const sy_run_settings *s)
 static sy_status resolve(sy_run_settings *s)
 {
     sy_status st = SY_OK;
-    char text[32];
     SY_TRY(sy_model_config_resolve(s->config));
     SY_TRY(sy_moe_config_resolve(s->config, s->model->layers, s->model->ffn_hidden));
     SY_TRY(check_size(s));
-    if (s->optim->decay_steps == 0) {
-        snprintf(text, sizeof text, "%ld", (long)(s->train->steps > 0 ? s->train->steps : 1));
-        SY_TRY(sy_config_default(s->config, "optim.decay_steps", text));
-    }
     if (strcmp(s->data->tokenizer, "bytes") == 0 && s->model->vocab_size < 256) {
         SY_TRY(sy_config_error(
             s->config, "model.vocab_size",
