@@ -295,11 +295,11 @@ static void disk_that_fills_up_leaves_the_old_file(void **state)
     }
 }
 
-/* In a child, as root: on a disk of 64 kB in the folder `path` is in. */
+/* In a child, as root: on a disk of 128 kB in the folder `path` is in. */
 static int save_on_small_disk(const char *folder, const char *path)
 {
     if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
-        mount("none", folder, "tmpfs", 0, "size=64k") != 0) {
+        mount("none", folder, "tmpfs", 0, "size=128k") != 0) {
         return SY_N_STATUS;
     }
     sy_status st = save(path, few, N_FEW, 7);
