@@ -1,6 +1,7 @@
 /* The progress line: its grammar, plain in a log, one redrawn line on a terminal that makes room
  * for log lines. */
 #include <fcntl.h>
+#include <poll.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -21,12 +22,19 @@
 
 enum { TEXT_BYTES = 8192 };
 
-/* What has come through so far. */
+/* What has come through so far; a terminal hands it on a little later than it was written. */
 static void drain(int fd, char text[TEXT_BYTES])
 {
-    fcntl(fd, F_SETFL, O_NONBLOCK);
-    ssize_t n = read(fd, text, TEXT_BYTES - 1);
-    text[n > 0 ? n : 0] = '\0';
+    struct pollfd ready = {.fd = fd, .events = POLLIN};
+    size_t used = 0;
+    while (poll(&ready, 1, 200) > 0 && (ready.revents & POLLIN) && used < TEXT_BYTES - 1) {
+        ssize_t n = read(fd, text + used, TEXT_BYTES - 1 - used);
+        if (n <= 0) {
+            break;
+        }
+        used += (size_t)n;
+    }
+    text[used] = '\0';
 }
 
 static void step_facts_follow_the_grammar(void **state)
