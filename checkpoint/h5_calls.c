@@ -49,13 +49,15 @@ void sy__h5_close(hid_t *id)
     *id = H5I_INVALID_HID;
 }
 
-/* The upper half of an F32. Fields before size: HDF5 wants them to fit at every moment. */
-static hid_t bf16_type(void)
+/* A float of 16 bits: bf16 is the upper half of an F32, f16 is IEEE's. Fields before size: HDF5
+   wants them to fit at every moment. */
+static hid_t narrow_type(size_t exponent_bits)
 {
     hid_t type = H5Tcopy(H5T_IEEE_F32LE);
-    bool ok = type >= 0 && H5Tset_fields(type, 15, 7, 8, 0, 7) >= 0 &&
+    size_t man = 15 - exponent_bits, bias = ((size_t)1 << (exponent_bits - 1)) - 1;
+    bool ok = type >= 0 && H5Tset_fields(type, 15, man, exponent_bits, 0, man) >= 0 &&
               H5Tset_precision(type, 16) >= 0 && H5Tset_size(type, 2) >= 0 &&
-              H5Tset_ebias(type, 127) >= 0;
+              H5Tset_ebias(type, bias) >= 0;
     if (!ok) {
         sy__h5_close(&type);
     }
@@ -68,7 +70,9 @@ hid_t sy__h5_type(sy_dtype dtype)
     case SY_F32:
         return H5Tcopy(H5T_IEEE_F32LE);
     case SY_BF16:
-        return bf16_type();
+        return narrow_type(8);
+    case SY_F16:
+        return narrow_type(5);
     case SY_F64:
         return H5Tcopy(H5T_IEEE_F64LE);
     case SY_I32:

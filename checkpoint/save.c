@@ -122,8 +122,13 @@ static sy_status write_part(saver *s, const sy_field *field, int64_t item_idx, c
         const int64_t at = begin + done, edge = SY__PIECE_BYTES - at % SY__PIECE_BYTES;
         const int64_t chunk = n - done < edge ? n - done : edge;
         const void *h_bytes = NULL;
-        SY_TRY(sy__stage_fetch(&s->stage, field->dev, (const char *)part->data + done, chunk,
-                               &h_bytes));
+        if (field->pull) {
+            SY_TRY(field->pull(field->pull_self, at / elem_bytes, chunk / elem_bytes,
+                               s->stage.h_buf, &h_bytes));
+        } else {
+            SY_TRY(sy__stage_fetch(&s->stage, field->dev, (const char *)part->data + done, chunk,
+                                   &h_bytes));
+        }
         SY_TRY(sy__file_write(s->fd, s->temporary, h_bytes, chunk, item->offset + at));
         account(s, item_idx, at, h_bytes, chunk);
         done += chunk;

@@ -9,7 +9,7 @@
 extern "C" {
 #endif
 
-enum { SY__STAGE_BYTES = 4 << 20 };
+enum { SY__STAGE_BYTES = SY_PULL_BYTES };
 
 typedef struct sy__stage {
     void *h_buf; /* [SY__STAGE_BYTES] */

@@ -11,7 +11,17 @@
 extern "C" {
 #endif
 
-typedef enum sy_dtype { SY_F32, SY_BF16, SY_F64, SY_I32, SY_I64, SY_U8, SY_N_DTYPES } sy_dtype;
+/* F16 is a type of files alone: no backend computes in it. */
+typedef enum sy_dtype {
+    SY_F32,
+    SY_BF16,
+    SY_F64,
+    SY_I32,
+    SY_I64,
+    SY_U8,
+    SY_F16,
+    SY_N_DTYPES
+} sy_dtype;
 
 typedef uint16_t sy_bf16; /* the upper half of an IEEE binary32 */
 
@@ -39,8 +49,13 @@ static inline sy_bf16 sy_bf16_from_f32(float f)
     return (sy_bf16)((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
 }
 
-/* n elements between host arrays of any two float types (F32, BF16, F64). Not collective. dst may
-   equal src only where the types are equal. double -> bf16 rounds once (not through float). */
+/* IEEE binary16: every value is one of binary32, and back with round-to-nearest-even; what is too
+   large becomes infinite, a NaN stays a (quiet) NaN. */
+float sy_f16_to_f32(uint16_t x);
+uint16_t sy_f16_from_f32(float f);
+
+/* n elements between host arrays of any two float types. Not collective. dst may equal src only
+   where the types are equal. double -> bf16 or f16 rounds once (not through float). */
 void sy_convert(sy_dtype dst_type, void *dst, sy_dtype src_type, const void *src, int64_t n);
 
 #ifdef __cplusplus

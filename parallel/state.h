@@ -15,9 +15,16 @@ extern "C" {
    for each element. */
 typedef struct sy_part {
     sy_box box;
-    void *data;
+    void *data; /* NULL where the field is pulled */
     bool write;
 } sy_part;
+
+/* Elements of a field that is made while it is saved (a conversion from another file), instead of
+   lying in memory. Give the host bytes of elements [first, first + n) of the row-major global
+   tensor: *h_out, either h_buf [SY_PULL_BYTES] filled in, or memory of the owner's that stays valid
+   until the next call. Requires n elements of the field's dtype to be at most SY_PULL_BYTES. */
+enum { SY_PULL_BYTES = 4 << 20 };
+typedef sy_status sy_pull(void *self, int64_t first, int64_t n, void *h_buf, const void **h_out);
 
 typedef struct sy_field {
     const char *name; /* path in the file below /: "model/layers/003/moe/experts/gate" */
@@ -27,6 +34,9 @@ typedef struct sy_field {
     int32_t n_dim, n_parts;
     int64_t shape_glb[SY_MAX_DIM];
     const sy_part *parts;
+    /* Save only: the parts have no data, their elements are pulled. NULL: they lie in memory. */
+    sy_pull *pull;
+    void *pull_self;
     /* On load: read `prefer` where the file has it; where it has neither that nor `name`, read
      * `instead`. NULL: none. The same shape; a float type. */
     const char *prefer, *instead;

@@ -8,7 +8,7 @@
 #include "core/alloc.h"
 #include "model/flops.h"
 #include "model/kv.h"
-#include "model/mlp.h"
+#include "moe/decoder.h"
 #include "moe/moe.h"
 #include "parallel/agree.h"
 
@@ -40,50 +40,19 @@ cleanup:
     return st;
 }
 
-/* The feed-forward sublayer of each layer: dense or routed. */
-static sy_status create_ffn(const sy_run_settings *s, sy_sublayer *ffn)
-{
-    sy_status st = SY_OK;
-    const sy_model_config *m = s->model;
-    double down_std = m->init_std / sqrt(2.0 * m->layers);
-    for (int32_t i = 0; i < m->layers; i++) {
-        if (sy_moe_config_layer(s->moe, i)) {
-            SY_TRY(sy_moe_create(m, s->moe, i, &ffn[i]));
-        } else {
-            SY_TRY(sy_mlp_create(m->hidden, m->ffn_hidden, m->init_std, down_std, &ffn[i]));
-        }
-    }
-cleanup:
-    return st;
-}
-
 /* The model and its declared parameters: no memory yet. */
 static sy_status declare_model(const sy_run_settings *settings, sy_model **model,
                                sy_params **params)
 {
     sy_status st = SY_OK;
-    sy_sublayer *ffn = NULL;
     const sy_str_list *freeze = &settings->train->freeze;
-
-    SY_TRY(sy_alloc(settings->model->layers, sizeof *ffn, (void **)&ffn));
-    SY_TRY(create_ffn(settings, ffn));
-    st = sy_model_create(settings->model, ffn, model);
-    sy_free(&ffn); /* they are the model's, whatever became of it */
-    SY_TRY(st);
-    SY_TRY(sy_params_create(params));
-    SY_TRY(sy_model_declare(*model, *params));
+    SY_TRY(sy_decoder_create(settings->model, settings->moe, model, params));
     if (freeze->n > 0) {
         SY_TRY(sy_config_blame(
             settings->config, "train.freeze",
             sy_params_freeze(*params, (const char *const *)freeze->item, freeze->n)));
     }
 cleanup:
-    for (int32_t i = 0; ffn != NULL && i < settings->model->layers; i++) {
-        if (ffn[i].ops != NULL) {
-            ffn[i].ops->destroy(ffn[i].self);
-        }
-    }
-    sy_free(&ffn);
     return st;
 }
 
