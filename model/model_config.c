@@ -9,6 +9,8 @@
 
 static const char *const qk_norm_choices[] = {"none", "head", "full", NULL};
 
+static const char *const rope_scaling_choices[] = {"none", "linear", "llama3", NULL};
+
 static const sy_config_key keys[] = {
     KEY(vocab_size, SY_CFG_I32, NULL, 2, 1 << 24, "Vocabulary: token ids are 0 .. vocab_size-1."),
     KEY(hidden, SY_CFG_I32, NULL, 1, 1 << 20, "Width of the residual stream (H)."),
@@ -20,6 +22,25 @@ static const sy_config_key keys[] = {
     KEY(ffn_hidden, SY_CFG_I32, NULL, 1, 1 << 22, "Width of the dense MLP (F)."),
     KEY(seq_len, SY_CFG_I32, NULL, 1, 1 << 24, "Tokens per sequence (S)."),
     KEY(rope_theta, SY_CFG_F64, "10000.0", 1, 1e12, "Base of the rotary position angles."),
+    {"rope_scaling", SY_CFG_ENUM, offsetof(sy_model_config, rope_scaling), "none", 0, 0,
+     rope_scaling_choices,
+     "Stretching of the rotary angles: none, linear (positions over rope_factor), or llama3 (slow "
+     "angles alone, as Llama 3.1)."},
+    KEY(rope_factor, SY_CFG_F64, "1.0", 1, 1e6, "Factor of rope_scaling."),
+    KEY(rope_low_freq_factor, SY_CFG_F64, "1.0", 1e-3, 1e6,
+        "llama3: angles that turn less often than this in rope_original_seq_len are stretched."),
+    KEY(rope_high_freq_factor, SY_CFG_F64, "4.0", 1e-3, 1e6,
+        "llama3: angles that turn more often than this are left as they are."),
+    KEY(rope_original_seq_len, SY_CFG_I32, "8192", 1, 1 << 24,
+        "llama3: sequence length before the stretching."),
+    KEY(embedding_multiplier, SY_CFG_F64, "1.0", 1e-6, 1e6,
+        "The embedding's output is multiplied by this (Granite)."),
+    KEY(residual_multiplier, SY_CFG_F64, "1.0", 1e-6, 1e6,
+        "What attention and MLP or MoE add to the residual stream is multiplied by this "
+        "(Granite)."),
+    KEY(attention_multiplier, SY_CFG_OPT_F64, "null", 1e-6, 1e6,
+        "Scale of the attention scores (Granite). null: 1/sqrt(head_dim)."),
+    KEY(logits_scaling, SY_CFG_F64, "1.0", 1e-6, 1e6, "Logits are divided by this (Granite)."),
     KEY(norm_eps, SY_CFG_F64, "1e-5", 0, 1, "Epsilon inside RMSNorm."),
     {"qk_norm", SY_CFG_ENUM, offsetof(sy_model_config, qk_norm), "none", 0, 0, qk_norm_choices,
      "RMSNorm on queries and keys: per head (Qwen3) or over all heads (OLMoE)."},
@@ -47,6 +68,13 @@ static sy_status check(const void *section, const sy_config *config)
         return sy_config_error(config, "model.kv_heads",
                                "model.heads %d is not divisible by model.kv_heads %d", m->heads,
                                m->kv_heads);
+    }
+    if (m->rope_scaling == SY_ROPE_SCALING_LLAMA3 &&
+        m->rope_high_freq_factor <= m->rope_low_freq_factor) {
+        return sy_config_error(config, "model.rope_high_freq_factor",
+                               "model.rope_high_freq_factor %g must be larger than "
+                               "model.rope_low_freq_factor %g",
+                               m->rope_high_freq_factor, m->rope_low_freq_factor);
     }
     return SY_OK;
 }

@@ -10,9 +10,25 @@ extern "C" {
 
 typedef enum sy_qk_norm { SY_QK_NORM_NONE, SY_QK_NORM_HEAD, SY_QK_NORM_FULL } sy_qk_norm;
 
+/* How rotary angles are stretched for contexts longer than those trained on: not, all by one
+   factor, or the slow ones alone (Llama 3.1). */
+typedef enum sy_rope_scaling {
+    SY_ROPE_SCALING_NONE,
+    SY_ROPE_SCALING_LINEAR,
+    SY_ROPE_SCALING_LLAMA3
+} sy_rope_scaling;
+
 typedef struct sy_model_config {
     int32_t vocab_size, hidden, layers, heads, kv_heads, head_dim, ffn_hidden, seq_len;
     double rope_theta, norm_eps, init_std;
+    int32_t rope_scaling; /* sy_rope_scaling */
+    double rope_factor, rope_low_freq_factor, rope_high_freq_factor;
+    int32_t rope_original_seq_len;
+    /* Granite's: of the embedding's output, of what each sublayer adds, of the attention scores
+       (null: 1/sqrt(D)); logits are divided by the last. */
+    double embedding_multiplier, residual_multiplier;
+    sy_opt_f64 attention_multiplier;
+    double logits_scaling;
     int32_t qk_norm; /* sy_qk_norm */
     bool attention_bias, tie_embeddings;
 } sy_model_config;
