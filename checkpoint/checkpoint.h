@@ -13,11 +13,11 @@ extern "C" {
 #endif
 
 /* Write state as `path` (folder/step_00000010.h5) by way of folder/.step_00000010.h5.tmp.
-   Collective over mesh->io. Requires that the work on device fields has been waited for. On failure
-   what stood under `path` before, if anything, still stands there, the temporary file is removed,
-   and every rank returns the same status (SY_ERR_IO where the disk is to blame). Only where the
-   folder's own sync fails does the new file, whole, already stand under `path`. */
-sy_status sy_checkpoint_save(const char *path, const sy_state *state, sy_mesh *mesh);
+   Collective over io (host memory). Requires that the work on device fields has been waited for. On
+   failure what stood under `path` before, if anything, still stands there, the temporary file is
+   removed, and every rank returns the same status (SY_ERR_IO where the disk is to blame). Only
+   where the folder's own sync fails does the new file, whole, already stand under `path`. */
+sy_status sy_checkpoint_save(const char *path, const sy_state *state, sy_comm *io);
 
 /* What is wanted of a load. */
 typedef enum sy_load_what {
@@ -26,12 +26,12 @@ typedef enum sy_load_what {
 } sy_load_what;
 
 /* Read the fields of state from a file of any layout and any float types, verifying the integrity
-   pieces that are read. Collective over mesh->io. A damaged or incomplete file: SY_ERR_DAMAGED
-   naming dataset and reason; a field that is missing, one too many, or of another shape:
-   SY_ERR_USAGE if the file is whole (another model). Owners' `restored` is called at the end.
-   Fields may be half loaded after an error. */
+   pieces that are read. Collective over io (host memory). A damaged or incomplete file:
+   SY_ERR_DAMAGED naming dataset and reason; a field that is missing, one too many, or of another
+   shape: SY_ERR_USAGE if the file is whole (another model). Owners' `restored` is called at the
+   end. Fields may be half loaded after an error. */
 sy_status sy_checkpoint_load(const char *path, const sy_state *state, sy_load_what what,
-                             sy_mesh *mesh);
+                             sy_comm *io);
 
 /* What a file says about itself. */
 typedef struct sy_checkpoint_entry {

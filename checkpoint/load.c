@@ -261,14 +261,14 @@ static sy_status open_catalog(const char *path, sy_comm *io, sy__catalog *cat)
 }
 
 sy_status sy_checkpoint_load(const char *path, const sy_state *state, sy_load_what what,
-                             sy_mesh *mesh)
+                             sy_comm *io)
 {
     sy_status st = SY_OK;
     loader l = {.path = path, .what = what, .fd = -1};
-    SY_TRY(sy__catalog_share(&l.cat, mesh->io, open_catalog(path, mesh->io, &l.cat)));
-    SY_TRY(sy_agree(mesh->io, check_state(&l, state)));
-    SY_TRY(sy_agree(mesh->io, read_state(&l, state)));
-    SY_TRY(sy_agree(mesh->io, tell_owners(state)));
+    SY_TRY(sy__catalog_share(&l.cat, io, open_catalog(path, io, &l.cat)));
+    SY_TRY(sy_agree(io, check_state(&l, state)));
+    SY_TRY(sy_agree(io, read_state(&l, state)));
+    SY_TRY(sy_agree(io, tell_owners(state)));
 cleanup:
     sy__file_close(&l.fd, path, false);
     sy__stage_free(&l.stage);

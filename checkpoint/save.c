@@ -276,10 +276,10 @@ static void discard(saver *s)
     }
 }
 
-sy_status sy_checkpoint_save(const char *path, const sy_state *state, sy_mesh *mesh)
+sy_status sy_checkpoint_save(const char *path, const sy_state *state, sy_comm *io)
 {
     sy_status st = SY_OK;
-    saver s = {.state = state, .path = path, .io = mesh->io, .image = -1, .fd = -1};
+    saver s = {.state = state, .path = path, .io = io, .image = -1, .fd = -1};
     uint64_t *xxh3 = NULL;
     SY_TRY(sy_agree(s.io, sy__file_temporary(path, &s.temporary)));
     st = save(&s, &xxh3);

@@ -6,10 +6,10 @@
 #include <unistd.h>
 
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/tokenizer_files.h"
 #include "core/alloc.h"
 #include "launch/cli.h"
 #include "launch/model_load.h"
-#include "launch/tokenizer_files.h"
 #include "parallel/agree.h"
 #include "train/probe.h"
 #include "train/run.h"
@@ -348,7 +348,7 @@ static sy_status save(job *j)
     SY_TRY(sy_tokenizer_files_read(j->dense.path, world, &files));
     state.blobs = files.blob;
     state.n_blobs = files.n;
-    SY_TRY(sy_checkpoint_save(j->out, &state, j->moe->mesh));
+    SY_TRY(sy_checkpoint_save(j->out, &state, j->moe->mesh->io));
     if (world->rank == 0) {
         printf("wrote %s: %ld parameters, from %ld\n", j->out,
                (long)sy_params_count(j->moe->params, false),

@@ -17,7 +17,7 @@ sy_status sy_engine_load(sy_engine *engine, const char *path)
 {
     sy_owner owner = {.name = "model", .self = engine, .walk = walk_params};
     sy_state state = {.owners = &owner, .n_owners = 1, .kind = "model"};
-    return sy_checkpoint_load(path, &state, SY_LOAD_MODEL, engine->mesh);
+    return sy_checkpoint_load(path, &state, SY_LOAD_MODEL, engine->mesh->io);
 }
 
 int32_t sy_largest_ep(int32_t ranks, int32_t experts)

@@ -6,7 +6,6 @@
 
 #include "core/alloc.h"
 #include "parallel/agree.h"
-#include "train/run.h"
 
 enum { MAX_CONFIG_BYTES = 1 << 20 };
 
@@ -45,7 +44,7 @@ sy_status sy_settings_load(const char *path, const char *const *overrides, int32
         mine = read_text(path, &text);
     }
     SY_TRY(sy_agree(world, mine));
-    SY_TRY(sy_broadcast_text(world, &text));
+    SY_TRY(sy_host_broadcast_text(world, &text));
     SY_TRY(sy_agree(world,
                     sy_run_settings_parse(text, strlen(text), path, overrides, n_overrides, out)));
 cleanup:

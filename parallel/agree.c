@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/alloc.h"
+
 enum { NAME_BYTES = 96 };
 
 typedef struct wire_frame {
@@ -89,5 +91,28 @@ sy_status sy_agree_same(sy_comm *host, int64_t value, const char *what)
                "; start every rank with the same command, configuration and files",
                what, least[0], ~least[1]);
 cleanup:
+    return st;
+}
+
+sy_status sy_host_broadcast_text(sy_comm *host, char **text)
+{
+    sy_status st = SY_OK;
+    int64_t n = host->rank == 0 && *text != NULL ? (int64_t)strlen(*text) + 1 : 0;
+    char *mine = NULL;
+    SY_TRY(sy_host_broadcast(host, &n, sizeof n, 0, "text length"));
+    if (n > 0) {
+        st = SY_OK;
+        if (host->rank != 0) {
+            st = sy_alloc(n, 1, (void **)&mine);
+        }
+        SY_TRY(sy_agree(host, st));
+        SY_TRY(sy_host_broadcast(host, host->rank == 0 ? *text : mine, n, 0, "text"));
+    }
+    if (host->rank != 0) {
+        *text = mine;
+        mine = NULL;
+    }
+cleanup:
+    sy_free(&mine);
     return st;
 }

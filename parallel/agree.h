@@ -15,6 +15,8 @@ sy_status sy_agree(sy_comm *host, sy_status mine);
 /* Collective over host. SY_ERR_USAGE naming `what`, min and max over the ranks where value is not
  * the same on all. */
 sy_status sy_agree_same(sy_comm *host, int64_t value, const char *what);
+/* Give every rank the text of rank 0 (NULL is kept). Collective over host; freed with sy_free. */
+sy_status sy_host_broadcast_text(sy_comm *host, char **text);
 
 #ifdef __cplusplus
 }

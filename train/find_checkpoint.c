@@ -9,29 +9,6 @@
 #include "report/run_dir.h"
 #include "train/run.h"
 
-sy_status sy_broadcast_text(sy_comm *world, char **text)
-{
-    sy_status st = SY_OK;
-    int64_t n = world->rank == 0 && *text != NULL ? (int64_t)strlen(*text) + 1 : 0;
-    char *mine = NULL;
-    SY_TRY(sy_host_broadcast(world, &n, sizeof n, 0, "text length"));
-    if (n > 0) {
-        st = SY_OK;
-        if (world->rank != 0) {
-            st = sy_alloc(n, 1, (void **)&mine);
-        }
-        SY_TRY(sy_agree(world, st));
-        SY_TRY(sy_host_broadcast(world, world->rank == 0 ? *text : mine, n, 0, "text"));
-    }
-    if (world->rank != 0) {
-        *text = mine;
-        mine = NULL;
-    }
-cleanup:
-    sy_free(&mine);
-    return st;
-}
-
 /* Rank 0: the folder of checkpoints that `ckpt` names, NULL if it names a file. */
 static sy_status look(const char *ckpt, char **folder)
 {
@@ -103,7 +80,7 @@ static sy_status newest_in(const char *ckpt, char *folder, sy_comm *world, char 
         mine = list_paths(folder, &text);
     }
     SY_TRY(sy_agree(world, mine));
-    SY_TRY(sy_broadcast_text(world, &text));
+    SY_TRY(sy_host_broadcast_text(world, &text));
     SY_REQUIRE(text[0] != '\0', SY_ERR_USAGE, "there is no checkpoint in '%s'", ckpt);
     SY_TRY(newest(text, world, path));
     SY_REQUIRE(*path != NULL, SY_ERR_DAMAGED, "no checkpoint in '%s' is whole", ckpt);
@@ -120,7 +97,7 @@ sy_status sy_find_checkpoint(const char *ckpt, sy_comm *world, char **path)
         mine = look(ckpt, &folder);
     }
     SY_TRY(sy_agree(world, mine));
-    SY_TRY(sy_broadcast_text(world, &folder));
+    SY_TRY(sy_host_broadcast_text(world, &folder));
     if (folder == NULL) {
         SY_TRY(sy_strdup(ckpt, &found));
     } else {
@@ -145,7 +122,7 @@ sy_status sy_checkpoint_settings(const char *path, const char *const *overrides,
         text = info.config_yaml;
     }
     SY_TRY(sy_agree(world, mine));
-    SY_TRY(sy_broadcast_text(world, &text));
+    SY_TRY(sy_host_broadcast_text(world, &text));
     SY_TRY(sy_agree(world,
                     sy_run_settings_parse(text, strlen(text), path, overrides, n_overrides, out)));
 cleanup:

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/tokenizer_files.h"
 #include "core/alloc.h"
 #include "core/clock.h"
 #include "core/log.h"
@@ -22,6 +23,7 @@ typedef struct run {
     sy_comm *world;
     sy_run_dir dir;
     char *config_yaml;
+    sy_tokenizer_files tokenizer; /* what the first checkpoint came with goes into the next */
     sy_trainer *trainer;
     sy_eval_set *valid;
     int32_t n_valid;
@@ -94,7 +96,7 @@ static sy_status load(run *r, const char *path, sy_load_what what)
 {
     sy_status st = SY_OK;
     sy_state state = sy_trainer_state(r->trainer, r->config_yaml);
-    SY_TRY(sy_checkpoint_load(path, &state, what, r->trainer->engine->mesh));
+    SY_TRY(sy_checkpoint_load(path, &state, what, r->trainer->engine->mesh->io));
     if (what == SY_LOAD_MODEL) {
         SY_TRY(sy_agree(r->world, masters_from_values(r->trainer)));
     }
@@ -192,6 +194,7 @@ static sy_status start(run *r)
     SY_TRY(sy_trainer_create(&trainer, &r->trainer));
     if (path != NULL) {
         SY_TRY(load(r, path, how == SY_RUN_CONTINUE ? SY_LOAD_ALL : SY_LOAD_MODEL));
+        SY_TRY(sy_tokenizer_files_read(path, r->world, &r->tokenizer));
     }
     if (how == SY_RUN_CONTINUE && r->spec->resume_from == NULL) {
         r->saved_step = r->trainer->count.step; /* a named one may stand in another folder */
@@ -228,12 +231,14 @@ static void save(run *r, bool final)
     double t0 = sy_clock_s();
     char *path = NULL;
 
+    state.blobs = r->tokenizer.blob;
+    state.n_blobs = r->tokenizer.n;
     SY_TRY(sy_agree(r->world, sy_run_checkpoint_path(&r->dir, t->count.step, &path)));
     if (is_root(r)) {
         st = sy_metrics_file_sync(r->metrics_file);
     }
     SY_TRY(sy_agree(r->world, st));
-    SY_TRY(sy_checkpoint_save(path, &state, t->engine->mesh));
+    SY_TRY(sy_checkpoint_save(path, &state, t->engine->mesh->io));
     if (is_root(r)) {
         st = publish(r, t->count.step);
     }
@@ -365,6 +370,7 @@ static void finish(run *r)
     }
     sy_free(&r->valid);
     sy_trainer_destroy(&r->trainer);
+    sy_tokenizer_files_free(&r->tokenizer);
     sy_run_dir_free(&r->dir);
     sy_free(&r->config_yaml);
 }

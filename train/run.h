@@ -33,8 +33,6 @@ sy_status sy_find_checkpoint(const char *ckpt, sy_comm *world, char **path);
  * world. */
 sy_status sy_checkpoint_settings(const char *path, const char *const *overrides,
                                  int32_t n_overrides, sy_comm *world, sy_run_settings *out);
-/* Give every rank the text of rank 0 (NULL is kept). Collective; freed with sy_free. */
-sy_status sy_broadcast_text(sy_comm *world, char **text);
 
 #ifdef __cplusplus
 }

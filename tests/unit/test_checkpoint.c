@@ -84,7 +84,7 @@ static void save_few(const char *path)
 {
     ckpt_state s;
     open_filled(&s, few, N_FEW);
-    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh->io));
     ckpt_close(&s);
 }
 
@@ -96,9 +96,9 @@ static void load_of_a_saved_state_gives_the_same_bits(void **state)
     scratch_path(state, "step_00000007.h5", path);
     ckpt_state s;
     open_filled(&s, all_kinds, N_ALL);
-    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh->io));
     assert_ok(ckpt_clear(&s));
-    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh));
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh->io));
     assert_true(ckpt_holds(&s));
     assert_int_equal(s.n_restored, 1);
     ckpt_close(&s);
@@ -115,9 +115,9 @@ static void load_of_device_fields_gives_the_same_bits(void **state)
     }
     ckpt_state s;
     open_filled(&s, fields, N_ALL);
-    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh->io));
     assert_ok(ckpt_clear(&s));
-    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh));
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh->io));
     assert_true(ckpt_holds(&s));
     ckpt_close(&s);
 }
@@ -134,13 +134,13 @@ static void load_into_other_float_types_converts(void **state)
         fields[0].dtype = fields[1].dtype = types[file_type];
         ckpt_state s;
         open_filled(&s, fields, 2);
-        assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+        assert_ok(sy_checkpoint_save(path, &s.state, mesh->io));
         ckpt_close(&s);
         for (int type = 0; type < 6; type++) {
             fields[0].dtype = fields[1].dtype = types[type % 3];
             fields[0].dev = fields[1].dev = type < 3 ? NULL : dev;
             assert_ok(ckpt_open(&s, fields, 2, 0, 1));
-            assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh));
+            assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh->io));
             assert_true(ckpt_holds(&s));
             ckpt_close(&s);
         }
@@ -158,11 +158,11 @@ static void load_of_f64_into_bf16_rounds_once(void **state)
     ckpt_state s;
     assert_ok(ckpt_open(&s, &field, 1, 0, 1));
     memcpy(s.field[0].data, values, sizeof values);
-    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh->io));
     ckpt_close(&s);
     field.dtype = SY_BF16;
     assert_ok(ckpt_open(&s, &field, 1, 0, 1));
-    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh));
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh->io));
     const uint16_t *bits = s.field[0].data;
     assert_int_equal(bits[0], 0x3f81);
     assert_int_equal(bits[1], 0x800c); /* 1.5625 * 2^-130 = 12.5 * 2^-133: a tie, to even */
@@ -176,7 +176,7 @@ static void load_of_the_model_alone_leaves_the_rest(void **state)
     save_few(path);
     ckpt_state s;
     assert_ok(ckpt_open(&s, few, N_FEW, 0, 1));
-    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_MODEL, mesh));
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_MODEL, mesh->io));
     assert_true(ckpt_field_holds(&s, 0) && ckpt_field_holds(&s, 1));
     const float *moment = s.field[2].data;
     for (int64_t i = 0; i < ckpt_numel(&s.field[2]); i++) {
@@ -197,7 +197,7 @@ static void load_of_a_missing_optional_field_leaves_it(void **state)
     ckpt_state s;
     assert_ok(ckpt_open(&s, fields, N_FEW + 1, 0, 1));
     ((double *)s.field[N_FEW].data)[0] = 3.25;
-    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh));
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh->io));
     assert_true(((double *)s.field[N_FEW].data)[0] == 3.25);
     assert_true(ckpt_field_holds(&s, 0) && ckpt_field_holds(&s, 3));
     ckpt_close(&s);
@@ -228,12 +228,12 @@ static void load_prefers_masters_where_the_field_asks_for_them(void **state)
                              .prefer = "optim/master/norm"};
     ckpt_state s;
     open_filled(&s, narrow, 2);
-    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh->io));
     ckpt_close(&s);
     assert_ok(ckpt_open(&s, &wide, 1, 0, 1));
-    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh));
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh->io));
     assert_true(field_has_values_of(&s.field[0], "optim/master/norm"));
-    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_MODEL, mesh));
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_MODEL, mesh->io));
     assert_true(field_has_values_of(&s.field[0], "model/norm"));
     ckpt_close(&s);
 }
@@ -252,12 +252,12 @@ static void load_takes_another_dataset_instead_of_a_missing_one(void **state)
     const ckpt_field wide = {.name = "model/norm", .dtype = SY_F32, .n_dim = 1, .shape = {33}};
     ckpt_state s;
     open_filled(&s, &wide, 1);
-    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh->io));
     ckpt_close(&s);
     assert_ok(ckpt_open(&s, narrow, 2, 0, 1));
-    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_MODEL, mesh));
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_MODEL, mesh->io));
     assert_true(((float *)s.field[1].data)[0] == 0.0F); /* is not of the model */
-    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh));
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh->io));
     assert_true(field_has_values_of(&s.field[0], "model/norm"));
     assert_true(field_has_values_of(&s.field[1], "model/norm"));
     ckpt_close(&s);
@@ -271,7 +271,7 @@ static void file_read_by_hdf5_holds_the_values(void **state)
     scratch_path(state, "a.h5", path);
     ckpt_state s;
     open_filled(&s, all_kinds, N_ALL);
-    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh->io));
     hid_t file = H5Fopen(path, H5F_ACC_RDONLY, H5P_DEFAULT);
     assert_true(file >= 0);
     for (int32_t k = 0; k < N_ALL; k++) {
@@ -331,7 +331,7 @@ static void table_holds_the_checksum_of_every_byte(void **state)
     scratch_path(state, "a.h5", path);
     ckpt_state s;
     open_filled(&s, all_kinds, N_ALL);
-    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh->io));
     hsize_t n_rows = 0, at = 0;
     table_row *rows = read_table(path, &n_rows);
     for (int32_t k = 0; k < N_ALL; k++) { /* the fields stand in the order of their names */
@@ -360,7 +360,7 @@ static void info_tells_what_was_saved(void **state)
     ckpt_state s;
     sy_checkpoint_info info;
     open_filled(&s, all_kinds, N_ALL);
-    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh->io));
     assert_ok(sy_checkpoint_info_read(path, &info));
     assert_string_equal(info.kind, "training");
     assert_string_equal(info.config_yaml, "run:\n  name: made-up\n");
@@ -391,7 +391,7 @@ static void config_beyond_64_kb_comes_back(void **state)
     config[N] = '\0';
     open_filled(&s, few, N_FEW);
     s.state.config_yaml = config;
-    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh->io));
     assert_ok(sy_checkpoint_verify(path, NULL, NULL));
     assert_ok(sy_checkpoint_info_read(path, &info));
     assert_string_equal(info.config_yaml, config);
@@ -446,9 +446,9 @@ static void thousands_of_datasets_come_back(void **state)
     for (int64_t i = 0; i < N_MANY; i++) {
         numbers[i] = i * i;
     }
-    assert_ok(sy_checkpoint_save(path, &many, mesh));
+    assert_ok(sy_checkpoint_save(path, &many, mesh->io));
     memset(numbers, 0, N_MANY * sizeof *numbers);
-    assert_ok(sy_checkpoint_load(path, &many, SY_LOAD_ALL, mesh));
+    assert_ok(sy_checkpoint_load(path, &many, SY_LOAD_ALL, mesh->io));
     for (int64_t i = 0; i < N_MANY; i++) {
         assert_int_equal(numbers[i], i * i);
     }
@@ -467,7 +467,7 @@ static void blobs_travel_along(void **state)
     open_filled(&s, few, N_FEW);
     s.state.blobs = blobs;
     s.state.n_blobs = 2;
-    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh->io));
     assert_ok(sy_checkpoint_read_blob(path, "vocab.json", &bytes, &n));
     assert_int_equal(n, 8);
     assert_memory_equal(bytes, blobs[0].bytes, 8);
@@ -477,7 +477,7 @@ static void blobs_travel_along(void **state)
     sy_free(&bytes);
     assert_ok(sy_checkpoint_read_blob(path, "other", &bytes, &n));
     assert_true(!bytes && n == 0);
-    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh)); /* they are not fields */
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh->io)); /* they are not fields */
     ckpt_close(&s);
 }
 
@@ -488,7 +488,7 @@ static void expect_refused(const char *path, const ckpt_field *fields, int32_t n
 {
     ckpt_state s;
     assert_ok(ckpt_open(&s, fields, n, 0, 1));
-    assert_status(sy_checkpoint_load(path, &s.state, what, mesh), SY_ERR_USAGE, words);
+    assert_status(sy_checkpoint_load(path, &s.state, what, mesh->io), SY_ERR_USAGE, words);
     for (int32_t k = 0; k < n; k++) { /* nothing was read */
         for (int64_t i = 0; i < ckpt_bytes(&s.field[k]); i++) {
             assert_int_equal(((char *)s.field[k].data)[i], 0);
@@ -550,16 +550,16 @@ static void elements_that_nobody_or_two_write_fail_the_save(void **state)
     float values[4] = {1, 2, 3, 4};
     sy_owner owner = {.name = "half", .self = values, .walk = walk_half};
     sy_state half = {.owners = &owner, .n_owners = 1, .kind = "model", .config_yaml = ""};
-    assert_status(sy_checkpoint_save(path, &half, mesh), SY_ERR_INTERNAL,
+    assert_status(sy_checkpoint_save(path, &half, mesh->io), SY_ERR_INTERNAL,
                   "wrote 8 bytes of the 16 at byte 0 of dataset 'model/norm'");
     owner.walk = walk_one_twice;
-    assert_status(sy_checkpoint_save(path, &half, mesh), SY_ERR_INTERNAL,
+    assert_status(sy_checkpoint_save(path, &half, mesh->io), SY_ERR_INTERNAL,
                   "wrote 16 bytes of the 8");
     assert_false(scratch_exists(path));
     const sy_owner twice[] = {owner, owner};
     half.owners = twice;
     half.n_owners = 2;
-    assert_status(sy_checkpoint_save(path, &half, mesh), SY_ERR_INTERNAL,
+    assert_status(sy_checkpoint_save(path, &half, mesh->io), SY_ERR_INTERNAL,
                   "two datasets are called 'model/norm'");
 }
 

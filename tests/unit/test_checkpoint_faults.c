@@ -59,7 +59,7 @@ static sy_status save(const char *path, const ckpt_field *fields, int32_t n, int
     sy_status st = ckpt_open(&s, fields, n, 0, 1);
     st = st == SY_OK ? ckpt_fill(&s) : st;
     s.state.step = step;
-    st = st == SY_OK ? sy_checkpoint_save(path, &s.state, mesh) : st;
+    st = st == SY_OK ? sy_checkpoint_save(path, &s.state, mesh->io) : st;
     ckpt_close(&s);
     return st;
 }
@@ -71,8 +71,8 @@ static int64_t valid_step(const char *path)
     sy_checkpoint_info info = {0};
     bool ok = ckpt_open(&s, few, N_FEW, 0, 1) == SY_OK &&
               sy_checkpoint_verify(path, NULL, NULL) == SY_OK &&
-              sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh) == SY_OK && ckpt_holds(&s) &&
-              sy_checkpoint_info_read(path, &info) == SY_OK;
+              sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh->io) == SY_OK &&
+              ckpt_holds(&s) && sy_checkpoint_info_read(path, &info) == SY_OK;
     int64_t step = ok ? info.step : -1;
     sy_error_clear();
     sy_checkpoint_info_free(&info);
@@ -118,7 +118,7 @@ static bool is_found(const char *path, const ckpt_field *fields, int32_t n)
     bool found = sy_checkpoint_verify(path, NULL, NULL) == SY_ERR_DAMAGED;
     sy_error_clear();
     bool sound = ckpt_open(&s, fields, n, 0, 1) == SY_OK;
-    sy_status st = sound ? sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh) : SY_OK;
+    sy_status st = sound ? sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh->io) : SY_OK;
     sound = sound && (st == SY_ERR_DAMAGED || (st == SY_OK && ckpt_holds(&s)));
     if (!found || !sound) {
         print_error("verify %s it, load says '%s': %s\n", found ? "finds" : "does not find",

@@ -71,7 +71,7 @@ static void save_few(const char *path)
     ckpt_state s;
     assert_ok(ckpt_open(&s, few, N_FEW, 0, 1));
     assert_ok(ckpt_fill(&s));
-    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh->io));
     ckpt_close(&s);
 }
 
@@ -86,7 +86,7 @@ static void expect_damaged(const char *path, sy_status want, const char *words)
     assert_ok(ckpt_open(&s, few, N_FEW, 0, 1));
     assert_status(sy_checkpoint_info_read(path, &info), want, words);
     assert_status(sy_checkpoint_verify(path, NULL, NULL), want, words);
-    assert_status(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh), want, words);
+    assert_status(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh->io), want, words);
     assert_status(sy_checkpoint_read_blob(path, "a", &bytes, &n), want, words);
     ckpt_close(&s);
 }
@@ -314,7 +314,7 @@ static void groups_below_x_are_allowed(void **state)
     ckpt_state s;
     assert_ok(sy_checkpoint_verify(path, NULL, NULL));
     assert_ok(ckpt_open(&s, few, N_FEW, 0, 1));
-    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh));
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh->io));
     assert_true(ckpt_holds(&s));
     ckpt_close(&s);
 }
@@ -346,15 +346,16 @@ static void damage_is_told_with_dataset_and_bytes(void **state)
     ckpt_state s;
     assert_ok(ckpt_open(&s, large, N_LARGE, 0, 1));
     assert_ok(ckpt_fill(&s));
-    assert_ok(sy_checkpoint_save(path, &s.state, mesh));
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh->io));
     flip(path, place_of(path, "model/embed") + (4 << 20) + 5); /* the second piece */
     flip(path, place_of(path, "state/step"));
     static const char words[] = "bytes 4194304 to 4799999 of dataset '/model/embed' are damaged";
     assert_status(sy_checkpoint_verify(path, NULL, NULL), SY_ERR_DAMAGED, words);
-    assert_status(sy_checkpoint_load(path, &s.state, SY_LOAD_MODEL, mesh), SY_ERR_DAMAGED, words);
+    assert_status(sy_checkpoint_load(path, &s.state, SY_LOAD_MODEL, mesh->io), SY_ERR_DAMAGED,
+                  words);
     flip(path, place_of(path, "model/embed") + (4 << 20) + 5);
     assert_status(sy_checkpoint_verify(path, NULL, NULL), SY_ERR_DAMAGED, "'/state/step'");
-    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_MODEL, mesh)); /* does not touch it */
+    assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_MODEL, mesh->io)); /* does not touch it */
     ckpt_close(&s);
 }
 

@@ -1,6 +1,6 @@
 /* The tokenizer files that travel along in a checkpoint, on their way from one to another. */
-#ifndef SY_LAUNCH_TOKENIZER_FILES_H
-#define SY_LAUNCH_TOKENIZER_FILES_H
+#ifndef SY_CHECKPOINT_TOKENIZER_FILES_H
+#define SY_CHECKPOINT_TOKENIZER_FILES_H
 
 #include "parallel/state.h"
 

@@ -1,11 +1,10 @@
-#include "launch/tokenizer_files.h"
+#include "checkpoint/tokenizer_files.h"
 
 #include <string.h>
 
 #include "checkpoint/checkpoint.h"
 #include "core/alloc.h"
 #include "parallel/agree.h"
-#include "train/run.h"
 
 static const char prefix[] = "tokenizer/";
 
@@ -63,7 +62,7 @@ sy_status sy_tokenizer_files_read(const char *path, sy_comm *world, sy_tokenizer
     SY_TRY(sy_host_broadcast(world, &n, sizeof n, 0, "tokenizer files"));
     SY_TRY(sy_agree(world, world->rank == 0 ? SY_OK : allocate(&f, n)));
     for (int32_t i = 0; i < n; i++) {
-        SY_TRY(sy_broadcast_text(world, &f.name[i]));
+        SY_TRY(sy_host_broadcast_text(world, &f.name[i]));
         SY_TRY(
             sy_host_broadcast(world, &f.blob[i].n, sizeof f.blob[i].n, 0, "tokenizer file bytes"));
         f.blob[i].name = f.name[i];
