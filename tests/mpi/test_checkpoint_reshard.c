@@ -67,7 +67,7 @@ static sy_status open_mesh(part_of_world *p, int32_t turn)
     memcpy(dealt, fields, sizeof dealt);
     SY_TRY(test_device_open(&p->dev));
     spec.dev = p->dev;
-    SY_TRY(sy_mesh_create(p->comm, &spec, &p->mesh->io));
+    SY_TRY(sy_mesh_create(p->comm, &spec, &p->mesh));
     for (int32_t k = 0; k < N_FIELDS; k++) {
         dealt[k].deal = (deal)((k + turn) % N_DEALS);
         dealt[k].dev = (k + turn) % 2 == 0 ? p->dev : NULL;
@@ -90,7 +90,7 @@ static void open_part(part_of_world *p, int32_t n, int32_t turn)
 static void close_part(part_of_world *p)
 {
     ckpt_close(p->s);
-    sy_mesh_destroy(&p->mesh->io);
+    sy_mesh_destroy(&p->mesh);
     sy_device_close(&p->dev);
     sy_comm_destroy(&p->comm);
     free(p->s);
