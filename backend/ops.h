@@ -46,6 +46,13 @@ typedef struct sy_add_args {
 } sy_add_args;
 #define SY_OPERANDS_add(I, O, U, Z) I(a) I(b) O(y)
 
+/* y = factor * x, in fp32 for bf16. A or W, contiguous, same shape and dtype. y may be x. */
+typedef struct sy_scale_args {
+    sy_tensor x, y;
+    double factor;
+} sy_scale_args;
+#define SY_OPERANDS_scale(I, O, U, Z) I(x) O(y)
+
 /* y[t, n] += bias[n]. y [T, N] A, strided; bias [N] A. */
 typedef struct sy_add_bias_args {
     sy_tensor y, bias;
@@ -365,6 +372,7 @@ typedef struct sy_adamw_args {
     X(fill)                                                                                        \
     X(cast)                                                                                        \
     X(add)                                                                                         \
+    X(scale)                                                                                       \
     X(add_bias) X(column_sum) X(sum) X(sum_squares) X(jitter) X(gate) X(gate_backward) X(gemm)     \
         X(grouped_gemm) X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(rope)          \
             X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(xent) X(gather_rows) \

@@ -40,6 +40,17 @@ sy_status sy__check_add(const sy_device *dev, const sy_add_args *args)
     return sy__check_end(&c);
 }
 
+sy_status sy__check_scale(const sy_device *dev, const sy_scale_args *args)
+{
+    sy__check c = sy__check_start(dev, SY_OP_scale, args);
+    const sy_tensor *x = &args->x;
+    sy__want_any_shape(&c, x, sy__set_a(&c) | sy__set_w(&c));
+    sy__want(&c, &args->y, SY_SET(x->dtype), SY_CONTIGUOUS, x->n_dim, x->shape);
+    sy__want_that(&c, isfinite(args->factor), "factor is finite");
+    sy__may_alias(&c, &args->y, x);
+    return sy__check_end(&c);
+}
+
 sy_status sy__check_add_bias(const sy_device *dev, const sy_add_bias_args *args)
 {
     sy__check c = sy__check_start(dev, SY_OP_add_bias, args);

@@ -110,6 +110,21 @@ sy_status sy__cpu_add(sy_stream *stream, const sy_add_args *args)
     return SY_OK;
 }
 
+sy_status sy__cpu_scale(sy_stream *stream, const sy_scale_args *args)
+{
+    const int64_t n = sy_tensor_numel(&args->y);
+    const int threads = sy__cpu_threads(stream);
+#pragma omp parallel for num_threads(threads) schedule(static) if (n > SY_CPU_PARALLEL_MIN)
+    for (int64_t at = 0; at < n; at += SY_CPU_TILE) {
+        float buf[SY_CPU_TILE];
+        const int64_t len = sy__cpu_min(SY_CPU_TILE, n - at);
+        const float *x = sy__tile_read(&args->x, at, len, buf);
+        sy__cpu_scale_run(sy__tile_target(&args->y, at, buf), (float)args->factor, x, len);
+        sy__tile_write(&args->y, at, len, buf);
+    }
+    return SY_OK;
+}
+
 sy_status sy__cpu_add_bias(sy_stream *stream, const sy_add_bias_args *args)
 {
     const int64_t T = args->y.shape[0], N = args->y.shape[1];

@@ -71,6 +71,18 @@ sy_status sy__ref_add(sy_stream *stream, const sy_add_args *args)
     return SY_OK;
 }
 
+sy_status sy__ref_scale(sy_stream *stream, const sy_scale_args *args)
+{
+    (void)stream;
+    const double *x = args->x.data;
+    double *y = args->y.data;
+    const int64_t n = sy_tensor_numel(&args->y);
+    for (int64_t i = 0; i < n; i++) {
+        y[i] = args->factor * x[i];
+    }
+    return SY_OK;
+}
+
 sy_status sy__ref_add_bias(sy_stream *stream, const sy_add_bias_args *args)
 {
     (void)stream;

@@ -129,6 +129,7 @@ static void overlap_each(op_runner *runner, op_loaded *l)
     X(grouped_gemm, "beta 0.5", "beta is ", a->beta = 0.5)                                         \
     X(grouped_gemm, "an unknown form", "form is ", a->form = (sy_grouped_form)9)                   \
     X(grouped_gemm, "a border too few", ": b is ", a->start.shape[0]--)                            \
+    X(scale, "factor NaN", "factor is ", a->factor = 0.0 / 0.0)                                    \
     X(jitter, "eps 1.5", "eps is ", a->eps = 1.5)                                                  \
     X(rmsnorm, "eps -1", "eps is ", a->eps = -1)                                                   \
     X(rmsnorm_backward, "beta 2", "beta is ", a->beta = 2)                                         \

@@ -81,6 +81,29 @@ static const op_case add_cases[] = {
     {.T = 300, .H = 257, .mode = OP_A},
 };
 
+/* mode: the dtype; alias: y is x. */
+static void build_scale(op_instance *in, const op_case *c)
+{
+    const op_kind kind = (op_kind)c->mode;
+    OP_ARGS(in, scale)->factor = c->scaled ? -0.22 : 12;
+    op_operand *x = op_rows(op_tensor(in, "x", kind, 0, OP_SHAPE(c->T, c->H)), 0);
+    op_normal(in, x, 1);
+    if (c->alias) {
+        op_alias(in, "y", x);
+    } else {
+        op_rows(op_tensor(in, "y", kind, 0, OP_SHAPE(c->T, c->H)), 0);
+    }
+}
+
+static const op_case scale_cases[] = {
+    {.T = 3, .H = 5, .mode = OP_A},
+    {.T = 0, .H = 5, .mode = OP_A},
+    {.T = 1, .H = 1, .mode = OP_W, .scaled = 1},
+    {.T = 3, .H = 5, .mode = OP_A, .scaled = 1, .alias = 1},
+    {.T = 31, .H = 5, .mode = OP_W, .alias = 1},
+    {.T = 300, .H = 257, .mode = OP_A, .scaled = 1},
+};
+
 static void build_add_bias(op_instance *in, const op_case *c)
 {
     op_normal(in, op_rows(op_tensor(in, "y", OP_A, c->pad, OP_SHAPE(c->T, c->N)), 0), 1);
@@ -182,6 +205,10 @@ static const op_test tests[] = {
     {.op = SY_OP_fill, .build = build_fill, OP_CASES(fill_cases)},
     {.op = SY_OP_cast, .build = build_cast, OP_CASES(cast_cases)},
     {.op = SY_OP_add, .build = build_add, OP_CASES(add_cases), .tol = {.f32 = 2e-7, .bf16 = 4e-3}},
+    {.op = SY_OP_scale,
+     .build = build_scale,
+     OP_CASES(scale_cases),
+     .tol = {.f32 = 2e-7, .bf16 = 4e-3}},
     {.op = SY_OP_add_bias,
      .build = build_add_bias,
      OP_CASES(column_cases),
