@@ -31,6 +31,12 @@ static qkv_view split(const attention *at, const sy_tensor *qkv)
                       .v = sy_tensor_cols(qkv, at->n_q + at->n_kv, at->n_kv)};
 }
 
+static double score_scale(const sy_model_config *c)
+{
+    return c->attention_multiplier.set ? c->attention_multiplier.value
+                                       : 1.0 / sqrt((double)c->head_dim);
+}
+
 static sy_status declare_vector(sy_params *params, const char *name, int64_t n, sy_param **out)
 {
     sy_param_spec spec = {.n_dim = 1,
@@ -155,7 +161,7 @@ static sy_status attend(attention *at, sy_pass *p, const attention_saved *s)
                               .o = sy_tensor_heads(&s->out, c->heads),
                               .lse = s->lse,
                               .B = p->batch->B,
-                              .scale = 1.0 / sqrt((double)c->head_dim)};
+                              .scale = score_scale(c)};
     if (p->kind == SY_PASS_DECODE && p->batch->T > 0) {
         sy_tensor k_all, v_all;
         SY_TRY(sy_kv_append(p->kv, p, &view.k, &view.v, &k_all, &v_all));
@@ -239,7 +245,7 @@ static sy_status attention_grad(attention *at, sy_pass *p, const attention_saved
                                                  .dk = sy_tensor_heads(&d.k, c->kv_heads),
                                                  .dv = sy_tensor_heads(&d.v, c->kv_heads),
                                                  .B = p->batch->B,
-                                                 .scale = 1.0 / sqrt((double)c->head_dim)});
+                                                 .scale = score_scale(c)});
 }
 
 static sy_status attention_backward(void *self, sy_pass *p, void *saved, const sy_tensor *x,

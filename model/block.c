@@ -33,7 +33,7 @@ cleanup:
     return st;
 }
 
-/* y = x + sublayer(norm(x)). */
+/* y = x + m * sublayer(norm(x)), m the residual multiplier. */
 static sy_status half_forward(sy_block *block, sy_pass *p, const sy_sublayer *sub,
                               const sy_param *norm, const sy_tensor *x, sy_tensor *y,
                               sy_tensor *normed, sy_tensor *rstd, void **saved)
@@ -52,6 +52,7 @@ static sy_status half_forward(sy_block *block, sy_pass *p, const sy_sublayer *su
                                                     .eps = block->config->norm_eps}));
     SY_TRY(sy_arena_2d(p->scratch, p->compute, T, H, &out));
     SY_TRY(sub->ops->forward(sub->self, p, normed, &out, saved));
+    SY_TRY(sy_scale_in_place(p, block->config->residual_multiplier, &out));
     SY_TRY(sy_add(p->stream, &(sy_add_args){.a = *x, .b = out, .y = *y}));
 cleanup:
     sy_arena_release(p->scratch, mark);
@@ -113,15 +114,31 @@ cleanup:
     return st;
 }
 
-static sy_status half_backward(sy_pass *p, const sy_sublayer *sub, sy_param *norm,
+/* m * g for the sublayer; g itself goes on along the residual stream as it is. */
+static sy_status sublayer_grad(const sy_block *block, sy_pass *p, const sy_tensor *g,
+                               sy_tensor *out)
+{
+    sy_status st = SY_OK;
+    double factor = block->config->residual_multiplier;
+    *out = *g;
+    if (factor != 1) {
+        SY_TRY(sy_arena_2d(p->scratch, p->compute, g->shape[0], g->shape[1], out));
+        SY_TRY(sy_scale(p->stream, &(sy_scale_args){.x = *g, .y = *out, .factor = factor}));
+    }
+cleanup:
+    return st;
+}
+
+static sy_status half_backward(sy_block *block, sy_pass *p, const sy_sublayer *sub, sy_param *norm,
                                const sy_tensor *x, const sy_tensor *normed, const sy_tensor *rstd,
                                void *saved, sy_tensor *g)
 {
     sy_status st = SY_OK;
     int64_t mark = sy_arena_mark(p->scratch);
-    sy_tensor dnormed;
+    sy_tensor dy, dnormed;
+    SY_TRY(sublayer_grad(block, p, g, &dy));
     SY_TRY(sy_arena_2d(p->scratch, p->compute, x->shape[0], x->shape[1], &dnormed));
-    SY_TRY(sub->ops->backward(sub->self, p, saved, normed, g, &dnormed));
+    SY_TRY(sub->ops->backward(sub->self, p, saved, normed, &dy, &dnormed));
     SY_TRY(sy_rmsnorm_backward(p->stream,
                                &(sy_rmsnorm_backward_args){.x = sy_tensor_heads(x, 1),
                                                            .w = norm->value,
@@ -151,10 +168,10 @@ sy_status sy_block_backward(sy_block *block, sy_pass *p, void *saved, const sy_t
         sy_arena_release(p->block, 0);
         SY_TRY(recompute(block, p, x, s));
     }
-    SY_TRY(half_backward(p, &block->ffn, block->ffn_norm, &s->mid, &s->normed[1], &s->rstd[1],
-                         s->ffn, g));
-    SY_TRY(half_backward(p, &block->attn, block->attn_norm, x, &s->normed[0], &s->rstd[0], s->attn,
-                         g));
+    SY_TRY(half_backward(block, p, &block->ffn, block->ffn_norm, &s->mid, &s->normed[1],
+                         &s->rstd[1], s->ffn, g));
+    SY_TRY(half_backward(block, p, &block->attn, block->attn_norm, x, &s->normed[0], &s->rstd[0],
+                         s->attn, g));
 cleanup:
     p->saved = saved_arena;
     return st;

@@ -1,4 +1,5 @@
-/* One layer: x += attention(norm(x)); x += ffn(norm(x)). Recompute of a whole block happens here.
+/* One layer: x += m attention(norm(x)); x += m ffn(norm(x)), m the residual multiplier. Recompute
+ * of a whole block happens here.
  */
 #ifndef SY_MODEL_BLOCK_H
 #define SY_MODEL_BLOCK_H

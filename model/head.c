@@ -15,6 +15,16 @@ static sy_tensor slice(const sy_tensor *t, int64_t first, int64_t n)
     return t->data == NULL ? sy_tensor_none() : sy_tensor_rows(t, first, n);
 }
 
+/* logits = y W^T / logits_scaling. */
+static sy_status project(const sy_head *head, sy_pass *p, const sy_tensor *y, sy_tensor *logits)
+{
+    return sy_gemm(p->stream, &(sy_gemm_args){.a = *y,
+                                              .b = head->weight->value,
+                                              .c = *logits,
+                                              .trans_b = true,
+                                              .alpha = 1 / head->config->logits_scaling});
+}
+
 static sy_status normalise(const sy_head *head, sy_pass *p, const sy_tensor *x, sy_tensor *y,
                            sy_tensor *rstd)
 {
@@ -30,12 +40,14 @@ cleanup:
     return st;
 }
 
-/* One chunk: y [n, H] normalised rows, dy [n, H] their gradient (absent: evaluation). */
+/* One chunk: y [n, H] normalised rows, dy [n, H] their gradient (absent: evaluation). dlogits is
+ * the gradient of y W^T, before the scaling. */
 static sy_status chunk_loss(const sy_head *head, sy_pass *p, const sy_tensor *y,
                             const sy_tensor *dy, int64_t first)
 {
     sy_status st = SY_OK;
     int64_t mark = sy_arena_mark(p->scratch), n = y->shape[0], V = head->config->vocab_size;
+    double scaling = head->config->logits_scaling;
     sy_tensor logits, dlogits = sy_tensor_none();
 
     SY_TRY(sy_arena_2d(p->scratch, p->wide, n, V, &logits));
@@ -45,14 +57,14 @@ static sy_status chunk_loss(const sy_head *head, sy_pass *p, const sy_tensor *y,
             SY_TRY(sy_arena_2d(p->scratch, p->compute, n, V, &dlogits));
         }
     }
-    SY_TRY(sy_linear_forward(p, y, &head->weight->value, &logits));
+    SY_TRY(project(head, p, y, &logits));
     SY_TRY(
         sy_xent(p->stream, &(sy_xent_args){.logits = logits,
                                            .targets = slice(&p->batch->targets, first, n),
                                            .loss_weight = slice(&p->batch->loss_weight, first, n),
                                            .nll = slice(&p->nll, first, n),
                                            .dlogits = dlogits,
-                                           .grad_scale = p->per_loss_token}));
+                                           .grad_scale = p->per_loss_token / scaling}));
     if (dy->data != NULL) {
         sy_tensor dy_out = *dy;
         SY_TRY(sy_linear_dgrad(p, &dlogits, &head->weight->value, &dy_out, 0));
@@ -100,7 +112,7 @@ sy_status sy_head_logits(const sy_head *head, sy_pass *p, const sy_tensor *x, sy
     sy_tensor last = sy_tensor_rows(x, x->shape[0] - 1, 1), y, rstd;
     sy_tensor out = sy_tensor_2d(logits->data, logits->dtype, 1, logits->shape[0]);
     SY_TRY(normalise(head, p, &last, &y, &rstd));
-    SY_TRY(sy_linear_forward(p, &y, &head->weight->value, &out));
+    SY_TRY(project(head, p, &y, &out));
 cleanup:
     sy_arena_release(p->scratch, mark);
     return st;

@@ -103,8 +103,27 @@ cleanup:
 
 static sy_status embed(sy_model *model, sy_pass *p, sy_tensor *x)
 {
-    return sy_embed(p->stream,
-                    &(sy_embed_args){.w = model->embed->value, .ids = p->batch->ids, .y = *x});
+    sy_status st = SY_OK;
+    SY_TRY(sy_embed(p->stream,
+                    &(sy_embed_args){.w = model->embed->value, .ids = p->batch->ids, .y = *x}));
+    SY_TRY(sy_scale_in_place(p, model->config->embedding_multiplier, x));
+cleanup:
+    return st;
+}
+
+/* g: the gradient of the embedding's output; it is not needed afterwards. */
+static sy_status embed_backward(sy_model *model, sy_pass *p, const sy_tensor *g)
+{
+    sy_status st = SY_OK;
+    if (model->embed->grad.data == NULL) {
+        return SY_OK;
+    }
+    SY_TRY(sy_scale_in_place(p, model->config->embedding_multiplier, g));
+    SY_TRY(sy_embed_backward(
+        p->stream,
+        &(sy_embed_backward_args){.ids = p->batch->ids, .dy = *g, .dw = model->embed->grad}));
+cleanup:
+    return st;
 }
 
 /* All blocks without saving: two buffers in turn. *y is one of them. */
@@ -190,11 +209,7 @@ sy_status sy_model_backward(sy_model *model, sy_pass *p, sy_model_saved *s)
     for (int32_t i = model->n_layers - 1; i >= 0; i--) {
         SY_TRY(sy_block_backward(&model->block[i], p, s->block[i], &s->x[i], &s->g));
     }
-    if (model->embed->grad.data != NULL) {
-        SY_TRY(sy_embed_backward(
-            p->stream,
-            &(sy_embed_backward_args){.ids = p->batch->ids, .dy = s->g, .dw = model->embed->grad}));
-    }
+    SY_TRY(embed_backward(model, p, &s->g));
     if (p->grads != NULL) {
         SY_TRY(sy_grad_sync_reached(p->grads, model->embed));
     }

@@ -39,6 +39,9 @@ sy_status sy_model_end_step(sy_model *model, const int64_t *h_load, int32_t E, b
  * collective. */
 sy_status sy_model_walk(sy_model *model, sy_emit *emit, void *to);
 
+/* Angle per position of each rotated pair, [head_dim / 2]: theta^(-2d/D), stretched as
+ * rope_scaling says. Not collective. Su et al. 2021; Llama 3.1. */
+void sy_rope_frequencies(const sy_model_config *config, double *freq);
 /* The table of sy_rope_args: [positions, D] wide, built on the host and copied; from `arena`. Not
  * collective. */
 sy_status sy_rope_table(const sy_model_config *config, int64_t positions, sy_arena *arena,

@@ -53,6 +53,12 @@ void sy_host_arena_free(sy_host_arena *arena)
     *arena = (sy_host_arena){0};
 }
 
+sy_status sy_scale_in_place(sy_pass *p, double factor, const sy_tensor *x)
+{
+    return factor == 1 ? SY_OK
+                       : sy_scale(p->stream, &(sy_scale_args){.x = *x, .y = *x, .factor = factor});
+}
+
 sy_status sy_linear_forward(sy_pass *p, const sy_tensor *x, const sy_tensor *w, sy_tensor *y)
 {
     return sy_gemm(p->stream,

@@ -80,6 +80,9 @@ typedef struct sy_pass {
     sy_stats *stats;     /* NULL: count nothing */
 } sy_pass;
 
+/* x = factor * x; nothing is enqueued where factor is 1. Not collective. */
+sy_status sy_scale_in_place(sy_pass *p, double factor, const sy_tensor *x);
+
 /* y = x W^T; dx = dy W (beta 0 or 1); dW += dy^T x. x [T, in], w [out, in], dy [T, out], dw [out,
  * in] wide, absent: frozen (nothing is done). Not collective. */
 sy_status sy_linear_forward(sy_pass *p, const sy_tensor *x, const sy_tensor *w, sy_tensor *y);
