@@ -1,15 +1,13 @@
 /* upcycle: a dense checkpoint becomes a MoE's. Load, derive the configuration, fill, compare (the
    receipt), save. */
-#include <errno.h>
 #include <stdio.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/tokenizer_files.h"
 #include "core/alloc.h"
 #include "launch/cli.h"
 #include "launch/model_load.h"
+#include "launch/output.h"
 #include "parallel/agree.h"
 #include "train/probe.h"
 #include "train/run.h"
@@ -70,44 +68,18 @@ cleanup:
     return st;
 }
 
-/* The output must not exist, its folder must be there. Rank 0 looks. */
-static sy_status check_output(const char *path)
-{
-    sy_status st = SY_OK;
-    struct stat info;
-    char *folder = NULL;
-    const char *slash = strrchr(path, '/');
-    SY_REQUIRE(lstat(path, &info) != 0, SY_ERR_USAGE,
-               "upcycle: '%s' exists already; remove it or choose another name", path);
-    if (slash == NULL || slash == path) {
-        SY_TRY(sy_strdup(slash == NULL ? "." : "/", &folder));
-    } else {
-        SY_TRY(sy_asprintf(&folder, "%.*s", (int)(slash - path), path));
-    }
-    SY_REQUIRE(access(folder, W_OK | X_OK) == 0, SY_ERR_USAGE,
-               "upcycle: cannot write into the folder '%s': %s", folder, strerror(errno));
-cleanup:
-    sy_free(&folder);
-    return st;
-}
-
 static sy_status read_options(job *j)
 {
-    sy_status st = SY_OK, mine = SY_OK;
+    sy_status st = SY_OK;
     const sy_cli *cli = j->cli;
     j->router_std = 0.02;
     j->seed = -1;
-    j->out = sy_cli_text(cli, "output");
     SY_TRY(check_method(sy_cli_text(cli, "method")));
-    SY_REQUIRE(j->out != NULL, SY_ERR_USAGE, "upcycle: -o OUT.h5 is missing");
     SY_REQUIRE(sy_cli_given(cli, "experts"), SY_ERR_USAGE, "upcycle: --experts E is missing");
     SY_TRY(sy_cli_f64(cli, "router-init-std", 0, 10, &j->router_std));
     SY_TRY(sy_cli_i64(cli, "seed", 0, INT64_MAX, &j->seed));
     SY_TRY(check_overrides(cli));
-    if (j->env->world->rank == 0) {
-        mine = check_output(j->out);
-    }
-    SY_TRY(sy_agree(j->env->world, mine));
+    SY_TRY(sy_output_path(cli, j->env->world, &j->out));
 cleanup:
     return st;
 }

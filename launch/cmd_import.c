@@ -1,0 +1,74 @@
+/* import: a Hugging Face folder becomes a checkpoint. */
+#include <stdio.h>
+
+#include "core/alloc.h"
+#include "launch/output.h"
+#include "parallel/agree.h"
+#include "train/train_config.h"
+#include "upcycle/transfer.h"
+
+static sy_status parse(const sy_cli *cli, const sy_hf_source *source, sy_run_settings *out)
+{
+    int32_t n = 0;
+    const char *const *set = sy_cli_list(cli, "set", &n);
+    const char *yaml = sy_hf_source_yaml(source);
+    return sy_run_settings_parse(yaml, strlen(yaml), "config.json", set, n, out);
+}
+
+static void print_receipt(const char *out, const char *from, const sy_transfer_receipt *r)
+{
+    char size[32], rate[32];
+    printf("wrote %s: %ld parameters in %ld tensors, %s in %s, from %s; %.1f s, %s/s\n", out,
+           (long)r->n_params, (long)r->n_tensors,
+           sy_format_bytes((double)r->n_bytes, size, sizeof size), sy_dtype_name(r->dtype), from,
+           r->seconds, sy_format_bytes((double)r->n_bytes / r->seconds, rate, sizeof rate));
+    fflush(stdout);
+}
+
+static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
+{
+    sy_status st = SY_OK;
+    sy_comm *world = env->world;
+    sy_output_progress progress = {.what = "import"};
+    sy_hf_source *source = NULL;
+    sy_run_settings settings = {0};
+    sy_transfer_receipt receipt;
+    char *yaml = NULL;
+    sy_import_spec spec = {.comm = world, .progress = sy_output_progress_update};
+    (void)exit_code;
+    SY_TRY(sy_output_path(cli, world, &spec.out));
+    SY_TRY(sy_hf_source_open(cli->operand[0], world, &source));
+    SY_TRY(sy_agree(world, parse(cli, source, &settings)));
+    SY_TRY(sy_agree(world, sy_config_echo(settings.config, &yaml)));
+    spec.source = source;
+    spec.model = settings.model;
+    spec.moe = settings.moe;
+    spec.config_yaml = yaml;
+    spec.progress_self = &progress;
+    st = sy_import(&spec, &receipt);
+    sy_progress_destroy(&progress.line);
+    SY_TRY(st);
+    if (world->rank == 0) {
+        print_receipt(spec.out, sy_hf_arch_name(sy_hf_source_arch(source)), &receipt);
+    }
+cleanup:
+    sy_free(&yaml);
+    sy_run_settings_free(&settings);
+    sy_hf_source_close(&source);
+    return st;
+}
+
+static const sy_option options[] = {
+    {"output", SY_OPTION_VALUE, "OUT.h5", "The checkpoint to write; must not exist."},
+    {"set", SY_OPTION_LIST, "KEY=VALUE",
+     "Override a key of the configuration that config.json gives (model.seq_len, ...)."},
+    {0},
+};
+
+const sy_command sy_cmd_import = {.name = "import",
+                                  .operands = "HF_DIR -o OUT.h5",
+                                  .help = "Turn a Hugging Face model into a checkpoint.",
+                                  .min_operands = 1,
+                                  .max_operands = 1,
+                                  .options = options,
+                                  .run = run};
