@@ -285,6 +285,10 @@ static void gradient_is_that_of_the_loss(void **state)
     close_rig(&r);
 }
 
+#define MULTIPLIERS                                                                                \
+    "model.embedding_multiplier=3", "model.residual_multiplier=0.4",                               \
+        "model.attention_multiplier=0.9", "model.logits_scaling=1.7"
+
 static const check_case cases[] = {
     {.name = "gradient_form_a_is_that_of_the_loss", .set = {"moe.top_k=2"}},
     {.name = "gradient_form_b_is_that_of_the_loss",
@@ -321,6 +325,18 @@ static const check_case cases[] = {
      .set = {"model.qk_norm=head", "model.attention_bias=true"}},
     {.name = "gradient_qk_norm_full_is_that_of_the_loss",
      .set = {"model.qk_norm=full", "model.tie_embeddings=true"}},
+    {.name = "gradient_multipliers_is_that_of_the_loss",
+     .set = {MULTIPLIERS, "moe.shared_experts=1"},
+     .with_weight = true},
+    {.name = "gradient_multipliers_tied_recompute_block_is_that_of_the_loss",
+     .set = {MULTIPLIERS, "model.tie_embeddings=true", "train.recompute=block"}},
+    {.name = "gradient_multipliers_recompute_moe_is_that_of_the_loss",
+     .set = {MULTIPLIERS, "train.recompute=moe", "moe.recv_factor=0.2"}},
+    {.name = "gradient_linear_rope_is_that_of_the_loss",
+     .set = {"model.rope_scaling=linear", "model.rope_factor=3"}},
+    {.name = "gradient_llama3_rope_is_that_of_the_loss",
+     .set = {"model.rope_scaling=llama3", "model.rope_factor=8", "model.rope_original_seq_len=16",
+             "model.qk_norm=head"}},
     {.name = "gradient_mixed_layers_is_that_of_the_loss",
      .set = {"moe.layers=[0, 2]", "model.attention_bias=true"}},
     {.name = "gradient_dense_is_that_of_the_loss", .set = {"moe.experts=0"}},
