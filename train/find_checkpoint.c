@@ -72,41 +72,64 @@ cleanup:
     return st;
 }
 
-static sy_status newest_in(const char *ckpt, char *folder, sy_comm *world, char **path)
+/* What ckpt means, on every rank: *folder NULL where it is a file. Collective. */
+static sy_status look_together(const char *ckpt, sy_comm *world, char **folder)
 {
     sy_status st = SY_OK, mine = SY_OK;
-    char *text = NULL;
     if (world->rank == 0) {
-        mine = list_paths(folder, &text);
+        mine = look(ckpt, folder);
     }
     SY_TRY(sy_agree(world, mine));
-    SY_TRY(sy_host_broadcast_text(world, &text));
-    SY_REQUIRE(text[0] != '\0', SY_ERR_USAGE, "there is no checkpoint in '%s'", ckpt);
-    SY_TRY(newest(text, world, path));
-    SY_REQUIRE(*path != NULL, SY_ERR_DAMAGED, "no checkpoint in '%s' is whole", ckpt);
+    SY_TRY(sy_host_broadcast_text(world, folder));
 cleanup:
-    sy_free(&text);
+    return st;
+}
+
+static sy_status list_together(const char *ckpt, const char *folder, sy_comm *world, char **text)
+{
+    sy_status st = SY_OK, mine = SY_OK;
+    if (world->rank == 0) {
+        mine = list_paths(folder, text);
+    }
+    SY_TRY(sy_agree(world, mine));
+    SY_TRY(sy_host_broadcast_text(world, text));
+    SY_REQUIRE((*text)[0] != '\0', SY_ERR_USAGE, "there is no checkpoint in '%s'", ckpt);
+cleanup:
+    return st;
+}
+
+sy_status sy_checkpoint_paths(const char *ckpt, sy_comm *world, char **text)
+{
+    sy_status st = SY_OK;
+    char *folder = NULL, *found = NULL;
+    SY_TRY(look_together(ckpt, world, &folder));
+    SY_TRY(folder != NULL ? list_together(ckpt, folder, world, &found)
+                          : sy_agree(world, sy_asprintf(&found, "%s\n", ckpt)));
+    *text = found;
+    found = NULL;
+cleanup:
+    sy_free(&found);
+    sy_free(&folder);
     return st;
 }
 
 sy_status sy_find_checkpoint(const char *ckpt, sy_comm *world, char **path)
 {
-    sy_status st = SY_OK, mine = SY_OK;
-    char *folder = NULL, *found = NULL;
-    if (world->rank == 0) {
-        mine = look(ckpt, &folder);
-    }
-    SY_TRY(sy_agree(world, mine));
-    SY_TRY(sy_host_broadcast_text(world, &folder));
+    sy_status st = SY_OK;
+    char *folder = NULL, *text = NULL, *found = NULL;
+    SY_TRY(look_together(ckpt, world, &folder));
     if (folder == NULL) {
         SY_TRY(sy_strdup(ckpt, &found));
     } else {
-        SY_TRY(newest_in(ckpt, folder, world, &found));
+        SY_TRY(list_together(ckpt, folder, world, &text));
+        SY_TRY(newest(text, world, &found));
+        SY_REQUIRE(found != NULL, SY_ERR_DAMAGED, "no checkpoint in '%s' is whole", ckpt);
     }
     *path = found;
     found = NULL;
 cleanup:
     sy_free(&found);
+    sy_free(&text);
     sy_free(&folder);
     return st;
 }

@@ -1,0 +1,169 @@
+#include "train/complete.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/alloc.h"
+#include "moe/decoder.h"
+#include "train/train_config.h"
+
+typedef struct checker {
+    const char *path;
+    const sy_checkpoint_info *info;
+    bool *seen; /* [n_entries] */
+} checker;
+
+static int by_path(const void *key, const void *entry)
+{
+    return strcmp(key, ((const sy_checkpoint_entry *)entry)->path);
+}
+
+static const sy_checkpoint_entry *find(checker *c, const char *path)
+{
+    const sy_checkpoint_entry *e =
+        bsearch(path, c->info->entry, (size_t)c->info->n_entries, sizeof *c->info->entry, by_path);
+    if (e != NULL) {
+        c->seen[e - c->info->entry] = true;
+    }
+    return e;
+}
+
+static sy_status want(checker *c, const char *path, bool is_float, int32_t n_dim,
+                      const int64_t *shape)
+{
+    sy_status st = SY_OK;
+    const sy_checkpoint_entry *e = find(c, path);
+    bool same = false;
+    SY_REQUIRE(e != NULL, SY_ERR_DAMAGED,
+               "checkpoint '%s' has no dataset '/%s', which its configuration asks for", c->path,
+               path);
+    same = e->n_dim == n_dim;
+    for (int32_t d = 0; same && d < n_dim; d++) {
+        same = e->shape[d] == shape[d];
+    }
+    SY_REQUIRE(same, SY_ERR_DAMAGED,
+               "dataset '/%s' of checkpoint '%s' has not the shape that its configuration asks for",
+               path, c->path);
+    SY_REQUIRE(is_float ? sy_dtype_is_float(e->dtype) : e->dtype == SY_I64, SY_ERR_DAMAGED,
+               "dataset '/%s' of checkpoint '%s' is of type %s", path, c->path,
+               sy_dtype_name(e->dtype));
+cleanup:
+    return st;
+}
+
+static sy_status want_in(checker *c, const char *tree, const char *name, int32_t n_dim,
+                         const int64_t *shape)
+{
+    char path[SY_PARAM_NAME + 32];
+    snprintf(path, sizeof path, "%s/%s", tree, name);
+    return want(c, path, true, n_dim, shape);
+}
+
+/* Values, and in training what the optimizer keeps of a parameter that is trained. A narrow value
+   has a master. */
+static sy_status want_piece(checker *c, const char *name, bool moments, int32_t n_dim,
+                            const int64_t *shape)
+{
+    sy_status st = SY_OK;
+    char path[SY_PARAM_NAME + 32];
+    const sy_checkpoint_entry *value = NULL;
+    SY_TRY(want_in(c, "model", name, n_dim, shape));
+    if (moments) {
+        snprintf(path, sizeof path, "model/%s", name);
+        value = find(c, path);
+        SY_TRY(want_in(c, "optim/exp_avg", name, n_dim, shape));
+        SY_TRY(want_in(c, "optim/exp_avg_sq", name, n_dim, shape));
+        if (value->dtype == SY_BF16) {
+            SY_TRY(want_in(c, "optim/master", name, n_dim, shape));
+        }
+    }
+cleanup:
+    return st;
+}
+
+static sy_status want_param(checker *c, const sy_param_spec *spec, bool training)
+{
+    sy_status st = SY_OK;
+    int64_t shape[SY_MAX_DIM];
+    memcpy(shape, spec->shape_glb, sizeof shape);
+    if (spec->n_pieces == 0) {
+        SY_TRY(want_piece(c, spec->name, training && spec->trainable, spec->n_dim, shape));
+    }
+    for (int32_t i = 0; i < spec->n_pieces; i++) {
+        shape[spec->piece_dim] = spec->piece[i].extent;
+        SY_TRY(want_piece(c, spec->piece[i].name, training && spec->trainable, spec->n_dim, shape));
+    }
+cleanup:
+    return st;
+}
+
+static sy_status want_params(checker *c, const sy_run_settings *s, bool training)
+{
+    sy_status st = SY_OK;
+    sy_model *model = NULL;
+    sy_params *params = NULL;
+    const sy_str_list *freeze = &s->train->freeze;
+    SY_TRY(sy_decoder_create(s->model, s->moe, &model, &params));
+    if (freeze->n > 0) {
+        SY_TRY(sy_params_freeze(params, (const char *const *)freeze->item, freeze->n));
+    }
+    for (int32_t i = 0; i < params->n; i++) {
+        SY_TRY(want_param(c, &params->param[i]->spec, training));
+    }
+cleanup:
+    sy_params_destroy(&params);
+    sy_model_destroy(&model);
+    return st;
+}
+
+static sy_status want_counters(checker *c)
+{
+    static const char *const name[] = {"state/step", "state/data_step", "state/tokens_seen",
+                                       "state/skipped_steps", "state/optim_t"};
+    sy_status st = SY_OK;
+    for (size_t i = 0; i < sizeof name / sizeof name[0]; i++) {
+        SY_TRY(want(c, name[i], false, 1, &(int64_t){1}));
+    }
+cleanup:
+    return st;
+}
+
+static bool is_ours(const char *path)
+{
+    return strncmp(path, "model/", 6) == 0 || strncmp(path, "optim/", 6) == 0 ||
+           strncmp(path, "state/", 6) == 0;
+}
+
+static sy_status check_leftover(const checker *c)
+{
+    sy_status st = SY_OK;
+    for (int32_t i = 0; i < c->info->n_entries; i++) {
+        SY_REQUIRE(c->seen[i] || !is_ours(c->info->entry[i].path), SY_ERR_DAMAGED,
+                   "checkpoint '%s' has a dataset '/%s', which its configuration has not", c->path,
+                   c->info->entry[i].path);
+    }
+cleanup:
+    return st;
+}
+
+sy_status sy_checkpoint_complete(const char *path, const sy_checkpoint_info *info)
+{
+    sy_status st = SY_OK;
+    checker c = {.path = path, .info = info};
+    sy_run_settings settings = {0};
+    bool training = strcmp(info->kind, "training") == 0;
+    SY_REQUIRE(training || strcmp(info->kind, "model") == 0, SY_ERR_DAMAGED,
+               "checkpoint '%s' is of kind '%s', which this version does not know", path,
+               info->kind);
+    SY_TRY(sy_alloc(info->n_entries, sizeof *c.seen, (void **)&c.seen));
+    SY_TRY(sy_run_settings_parse(info->config_yaml, strlen(info->config_yaml), path, NULL, 0,
+                                 &settings));
+    SY_TRY(want_params(&c, &settings, training));
+    SY_TRY(training ? want_counters(&c) : SY_OK);
+    SY_TRY(check_leftover(&c));
+cleanup:
+    sy_run_settings_free(&settings);
+    sy_free(&c.seen);
+    return st;
+}
