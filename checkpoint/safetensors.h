@@ -27,7 +27,7 @@ typedef struct sy_st_set {
     sy_st_tensor *tensor; /* [n] by name */
     int64_t n;
     int64_t bytes; /* of all tensors */
-    void *self;    /* mappings, names */
+    void *self;    /* the mapping, names, shapes */
 } sy_st_set;
 
 /* Open a folder (by its index where it has one, else `model.safetensors`, else the only
@@ -36,6 +36,9 @@ typedef struct sy_st_set {
    naming file and tensor; a tensor that the index does not list is a warning. The files must not be
    changed while the set is open. */
 sy_status sy_st_open(const char *path, sy_st_set **out);
+/* One file whose bytes lie in memory and stay there while the set is open: what sy_st_open does
+   with a file that it mapped. path is for messages. Not collective. */
+sy_status sy_st_parse(const char *path, const void *bytes, int64_t n_bytes, sy_st_set **out);
 void sy_st_close(sy_st_set **set);
 /* NULL where there is none of that name. Not collective. */
 const sy_st_tensor *sy_st_find(const sy_st_set *set, const char *name);
@@ -55,8 +58,8 @@ typedef struct sy_st_writer sy_st_writer;
    every shard at its full size and its header in it, and the index where there are several. The
    layout follows from the specs alone: shards filled in the order given, each up to
    max_shard_bytes (0: 5e9) unless one tensor is larger; within a shard the widest types first, then
-   by name. Collective over comm (borrowed). A folder of that name exists: SY_ERR_USAGE. The specs
-   are copied. */
+   by name. Collective over comm (borrowed). Something of that name exists, or the folder cannot be
+   made there: SY_ERR_USAGE; no room: SY_ERR_IO. The specs are copied, and the same on all ranks. */
 sy_status sy_st_writer_create(const char *folder, const sy_st_spec *specs, int64_t n,
                               int64_t max_shard_bytes, sy_comm *comm, sy_st_writer **out);
 /* n_bytes of tensor `index` (as in specs) from its byte `first`. Not collective; any rank, any
