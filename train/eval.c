@@ -1,5 +1,6 @@
 #include "train/eval.h"
 
+#include "core/fault.h"
 #include "parallel/agree.h"
 
 sy_status sy_eval_set_open(sy_engine *engine, const char *name, const char *path,
@@ -30,6 +31,26 @@ void sy_eval_set_close(sy_eval_set *set)
     sy_loader_destroy(&set->loader);
 }
 
+/* The next batch of this rank. Any rank may fail here; *stopped: any rank was asked to stop. */
+static sy_status next_batch(sy_eval_set *set, int64_t position, bool (*stop)(void), sy_comm *host,
+                            const sy_step_batch **batch, bool *stopped)
+{
+    sy_status st = SY_OK, mine = sy_fault("train.eval");
+    int64_t sum[2]; /* ranks that failed, ranks asked to stop */
+    if (mine == SY_OK) {
+        mine = sy_loader_take(set->loader, position, batch);
+    }
+    sum[0] = mine != SY_OK;
+    sum[1] = stop != NULL && stop();
+    SY_TRY(sy_host_all_reduce(host, sum, 2, SY_I64, SY_SUM, "eval head"));
+    if (sum[0] > 0) {
+        SY_TRY(sy_agree(host, mine));
+    }
+    *stopped = sum[1] > 0;
+cleanup:
+    return st;
+}
+
 static sy_status run_batch(sy_engine *engine, const sy_step_batch *batch)
 {
     sy_status st = SY_OK;
@@ -55,18 +76,24 @@ static double drop_fraction(const sy_engine *engine)
     return chosen > 0 ? (double)(chosen - kept) / (double)chosen : 0;
 }
 
-sy_status sy_evaluate(sy_engine *engine, sy_eval_set *set, int64_t n_batches, sy_eval_result *out)
+sy_status sy_evaluate(sy_engine *engine, sy_eval_set *set, int64_t n_batches, bool (*stop)(void),
+                      sy_eval_result *out)
 {
     sy_status st = SY_OK;
     sy_comm *host = engine->mesh->host;
     const sy_step_batch *batch = NULL;
     int64_t position = 0, tokens = 0;
+    bool stopped = false;
 
     SY_TRY(sy_engine_zero_stats(engine));
     for (int64_t k = 0; n_batches == 0 || k < n_batches; k++) {
-        SY_TRY(sy_agree(host, sy_loader_take(set->loader, position, &batch)));
+        SY_TRY(next_batch(set, position, stop, host, &batch, &stopped));
         if (batch->n_sequences == 0) {
             break;
+        }
+        if (stopped) {
+            *out = (sy_eval_result){.stopped = true};
+            goto cleanup;
         }
         st = run_batch(engine, batch);
         if (st != SY_OK) {

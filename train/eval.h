@@ -14,6 +14,7 @@ typedef struct sy_eval_result {
     int64_t tokens;       /* with a loss */
     double loss;          /* mean nll in nats */
     double drop_fraction; /* choices refused for capacity */
+    bool stopped;         /* a rank was asked to stop: there are no figures */
 } sy_eval_result;
 
 typedef struct sy_eval_set {
@@ -27,9 +28,11 @@ sy_status sy_eval_set_open(sy_engine *engine, const char *name, const char *path
                            int32_t micro_batch, int32_t sequences, bool mask_documents,
                            sy_eval_set *out);
 void sy_eval_set_close(sy_eval_set *set);
-/* Run the first n_batches global batches (0: all). Uses the engine's arenas and statistics.
- * Collective over its world. */
-sy_status sy_evaluate(sy_engine *engine, sy_eval_set *set, int64_t n_batches, sy_eval_result *out);
+/* Run the first n_batches global batches (0: all). stop, where given (on all ranks or on none), is
+   asked before each batch: was this rank asked to stop? Uses the engine's arenas and statistics.
+   Collective over its world. */
+sy_status sy_evaluate(sy_engine *engine, sy_eval_set *set, int64_t n_batches, bool (*stop)(void),
+                      sy_eval_result *out);
 
 #ifdef __cplusplus
 }

@@ -257,15 +257,17 @@ cleanup:
     sy_free(&path);
 }
 
-static sy_status evaluate(run *r)
+/* A set that is cut short has no figure, and those behind it are left out. */
+static sy_status evaluate(run *r, bool *stopped)
 {
     sy_status st = SY_OK;
     char key[256];
-    for (int32_t i = 0; i < r->n_valid; i++) {
+    for (int32_t i = 0; i < r->n_valid && !*stopped; i++) {
         sy_eval_result result;
         SY_TRY(sy_evaluate(r->trainer->engine, &r->valid[i], r->settings->train->eval_batches,
-                           &result));
-        if (is_root(r)) {
+                           r->spec->stop, &result));
+        *stopped = result.stopped;
+        if (is_root(r) && !*stopped) {
             snprintf(key, sizeof key, "valid/%s/loss", r->valid[i].name);
             SY_TRY(sy_metrics_set_f64(r->metrics->record, key, result.loss));
             sy_info("step %ld: valid/%s loss %.4f over %ld tokens", (long)r->trainer->count.step,
@@ -298,7 +300,8 @@ cleanup:
     return st;
 }
 
-static sy_status after_step(run *r, const sy_step_result *result)
+/* *stopped: a rank was asked to stop during evaluation. */
+static sy_status after_step(run *r, const sy_step_result *result, bool *stopped)
 {
     sy_status st = SY_OK;
     const sy_train_config *c = r->settings->train;
@@ -309,7 +312,7 @@ static sy_status after_step(run *r, const sy_step_result *result)
     }
     SY_TRY(st);
     if (eval) {
-        SY_TRY(evaluate(r));
+        SY_TRY(evaluate(r, stopped));
     }
     if (is_root(r) && (last || eval || due(result->step, c->log_every))) {
         if (sy_metrics_file_append(r->metrics_file, result->step, r->metrics->record) != SY_OK) {
@@ -330,13 +333,13 @@ static sy_status loop(run *r, bool *stopped)
     sy_status st = SY_OK;
     const sy_train_config *c = r->settings->train;
     sy_step_result result;
-    while (r->trainer->count.step < c->steps) {
+    while (r->trainer->count.step < c->steps && !*stopped) {
         SY_TRY(sy_trainer_step(r->trainer, r->spec->stop != NULL && r->spec->stop(), &result));
         if (result.verdict == SY_STEP_STOP) {
             *stopped = true;
             break;
         }
-        st = after_step(r, &result);
+        st = after_step(r, &result, stopped);
         if (st != SY_OK) {
             sy_comm_abort(r->world, st);
         }
