@@ -297,7 +297,9 @@ class Help(harness.Case):
     def test_help_config_prints_every_key_with_default_and_meaning(self):
         text = self.succeeds("train", "--help-config").stdout
         keys = {"run": "name dir seed deterministic", "device": "backend precision threads",
-                "model": "vocab_size hidden layers heads kv_heads head_dim ffn_hidden seq_len rope_theta norm_eps qk_norm "
+                "model": "vocab_size hidden layers heads kv_heads head_dim ffn_hidden seq_len rope_theta rope_scaling "
+                         "rope_factor rope_low_freq_factor rope_high_freq_factor rope_original_seq_len "
+                         "embedding_multiplier residual_multiplier attention_multiplier logits_scaling norm_eps qk_norm "
                          "attention_bias tie_embeddings init_std",
                 "moe": "experts top_k expert_hidden layers shared_experts router score normalize_weights routed_scale "
                        "jitter capacity_factor eval_capacity_factor min_capacity drop_policy pad_to_capacity recv_factor "

@@ -55,6 +55,13 @@ class SameLayout(harness.Case):
         self.assertEqual([r["step"] for r in self.metrics("second")], [1, 2, 3])
         self.assertLess(self.losses("second")[0], self.losses("first")[0])
 
+    def test_init_from_at_another_length_and_with_other_angles_takes_the_weights(self):
+        self.train(self.config(train={"steps": 20, "checkpoint_every": 0}), "first")
+        longer = {"seq_len": 64, "rope_scaling": "linear", "rope_factor": 2}
+        config = self.config(model=longer, train={"steps": 1})
+        self.train(config, "second", "--init-from", self.folder / "first")
+        self.assertLess(self.losses("second")[0], self.losses("first")[10])
+
 
 class OtherLayout(harness.Case):
     def continues_within(self, relative, layouts, **sections):

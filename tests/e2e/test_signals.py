@@ -62,6 +62,41 @@ class Signals(harness.Case):
         job.wait(3)
         self.assertNotIn(job.status, (0, 2, 3, 75))
 
+    def evaluation_is_cut_short(self, ranks, ask):
+        """Asked while the second of three sets is under way: it and the third have no figure, the first has."""
+        sets = [{"name": name, "path": str(self.home / "held_out")} for name in ("first", "second", "third")]
+        sections = {"data": {"valid": sets}, "parallel": {"ep": 1}}
+        config = self.endless(train={"eval_every": 3, "eval_batches": 4}, **sections)
+        job = self.start("train", config, "--run-dir", self.folder / "run", ranks=ranks, fault="train.eval:6:sleep=2")
+        self.wait_for_steps(job, "run", 2)
+        time.sleep(0.5)
+        ask(job)
+        job.wait(20)
+        self.assertEqual(job.status, 75, job.text())
+        self.assertEqual(job.errors(), [], job.text())
+        self.assertEqual(job.left, {}, "ranks are left behind\n" + job.text())
+        self.assertIn("--resume", job.stderr)
+        last = self.metrics("run")[-1]
+        self.assertEqual(last["step"], 3)
+        self.assertEqual([k for k in last if k.startswith("valid/")], ["valid/first/loss"])
+        self.assertEqual(self.checkpoints("run"), ["latest", "step_00000003.h5"])
+
+        more = ["--set", "train.steps=7"]
+        self.train(config, "run", "--resume", *more, ranks=ranks)
+        self.train(config, "whole", *more, ranks=ranks)
+        ours, theirs = self.metrics("run"), self.metrics("whole")
+        self.assertEqual([r["step"] for r in ours], list(range(1, 8)))
+        self.assertEqual(ours[5]["valid/third/loss"], ours[5]["valid/first/loss"])
+        for name in ("second", "third"):
+            del theirs[2][f"valid/{name}/loss"]
+        self.assertEqual(ours, theirs)
+
+    def test_sigterm_during_evaluation_cuts_it_short(self):
+        self.evaluation_is_cut_short(0, lambda job: job.signal(signal.SIGTERM))
+
+    def test_sigusr1_to_one_rank_during_evaluation_cuts_it_short_on_all(self):
+        self.evaluation_is_cut_short(2, lambda job: job.kill_rank(1, signal.SIGUSR1))
+
     def test_request_before_the_first_step_saves_nothing_wrong(self):
         job = self.start("train", self.endless(), "--run-dir", self.folder / "run", fault="train.step:1:sleep=1")
         self.wait_for(self.folder / "run/metrics.jsonl")
