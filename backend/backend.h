@@ -73,6 +73,10 @@ const char *const *sy_backend_names(void);
  * SY_ERR_MEMORY naming tag and bytes. */
 sy_status sy_device_alloc(sy_device *dev, int64_t bytes, sy_mem_tag tag, void **out);
 void sy_device_free(sy_device *dev, void *ptr_to_ptr);
+/* Book host memory that belongs to what this device computes (negative: it was given back), so that
+ * the memory report has it. Not collective. */
+void sy_device_book_host(sy_device *dev, sy_mem_tag tag, int64_t bytes);
+
 /* Where a function run by sy_stream_call on this device may touch the memory behind a device
    pointer (identity on cpu and ref; the second mapping on check; NULL on cuda). NULL and host
    pointers come back as they are. */

@@ -93,6 +93,11 @@ static void book(sy_ledger *ledger, sy_mem_tag tag, int64_t bytes)
     }
 }
 
+void sy_device_book_host(sy_device *dev, sy_mem_tag tag, int64_t bytes)
+{
+    book(&dev->ledger, tag, bytes);
+}
+
 static sy_status reserve_entry(open_device *self)
 {
     if (self->n_blocks < self->max_blocks) {

@@ -5,6 +5,12 @@
 #include "backend/backend_impl.h"
 #include "core/alloc.h"
 
+/* The one figure of the ledger that several threads write. */
+static void count_wait(sy_device *dev)
+{
+    __atomic_fetch_add(&dev->ledger.n_host_waits, 1, __ATOMIC_RELAXED);
+}
+
 sy_status sy_stream_create(sy_device *dev, const char *name, sy_stream **out)
 {
     sy_status st = SY_OK;
@@ -47,7 +53,7 @@ void *sy_stream_workspace(sy_stream *stream)
 
 sy_status sy_stream_sync(sy_stream *stream)
 {
-    stream->dev->ledger.n_host_waits++;
+    count_wait(stream->dev);
     return stream->dev->vt->sync(stream);
 }
 
@@ -134,7 +140,7 @@ sy_status sy_stream_wait(sy_stream *stream, sy_event *event)
 
 sy_status sy_event_sync(sy_event *event)
 {
-    event->dev->ledger.n_host_waits++;
+    count_wait(event->dev);
     return event->dev->vt->event_sync(event);
 }
 

@@ -43,6 +43,7 @@ const char *sy__st_show(const char *text, char buf[SY__ST_SHOWN]);
    ten times as much. */
 typedef struct sy__st_json {
     const char *path, *what; /* "header": for messages */
+    const char *member;      /* whose value is being read */
     const char *text, *at, *end;
 } sy__st_json;
 

@@ -46,9 +46,12 @@ const char *sy__st_show(const char *text, char buf[SY__ST_SHOWN])
 
 static sy_status refuse(const sy__st_json *json, int64_t at, const char *why)
 {
-    char shown[SY__ST_SHOWN];
-    return sy_error(SY_ERR_USAGE, "'%s': the %s is not valid at its byte %" PRId64 ": %s",
-                    json->path, json->what, at, sy__st_show(why, shown));
+    char shown[SY__ST_SHOWN], name[SY__ST_SHOWN];
+    const bool named = json->member != NULL;
+    return sy_error(SY_ERR_USAGE, "'%s': the %s is not valid at its byte %" PRId64 "%s%s%s: %s",
+                    json->path, json->what, at, named ? ", in '" : "",
+                    named ? sy__st_show(json->member, name) : "", named ? "'" : "",
+                    sy__st_show(why, shown));
 }
 
 static bool is_space(char c)
@@ -112,6 +115,7 @@ sy_status sy__st_json_object(sy__st_json *json, sy__st_member *member, void *sel
 {
     sy_status st = SY_OK;
     json_t *key = NULL;
+    const char *outer = json->member;
     SY_TRY(expect(json, '{'));
     if (take(json, '}')) {
         return SY_OK;
@@ -119,7 +123,9 @@ sy_status sy__st_json_object(sy__st_json *json, sy__st_member *member, void *sel
     do {
         SY_TRY(next_is(json, '"') ? sy__st_json_value(json, &key) : expect(json, '"'));
         SY_TRY(expect(json, ':'));
-        SY_TRY(member(self, json, json_string_value(key)));
+        json->member = json_string_value(key);
+        SY_TRY(member(self, json, json->member));
+        json->member = outer;
         json_decref(key);
         key = NULL;
     } while (take(json, ','));

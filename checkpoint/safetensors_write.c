@@ -14,6 +14,7 @@
 #include "checkpoint/file_impl.h"
 #include "checkpoint/safetensors_impl.h"
 #include "core/alloc.h"
+#include "core/log.h"
 #include "parallel/agree.h"
 
 enum { N_OPEN = 4 }; /* tensors of one model part lie in few shards at a time */
@@ -182,6 +183,21 @@ static int64_t layout_hash(const sy__st_layout *layout)
     return (int64_t)hash;
 }
 
+/* The error that led here, if there is one, stays the one to tell. */
+static void discard(const sy_st_writer *w)
+{
+    sy_trace first;
+    sy_error_take(&first);
+    sy_error_clear();
+    if (remove_left_over(w->temporary) != SY_OK) {
+        sy_warn("%s; what is left of '%s' is of no use", sy_error_message(), w->temporary);
+    }
+    sy_error_clear();
+    if (first.status != SY_OK) {
+        (void)sy_error_raise(&first);
+    }
+}
+
 static void release(sy_st_writer **writer)
 {
     sy_st_writer *w = *writer;
@@ -189,7 +205,7 @@ static void release(sy_st_writer **writer)
         sy__file_close(&w->open[i].fd, "", false);
     }
     if (w->made && !w->published) {
-        (void)remove_left_over(w->temporary); /* the first error is the one to tell */
+        discard(w);
     }
     for (int32_t s = 0; s < w->layout.n_shards && w->path; s++) {
         sy_free(&w->path[s]);

@@ -19,7 +19,7 @@ void sy__stage_free(sy__stage *stage)
 }
 
 /* A stream of this device; kept, as the fields of a state nearly always lie on one. */
-static sy_status use_device(sy__stage *stage, sy_device *dev)
+sy_status sy__stage_use(sy__stage *stage, sy_device *dev)
 {
     sy_status st = SY_OK;
     if (stage->dev != dev) {
@@ -38,7 +38,7 @@ sy_status sy__stage_fetch(sy__stage *stage, sy_device *dev, const void *src, int
     sy_status st = SY_OK;
     const void *h_src = src;
     if (dev) {
-        SY_TRY(use_device(stage, dev));
+        SY_TRY(sy__stage_use(stage, dev));
         SY_TRY(sy_copy_d2h(stage->stream, stage->h_buf, src, n));
         SY_TRY(sy_stream_sync(stage->stream));
         h_src = stage->h_buf;
@@ -48,10 +48,20 @@ cleanup:
     return st;
 }
 
+sy_status sy__stage_copy(sy__stage *stage, sy_device *dev, const void *src, int64_t n, void *h_to)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy__stage_use(stage, dev));
+    SY_TRY(sy_copy_d2h(stage->stream, h_to, src, n));
+    SY_TRY(sy_stream_sync(stage->stream));
+cleanup:
+    return st;
+}
+
 static sy_status upload(sy__stage *stage, sy_device *dev, void *dst, const void *h_src, int64_t n)
 {
     sy_status st = SY_OK;
-    SY_TRY(use_device(stage, dev));
+    SY_TRY(sy__stage_use(stage, dev));
     SY_TRY(sy_copy_h2d(stage->stream, dst, h_src, n));
     SY_TRY(sy_stream_sync(stage->stream));
 cleanup:

@@ -114,6 +114,7 @@ struct importer {
     const sy_st_tensor **their; /* [n_their]; NULL: a fill that the file may lack */
     int32_t *first;             /* [n_our + 1] links */
     sy_dtype *dtype;            /* [n_our] in the checkpoint */
+    pull_state *pull;           /* [n_our] pulled after the walk is over */
     int64_t total, done; /* bytes: of the checkpoint's tensors; of this rank's share so far */
     sy_transfer_receipt *receipt;
 };
@@ -245,10 +246,12 @@ static sy_status plan(importer *im)
     SY_TRY(find_theirs(im));
     SY_TRY(check_leftover(im));
     SY_TRY(sy_alloc(im->map.n_our, sizeof *im->dtype, (void **)&im->dtype));
+    SY_TRY(sy_alloc(im->map.n_our, sizeof *im->pull, (void **)&im->pull));
     im->receipt->n_tensors = im->map.n_our;
     for (int32_t i = 0; i < im->map.n_our; i++) {
         int64_t n = sy__hf_numel(&im->map.our[i]);
         im->dtype[i] = type_of(im, i);
+        im->pull[i] = (pull_state){im, i};
         im->total += n * (int64_t)sy_dtype_bytes(im->dtype[i]);
         im->receipt->n_params += n;
         if (strcmp(im->map.our[i].name, "embed") == 0) {
@@ -315,13 +318,12 @@ static sy_status walk(void *self, sy_emit *emit, void *to)
         char name[SY_HF_NAME + 8];
         sy_box box[2 * SY_MAX_DIM];
         sy_part part[2 * SY_MAX_DIM];
-        pull_state state = {im, i};
         sy_field field = {.name = name,
                           .dtype = im->dtype[i],
                           .n_dim = our->n_dim,
                           .parts = part,
                           .pull = pull,
-                          .pull_self = &state};
+                          .pull_self = &im->pull[i]};
         snprintf(name, sizeof name, "model/%s", our->name);
         for (int32_t d = 0; d < our->n_dim; d++) {
             field.shape_glb[d] = our->shape[d];
@@ -359,6 +361,7 @@ sy_status sy_import(const sy_import_spec *spec, sy_transfer_receipt *receipt)
     receipt->seconds = sy_clock_s() - t0;
 cleanup:
     sy_tokenizer_files_free(&files);
+    sy_free(&im.pull);
     sy_free(&im.dtype);
     sy_free(&im.their);
     sy_free(&im.first);
