@@ -161,6 +161,16 @@ cleanup:
     return st;
 }
 
+/* Every rank is told the same losses and loads, so that it is enough that one of them logs. */
+static bool is_what_the_root_saw(const record *rec)
+{
+    static record root;
+    root = *rec;
+    bool ok = sy_host_broadcast(mpi_test_world(), &root, sizeof root, 0, "record") == SY_OK;
+    root.n_extra_passes = rec->n_extra_passes; /* of a rank's own ep group */
+    return ok && memcmp(rec, &root, sizeof root) == 0;
+}
+
 /* Run on the first ranks of the world; the others wait at the assertion. rec counts on rank 0. */
 static void run(layout at, const char *const *set, int32_t n_steps, int32_t favourite, record *rec)
 {
@@ -175,6 +185,7 @@ static void run(layout at, const char *const *set, int32_t n_steps, int32_t favo
     sy_comm_destroy(&part);
     assert_all_ok(st);
     assert_all(world->rank != 0 || rec->finite);
+    assert_all(is_what_the_root_saw(rec) || world->rank >= at.ranks);
 }
 
 /* ---- comparing ---- */
@@ -299,6 +310,36 @@ static void losses_global_scope_depend_on_accumulation_only(void **state)
     }
 }
 
+/* One global batch, cut into micro-batches of 1, 2, 3 or 6 sequences. Where the loads are counted
+   per sequence nothing depends on it; else the balance loss does, by its definition, and nothing
+   but that: the first step's cross-entropy and z-loss are the same. */
+static void losses_per_sequence_do_not_depend_on_how_the_batch_is_cut(void **state)
+{
+    (void)state;
+    static record one, many;
+    static const char *const scopes[3] = {"moe.aux_loss_scope=sequence",
+                                          "moe.aux_loss_scope=micro_batch",
+                                          "moe.aux_loss_scope=global_batch"};
+    static const char *const cuts[4] = {"train.micro_batch=1", "train.micro_batch=2",
+                                        "train.micro_batch=3", "train.micro_batch=6"};
+    layout at = {mpi_test_world()->size, 1, 1};
+    at.ep = E % at.ranks == 0 ? at.ranks : 1;
+    for (int32_t k = 0; k < 3; k++) {
+        const char *set[MAX_SET] = {"train.global_batch=6", "moe.jitter=0.1", scopes[k], cuts[0]};
+        run(alone, set, 6, -1, &one);
+        for (int32_t i = 1; i < 4; i++) {
+            set[3] = cuts[i];
+            run(at, set, 6, -1, &many);
+            if (k == 0) {
+                compare_all("cut otherwise", at, &one, &many, 1e-9);
+            }
+            assert_all(mpi_test_world()->rank != 0 ||
+                       (gap(one.loss, many.loss, 1) < 1e-12 && gap(one.z, many.z, 1) < 1e-12 &&
+                        (gap(one.aux, many.aux, 1) < 1e-12) == (k == 0)));
+        }
+    }
+}
+
 static void losses_with_any_recompute_are_the_same_bits(void **state)
 {
     (void)state;
@@ -380,10 +421,12 @@ static void one_expert_for_all_tokens_trains_on(void **state)
 
 int main(void)
 {
-    enum { N_OWN = 5 };
+    enum { N_OWN = 6 };
     struct CMUnitTest tests[N_OWN + N_CASES] = {
         cmocka_unit_test_setup_teardown(losses_global_scope_depend_on_accumulation_only, set_up,
                                         tear_down),
+        cmocka_unit_test_setup_teardown(losses_per_sequence_do_not_depend_on_how_the_batch_is_cut,
+                                        set_up, tear_down),
         cmocka_unit_test_setup_teardown(losses_with_any_recompute_are_the_same_bits, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(losses_padded_are_those_of_exact_counts, set_up, tear_down),

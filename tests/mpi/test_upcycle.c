@@ -15,6 +15,8 @@
 
 enum { E = 12, L = 3, MAX_SET = 8, SEED = 9 };
 
+static const char *const none[MAX_SET] = {NULL};
+
 static const char config_text[] =
     "run: {seed: 4}\n"
     "device: {threads: 1}\n"
@@ -68,11 +70,10 @@ static sy_status upcycle(model *dense, model *moe, double std)
 }
 
 /* A dense model with values, and what it says. */
-static void open_dense(model *dense, const char *backend, sy_probe *says)
+static void open_dense(model *dense, const char *backend, const char *const *set, sy_probe *says)
 {
-    static const char *const none[MAX_SET] = {NULL};
     static const sy_probe_spec probe = {.n_sequences = 3, .S = 12, .seed = 2};
-    open_model(dense, backend, 0, 1, none);
+    open_model(dense, backend, 0, 1, set);
     assert_all_ok(sy_params_init(dense->engine->params, 6, dense->engine->compute_stream));
     assert_all_ok(sy_probe_run(dense->engine, &probe, says));
 }
@@ -116,7 +117,7 @@ static void copy_on_any_layout_keeps_the_function(void **state)
     for (int32_t b = 0; b < 2; b++) {
         model dense, moe;
         sy_probe says = {0};
-        open_dense(&dense, backends[b], &says);
+        open_dense(&dense, backends[b], none, &says);
         for (int32_t ep = 1; ep <= mpi_test_world()->size; ep++) {
             for (size_t i = 0; i < sizeof copies / sizeof copies[0]; i++) {
                 if (mpi_test_world()->size % ep != 0) {
@@ -134,6 +135,31 @@ static void copy_on_any_layout_keeps_the_function(void **state)
         sy_probe_free(&says);
         close_model(&dense);
     }
+}
+
+/* Weights that sum to 1 keep the function to bf16's rounding; others miss it by far. */
+static void copy_in_bf16_keeps_the_function_to_its_rounding(void **state)
+{
+    (void)state;
+    static const char *const bf16[MAX_SET] = {"device.precision=bf16"};
+    static const char *const sets[2][MAX_SET] = {
+        {"device.precision=bf16", "moe.top_k=2"},
+        {"device.precision=bf16", "moe.top_k=2", "moe.normalize_weights=false"}};
+    const char *device = getenv("SY_TEST_BACKEND");
+    const char *backend = device != NULL && *device != '\0' ? device : "cpu";
+    int32_t size = mpi_test_world()->size;
+    model dense, moe;
+    sy_probe says = {0};
+    open_dense(&dense, backend, bf16, &says);
+    for (int32_t i = 0; i < 2; i++) {
+        open_model(&moe, backend, E, E % size == 0 ? size : 1, sets[i]);
+        assert_all_ok(upcycle(&dense, &moe, 1.0));
+        sy_probe_gap gap = gap_to(&moe, &says);
+        assert_all((gap.logits_rel <= 1e-2) == (i == 0));
+        close_model(&moe);
+    }
+    sy_probe_free(&says);
+    close_model(&dense);
 }
 
 /* ---- values ---- */
@@ -207,7 +233,7 @@ static void copy_fills_every_value(void **state)
     sy_probe says = {0};
     double *bias = NULL;
     int64_t n = 0;
-    open_dense(&dense, "ref", &says);
+    open_dense(&dense, "ref", none, &says);
     open_model(&moe, "ref", E, E % size == 0 ? size : 1, set);
     assert_all_ok(upcycle(&dense, &moe, 0.5));
     for (int32_t layer = 0; layer <= 2; layer += 2) {
@@ -243,7 +269,7 @@ static void copy_that_does_not_fit_is_refused(void **state)
                  {{"model.qk_norm=head"}, "q_norm"}};
     model dense, moe;
     sy_probe says = {0};
-    open_dense(&dense, "ref", &says);
+    open_dense(&dense, "ref", none, &says);
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         open_model(&moe, "ref", E, 1, cases[i].set);
         sy_status st = upcycle(&dense, &moe, 0.02);
@@ -264,7 +290,7 @@ static void probe_of_a_changed_expert_sees_it(void **state)
     sy_comm *world = mpi_test_world();
     model dense, moe;
     sy_probe says = {0};
-    open_dense(&dense, "ref", &says);
+    open_dense(&dense, "ref", none, &says);
     open_model(&moe, "ref", E, E % world->size == 0 ? world->size : 1, set);
     assert_all_ok(upcycle(&dense, &moe, 0.02));
     const sy_param *down = sy_params_find(moe.engine->params, "layers/001/moe/experts/down");
@@ -288,6 +314,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(copy_on_any_layout_keeps_the_function),
+        cmocka_unit_test(copy_in_bf16_keeps_the_function_to_its_rounding),
         cmocka_unit_test(copy_fills_every_value),
         cmocka_unit_test(copy_that_does_not_fit_is_refused),
         cmocka_unit_test(probe_of_a_changed_expert_sees_it),

@@ -165,6 +165,34 @@ static void golden_losses(op_runner *runner)
     near(runner, "global f, second micro-batch", l.sums[0], 1.013417, 1e-6);
 }
 
+/* The closed form of dz for all rows: c E/T p (f - sum p f) of the balance loss, which sums to 0
+   over the experts, and 2 c lse p/T of the z-loss, which sums to 2 c lse/T. */
+static void golden_loss_gradients(op_runner *runner)
+{
+    routing r;
+    route(runner, &r, SY_SCORE_SOFTMAX, NULL);
+    losses aux = balance(runner, &r, 0, T, r.count, 1, 0.01, 0);
+    losses z_loss = balance(runner, &r, 0, T, r.count, 1, 0, 0.001);
+    for (int64_t t = 0; t < T; t++) {
+        const double *p = r.p + t * E;
+        double mean_f = 0, sum[2] = {0, 0};
+        for (int64_t e = 0; e < E; e++) {
+            mean_f += p[e] * (double)r.count[e] / (K * T);
+        }
+        for (int64_t e = 0; e < E; e++) {
+            const double f = (double)r.count[e] / (K * T);
+            near(runner, "gradient of the balance loss", aux.dz[t * E + e],
+                 0.01 * E / T * p[e] * (f - mean_f), 1e-15);
+            near(runner, "gradient of the z-loss", z_loss.dz[t * E + e],
+                 0.001 * 2 * r.lse[t] * p[e] / T, 1e-15);
+            sum[0] += aux.dz[t * E + e];
+            sum[1] += z_loss.dz[t * E + e];
+        }
+        near(runner, "sum of the balance gradients", sum[0], 0, 1e-16);
+        near(runner, "sum of the z-loss gradients", sum[1], 0.001 * 2 * r.lse[t] / T, 1e-15);
+    }
+}
+
 static void golden_entropy(op_runner *runner)
 {
     static const double rows[T] = {1.014403, .556199, 1.166748, .878803};
@@ -197,6 +225,13 @@ static void golden_bias(op_runner *runner)
     route(runner, &r, SY_SCORE_SIGMOID, bias);
     same_ids(runner, "biased top-2 ids", r.expert, ids);
     same_counts(runner, "biased counts", r.count, counts);
+    weigh(runner, &r, true, 1); /* of the scores alone: the bias is not in them */
+    for (int64_t t = 0; t < T; t++) {
+        const double a = 1 / (1 + exp(-z[t * E + ids[t * K]]));
+        const double b = 1 / (1 + exp(-z[t * E + ids[t * K + 1]]));
+        near(runner, "weight of a biased choice", r.weight[t * K], a / (a + b), 1e-14);
+        near(runner, "weight of a biased choice", r.weight[t * K + 1], b / (a + b), 1e-14);
+    }
 }
 
 /* Capacity 2: by position token 2 loses expert 1, by probability token 0 does. */
@@ -226,6 +261,7 @@ void op_golden(op_runner *runner)
     golden_scores(runner);
     golden_weights(runner);
     golden_losses(runner);
+    golden_loss_gradients(runner);
     golden_entropy(runner);
     golden_bias(runner);
     golden_drops(runner);

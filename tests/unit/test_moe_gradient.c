@@ -534,7 +534,7 @@ static void one_expert_for_all_tokens_stays_finite(void **state)
     }
 }
 
-/* Check 1 of the reference: with equal logits the balance loss is 1, the z-loss (ln E)^2. */
+/* With equal logits the balance loss is 1, the z-loss (ln E)^2, the entropy ln E. */
 static void losses_of_equal_logits_are_known(void **state)
 {
     (void)state;
