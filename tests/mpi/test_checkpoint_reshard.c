@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 
+#include "checkpoint/saver.h"
 #include "core/alloc.h"
 #include "core/fault.h"
 #include "tests/support/ckpt_state.h"
@@ -24,6 +25,7 @@ static const ckpt_field fields[] = {
 enum { N_FIELDS = sizeof fields / sizeof fields[0] };
 
 static char folder[SCRATCH_PATH];
+static bool beside; /* saves run in a thread, and the state changes while they do */
 
 static int open_folder(void **state)
 {
@@ -96,12 +98,28 @@ static void close_part(part_of_world *p)
     free(p->s);
 }
 
+/* As training does it: go on as soon as all is copied, meet when everybody has done its part. */
+static sy_status save_beside(part_of_world *p, const char *path)
+{
+    sy_status st = SY_OK;
+    sy_saver_spec spec = {.io = p->mesh->io, .dev = p->dev, .staging_bytes = 8 << 20};
+    sy_saver *saver = NULL;
+    SY_TRY(sy_saver_create(&spec, &saver));
+    SY_TRY(sy_saver_begin(saver, path, &p->s->state));
+    sy_saver_wait_copied(saver);
+    SY_TRY(ckpt_clear(p->s));
+    SY_TRY(sy_saver_finish(saver));
+cleanup:
+    sy_saver_destroy(&saver);
+    return st;
+}
+
 static sy_status save(part_of_world *p, const char *path)
 {
     sy_status st = SY_OK;
     if (p->comm) {
         SY_TRY(ckpt_fill(p->s));
-        SY_TRY(sy_checkpoint_save(path, &p->s->state, p->mesh->io));
+        SY_TRY(beside ? save_beside(p, path) : sy_checkpoint_save(path, &p->s->state, p->mesh->io));
     }
 cleanup:
     return st;
@@ -176,6 +194,30 @@ static void expect_failed_save(const char *point, int nth)
     assert_all_ok(sy_fault_setup(world->rank));
     assert_all(world->rank != 0 || unlink(path) == 0);
     close_part(&p);
+}
+
+static void file_written_beside_is_the_same(void **state)
+{
+    (void)state;
+    sy_comm *world = mpi_test_world();
+    char one[2 * SCRATCH_PATH], other[2 * SCRATCH_PATH];
+    save_by(world->size, 4, path_of("one.h5", one));
+    beside = true;
+    for (int32_t turn = 0; turn < N_DEALS; turn++) {
+        save_by(world->size, turn, path_of("other.h5", other));
+        int64_t difference = world->rank == 0 ? ckpt_file_difference(one, other) : 0;
+        assert_all(difference >= 0 && difference <= 24);
+    }
+    beside = false;
+}
+
+static void write_beside_that_fails_on_one_rank_fails_on_all(void **state)
+{
+    (void)state;
+    beside = true;
+    expect_failed_save("checkpoint_write", 5);
+    expect_failed_save("checkpoint_fsync", 1);
+    beside = false;
 }
 
 static void write_that_fails_on_one_rank_fails_on_all(void **state)
@@ -271,7 +313,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(file_is_the_same_whoever_writes_it),
         CASE(load_at_another_layout_gives_the_values),
+        CASE(file_written_beside_is_the_same),
         CASE(write_that_fails_on_one_rank_fails_on_all),
+        CASE(write_beside_that_fails_on_one_rank_fails_on_all),
         CASE(owner_that_fails_on_one_rank_fails_the_save_on_all),
         CASE(damage_that_one_rank_meets_fails_the_load_on_all),
         CASE(nothing_is_left_allocated),
