@@ -16,7 +16,8 @@ static const char *const valid_keys[] = {"*name", "*path", NULL};
 
 static const sy_config_key data_keys[] = {
     {"tokenizer", SY_CFG_STR, AT(tokenizer), "bytes", 0, 0, NULL,
-     "Tokenizer the token files were made with: bytes."},
+     "Tokenizer the token files were made with: bytes, or none (token ids only; text in and out is "
+     "not possible)."},
     {"objective", SY_CFG_ENUM, AT(objective), "causal", 0, 0, objective_names,
      "What is predicted from what: causal (each next token)."},
     {"mask_documents", SY_CFG_BOOL, AT(mask_documents), "false", 0, 0, NULL,

@@ -1,6 +1,8 @@
 /* The table of tokenizers, and the calls that go through it. */
 #include "data/tokenizer.h"
 
+#include <string.h>
+
 #include "core/alloc.h"
 #include "core/config.h"
 #include "data/tokenizer_impl.h"
@@ -8,6 +10,9 @@
 static const sy_tokenizer_ops *const tokenizers[] = {&sy__tokenizer_bytes};
 
 enum { N_TOKENIZERS = sizeof tokenizers / sizeof tokenizers[0] };
+
+/* The name of no tokenizer: token files that came from elsewhere, models that were imported. */
+static const char none[] = "none";
 
 static sy_status find(const char *spec, const sy_tokenizer_ops **out)
 {
@@ -27,7 +32,7 @@ static sy_status find(const char *spec, const sy_tokenizer_ops **out)
 sy_status sy_tokenizer_check(const char *spec)
 {
     const sy_tokenizer_ops *ops;
-    return find(spec, &ops);
+    return strcmp(spec, none) == 0 ? SY_OK : find(spec, &ops);
 }
 
 sy_status sy_tokenizer_open(const char *spec, sy_tokenizer **out)
@@ -36,6 +41,8 @@ sy_status sy_tokenizer_open(const char *spec, sy_tokenizer **out)
     sy_tokenizer *tokenizer = NULL;
     const sy_tokenizer_ops *ops = NULL;
 
+    SY_REQUIRE(strcmp(spec, none) != 0, SY_ERR_USAGE,
+               "tokenizer none: this model knows token ids only, so no text goes in or comes out");
     SY_TRY(find(spec, &ops));
     SY_TRY(sy_alloc(1, sizeof *tokenizer, (void **)&tokenizer));
     SY_TRY(ops->open(spec, tokenizer));

@@ -42,12 +42,13 @@ struct sy_tokenizer {
 };
 
 /* The tokenizer that reads spec ("bytes" or a file). Not collective.
-   Errors: SY_ERR_USAGE names the spec and the nearest known name. */
+   Errors: SY_ERR_USAGE names the spec and the nearest known name, or says that "none" reads none.
+ */
 sy_status sy_tokenizer_open(const char *spec, sy_tokenizer **out);
 /* NULL is fine. Not collective. */
 void sy_tokenizer_close(sy_tokenizer **tokenizer);
-/* Would sy_tokenizer_open know what to do with spec? Opens nothing. Not collective. Errors: as
- * sy_tokenizer_open. */
+/* May a configuration name spec? "none" too: token ids only. Opens nothing. Not collective. Errors:
+ * as sy_tokenizer_open. */
 sy_status sy_tokenizer_check(const char *spec);
 
 /* Upper bounds for the arrays of encode and decode. Not collective. */

@@ -5,6 +5,7 @@
 #ifndef SY_UPCYCLE_HF_H
 #define SY_UPCYCLE_HF_H
 
+#include "core/dtype.h"
 #include "model/model_config.h"
 #include "moe/moe_config.h"
 
