@@ -50,6 +50,9 @@ typedef struct sy__st_json {
 /* Takes the value of the member, which is next in json. */
 typedef sy_status sy__st_member(void *self, sy__st_json *json, const char *key);
 
+/* To read n_bytes of text, which stays the caller's. */
+sy_status sy__st_json_begin(const char *path, const char *what, const char *text, int64_t n_bytes,
+                            sy__st_json *out);
 /* Each member of the object that is next. SY_ERR_USAGE where it is none, or not JSON. */
 sy_status sy__st_json_object(sy__st_json *json, sy__st_member *member, void *self);
 /* The next value, freed with json_decref: a string of any length, or at most SY__ST_VALUE_MAX bytes

@@ -135,6 +135,19 @@ cleanup:
     return st;
 }
 
+sy_status sy__st_json_begin(const char *path, const char *what, const char *text, int64_t n_bytes,
+                            sy__st_json *out)
+{
+    sy__st_json json = {
+        .path = path, .what = what, .text = text, .at = text, .end = text + n_bytes};
+    const char *zero = memchr(text, '\0', (size_t)n_bytes);
+    if (zero) { /* jansson 2.14 passes over one that follows a number, and counts it wrong */
+        return refuse(&json, zero - text, "a zero byte");
+    }
+    *out = json;
+    return SY_OK;
+}
+
 sy_status sy__st_json_end(sy__st_json *json)
 {
     if (!next_is(json, '\0') && json->at == json->end) {

@@ -181,15 +181,14 @@ static sy_status read_index(const char *path, shard_index *out)
     sy_status st = SY_OK;
     mapping file = {0};
     shard_index ix = {.path = path};
+    sy__st_json json;
     SY_TRY(map_file(path, &file));
     SY_REQUIRE(file.bytes <= SY__ST_JSON_MAX, SY_ERR_USAGE,
                "'%s' has %zu bytes, above the %d that an index may have", path, file.bytes,
                SY__ST_JSON_MAX);
     SY_TRY(sy_alloc((int64_t)file.bytes, 1, (void **)&ix.text));
     ix.text_end = ix.text;
-    const char *text = file.map ? file.map : "";
-    sy__st_json json = {
-        .path = path, .what = "index", .text = text, .at = text, .end = text + file.bytes};
+    SY_TRY(sy__st_json_begin(path, "index", file.map ? file.map : "", (int64_t)file.bytes, &json));
     SY_TRY(sy__st_json_object(&json, read_index_member, &ix));
     SY_TRY(sy__st_json_end(&json));
     SY_REQUIRE(ix.has_map, SY_ERR_USAGE, "'%s' has no \"weight_map\"", path);

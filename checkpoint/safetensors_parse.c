@@ -317,16 +317,15 @@ cleanup:
 sy_status sy_st_parse(const char *path, const void *bytes, int64_t n_bytes, sy_st_set **out)
 {
     sy_status st = SY_OK;
-    parser p = {.json = {.path = path, .what = "header"}};
+    parser p = {0};
     int64_t n = 0;
     SY_TRY(read_length(path, bytes, n_bytes, &n));
     const char *text = (const char *)bytes + SY__ST_LENGTH_BYTES;
+    SY_TRY(sy__st_json_begin(path, "header", text, n, &p.json));
     SY_TRY(sy_alloc(n, 1, (void **)&p.names));
     SY_TRY(sy_alloc(n / 2, sizeof *p.shapes, (void **)&p.shapes));
     p.name_end = p.names;
     p.shape_end = p.shapes;
-    p.json.text = p.json.at = text;
-    p.json.end = text + n;
     SY_TRY(sy__st_json_object(&p.json, read_member, &p));
     SY_TRY(sy__st_json_end(&p.json));
     SY_TRY(check(&p, n_bytes - SY__ST_LENGTH_BYTES - n));

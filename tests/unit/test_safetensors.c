@@ -386,6 +386,24 @@ static void length_that_cannot_be_is_refused(void **state)
     }
 }
 
+/* A JSON parser in C may take it for an end, or for nothing. */
+static void header_with_a_zero_byte_is_refused(void **state)
+{
+    static const char text[] = "{\"a\":" F32_1("0", "4") "}";
+    (void)state;
+    for (size_t at = 0; at < sizeof text; at++) {
+        char header[sizeof text];
+        memcpy(header, text, at);
+        header[at] = '\0';
+        memcpy(header + at + 1, text + at, sizeof text - 1 - at);
+        st_bytes file = st_make_n(header, sizeof header, NULL, 4);
+        sy_st_set *set = NULL;
+        sy_status st = sy_st_parse("m.st", file.at, (int64_t)file.n, &set);
+        expect_refusal(st, SY_ERR_USAGE, "header", "zero byte");
+        st_free(&file);
+    }
+}
+
 /* A terminal obeys what is printed on it; a log has one line per event. */
 static void name_with_control_characters_is_printed_harmlessly(void **state)
 {
@@ -633,6 +651,7 @@ int main(void)
         cmocka_unit_test(tensors_in_great_number_are_all_found),
         cmocka_unit_test(header_that_the_format_forbids_is_refused),
         cmocka_unit_test(length_that_cannot_be_is_refused),
+        cmocka_unit_test(header_with_a_zero_byte_is_refused),
         cmocka_unit_test(name_with_control_characters_is_printed_harmlessly),
         cmocka_unit_test(name_of_great_length_is_cut_between_characters),
         cmocka_unit_test(value_of_great_size_is_refused_unread),
