@@ -1,4 +1,5 @@
 #include <stdio.h>
+#include <string.h>
 
 #include "core/alloc.h"
 #include "launch/cli.h"
@@ -15,6 +16,31 @@ static sy_status print_config_help(bool markdown)
     fputs(text, stdout);
 cleanup:
     sy_free(&text);
+    return st;
+}
+
+/* "optimizer,schedule,data" as bits. */
+static sy_status read_reset(const sy_cli *cli, uint32_t *out)
+{
+    static const char *const name[] = {"optimizer", "schedule", "data"};
+    sy_status st = SY_OK;
+    const char *text = sy_cli_text(cli, "reset");
+    SY_REQUIRE(text == NULL || sy_cli_given(cli, "resume"), SY_ERR_USAGE,
+               "train: --reset goes with --resume; --init-from takes the weights alone");
+    *out = 0;
+    for (const char *at = text; at != NULL; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
+        int length = (int)strcspn(at, ",");
+        uint32_t bit = 0;
+        for (uint32_t i = 0; i < 3; i++) {
+            bit |= strlen(name[i]) == (size_t)length && strncmp(at, name[i], (size_t)length) == 0
+                       ? 1U << i
+                       : 0;
+        }
+        SY_REQUIRE(bit != 0, SY_ERR_USAGE,
+                   "train: --reset '%.*s' is not one of optimizer, schedule, data", length, at);
+        *out |= bit;
+    }
+cleanup:
     return st;
 }
 
@@ -38,6 +64,7 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     SY_REQUIRE(cli->n_operands == 1, SY_ERR_USAGE,
                "train: a configuration is missing; usage: switchyard train CONFIG.yaml");
     spec.overrides = sy_cli_list(cli, "set", &spec.n_overrides);
+    SY_TRY(read_reset(cli, &spec.reset));
     SY_TRY(
         sy_settings_load(cli->operand[0], spec.overrides, spec.n_overrides, env->world, &settings));
     SY_TRY(sy_env_catch_signals());
@@ -54,6 +81,9 @@ static const sy_option options[] = {
      "Where the run lives (default: run.dir, or runs/<run.name>)."},
     {"resume", SY_OPTION_OPTIONAL, "[CKPT]",
      "Continue from the newest valid checkpoint, or from CKPT."},
+    {"reset", SY_OPTION_VALUE, "LIST",
+     "With --resume: begin anew with some of optimizer (moments), schedule (learning rate), data "
+     "(position), as in optimizer,data."},
     {"init-from", SY_OPTION_VALUE, "CKPT", "Take the weights of a checkpoint and start at step 0."},
     {"help-config", SY_OPTION_FLAG, NULL,
      "Print every key of the configuration with its default and meaning."},

@@ -83,6 +83,17 @@ cleanup:
     return st;
 }
 
+sy_status sy_optimizer_reset(sy_optimizer *opt, sy_stream *stream)
+{
+    sy_status st = SY_OK;
+    int64_t bytes = opt->params->shard_n * (int64_t)sy_dtype_bytes(opt->params->wide);
+    SY_TRY(sy_zero(stream, opt->m, bytes));
+    SY_TRY(sy_zero(stream, opt->v, bytes));
+    opt->t = 0;
+cleanup:
+    return st;
+}
+
 static sy_status update_range(sy_optimizer *opt, const sy_range *range, sy_stream *stream)
 {
     sy_params *params = opt->params;

@@ -31,6 +31,8 @@ void sy_optimizer_destroy(sy_optimizer **opt);
 /* Masters = values (after initialisation, or a load of weights without masters). Enqueued. Not
  * collective. */
 sy_status sy_optimizer_sync_masters(sy_optimizer *opt, sy_stream *stream);
+/* Forget the past: moments zero, no update done. Masters stay. Enqueued. Not collective. */
+sy_status sy_optimizer_reset(sy_optimizer *opt, sy_stream *stream);
 /* One update of this rank's ranges; their gradients are zero afterwards, as sy_grad_sync_finish
  * left the others. The values of the ranges change; zero 1 wants sy_grad_sync_gather next.
  * Enqueued; the stream passes before the next call. Not collective. */

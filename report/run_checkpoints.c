@@ -233,7 +233,7 @@ cleanup:
     return st;
 }
 
-sy_status sy_run_dir_prune(const sy_run_dir *run, int64_t step, int32_t keep)
+sy_status sy_run_dir_prune(const sy_run_dir *run, int64_t step, int32_t keep, int64_t keep_every)
 {
     sy_status st = SY_OK;
     sy_run_checkpoints list = {0};
@@ -242,7 +242,8 @@ sy_status sy_run_dir_prune(const sy_run_dir *run, int64_t step, int32_t keep)
                run->path);
     SY_TRY(sy_run_checkpoints_list(run->checkpoints, &list));
     for (int32_t i = 0; i < list.n && keep > 0; i++) {
-        if (list.item[i].step <= step && n_kept++ >= keep) {
+        bool milestone = keep_every > 0 && list.item[i].step % keep_every == 0;
+        if (list.item[i].step <= step && n_kept++ >= keep && !milestone) {
             remove_file(list.item[i].path);
         }
     }

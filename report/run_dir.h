@@ -95,10 +95,10 @@ sy_status sy_run_dir_publish(const sy_run_dir *run, int64_t step);
    the newest that stays. Not collective. Rank 0 only. SY_ERR_IO. */
 sy_status sy_run_dir_set_aside(const sy_run_dir *run, int64_t step);
 
-/* Remove old checkpoints: of those up to `step` (the one just saved) the `keep` newest stay; keep 0
-   keeps all. Not collective. Rank 0 only. Later steps are left alone. A file that cannot be removed
-   is a warning. */
-sy_status sy_run_dir_prune(const sy_run_dir *run, int64_t step, int32_t keep);
+/* Remove old checkpoints: of those up to `step` (the one just saved) the `keep` newest stay, and
+   those of steps that keep_every divides (0: none); keep 0 keeps all. Not collective. Rank 0 only.
+   Later steps are left alone. A file that cannot be removed is a warning. */
+sy_status sy_run_dir_prune(const sy_run_dir *run, int64_t step, int32_t keep, int64_t keep_every);
 
 #ifdef __cplusplus
 }

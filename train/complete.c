@@ -125,6 +125,9 @@ static sy_status want_counters(checker *c)
     for (size_t i = 0; i < sizeof name / sizeof name[0]; i++) {
         SY_TRY(want(c, name[i], false, 1, &(int64_t){1}));
     }
+    if (find(c, "state/schedule_start") != NULL) { /* older files have it not */
+        SY_TRY(want(c, "state/schedule_start", false, 1, &(int64_t){1}));
+    }
 cleanup:
     return st;
 }

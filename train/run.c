@@ -15,6 +15,7 @@
 #include "report/run_dir.h"
 #include "train/eval.h"
 #include "train/peak.h"
+#include "train/saves.h"
 #include "train/step_metrics.h"
 
 typedef struct run {
@@ -30,9 +31,8 @@ typedef struct run {
     sy_metrics_file *metrics_file; /* rank 0 */
     sy_step_metrics *metrics;      /* rank 0 */
     sy_progress *progress;         /* rank 0 */
-    int64_t saved_step; /* of the last checkpoint on disk that this run knows; -1: none */
-    bool last_save_failed;
-    double stall_s;
+    sy_saves saves;
+    double begun_s;
 } run;
 
 static bool is_root(const run *r)
@@ -102,6 +102,39 @@ static sy_status load(run *r, const char *path, sy_load_what what)
     }
 cleanup:
     return st;
+}
+
+/* --reset: parts of the past that a resumed run leaves behind. */
+static sy_status reset(run *r)
+{
+    sy_status st = SY_OK;
+    sy_trainer *t = r->trainer;
+    const uint32_t what = r->spec->reset;
+    if (what & SY_RESET_OPTIMIZER) {
+        SY_TRY(sy_agree(r->world, sy_optimizer_reset(t->opt, t->engine->compute_stream)));
+        SY_TRY(sy_agree(r->world, sy_stream_sync(t->engine->compute_stream)));
+        sy_info("reset: the optimizer's moments begin at zero");
+    }
+    if (what & SY_RESET_SCHEDULE) {
+        t->count.schedule_start = t->count.step;
+        sy_info("reset: the learning rate's schedule begins at step %ld", (long)t->count.step);
+    }
+    if (what & SY_RESET_DATA) {
+        t->count.data_step = 0;
+        sy_info("reset: the data begins anew");
+    }
+cleanup:
+    return st;
+}
+
+static sy_status open_saves(run *r, int64_t saved_step)
+{
+    return sy_saves_open(&(sy_saves_spec){.trainer = r->trainer,
+                                          .dir = &r->dir,
+                                          .config_yaml = r->config_yaml,
+                                          .blobs = r->tokenizer.blob,
+                                          .n_blobs = r->tokenizer.n},
+                         saved_step, &r->saves);
 }
 
 static sy_status open_valid(run *r)
@@ -178,6 +211,7 @@ static sy_status start(run *r)
     sy_trainer_spec trainer = {r->settings, r->world, r->spec->threads};
     char *path = NULL;
     double peak = 0;
+    int64_t saved_step = -1;
     int32_t how_int;
 
     SY_TRY(sy_agree(r->world, claim(r, &how)));
@@ -196,9 +230,11 @@ static sy_status start(run *r)
         SY_TRY(load(r, path, how == SY_RUN_CONTINUE ? SY_LOAD_ALL : SY_LOAD_MODEL));
         SY_TRY(sy_tokenizer_files_read(path, r->world, &r->tokenizer));
     }
-    if (how == SY_RUN_CONTINUE && r->spec->resume_from == NULL) {
-        r->saved_step = r->trainer->count.step; /* a named one may stand in another folder */
+    SY_TRY(how == SY_RUN_CONTINUE ? reset(r) : SY_OK);
+    if (how == SY_RUN_CONTINUE && r->spec->resume_from == NULL && r->spec->reset == 0) {
+        saved_step = r->trainer->count.step; /* a named one may stand in another folder */
     }
+    SY_TRY(open_saves(r, saved_step));
     SY_TRY(open_valid(r));
     SY_TRY(measure_peak(r, &peak));
     if (is_root(r)) {
@@ -213,48 +249,9 @@ cleanup:
 
 /* ---- the loop ---- */
 
-static sy_status publish(run *r, int64_t step)
-{
-    sy_status st = SY_OK;
-    SY_TRY(sy_run_dir_publish(&r->dir, step));
-    SY_TRY(sy_run_dir_prune(&r->dir, step, r->settings->train->checkpoint_keep));
-cleanup:
-    return st;
-}
-
-/* A save that fails is a warning; training goes on, unless it was the final one. */
 static void save(run *r, bool final)
 {
-    sy_status st = SY_OK;
-    sy_trainer *t = r->trainer;
-    sy_state state = sy_trainer_state(t, r->config_yaml);
-    double t0 = sy_clock_s();
-    char *path = NULL;
-
-    state.blobs = r->tokenizer.blob;
-    state.n_blobs = r->tokenizer.n;
-    SY_TRY(sy_agree(r->world, sy_run_checkpoint_path(&r->dir, t->count.step, &path)));
-    if (is_root(r)) {
-        st = sy_metrics_file_sync(r->metrics_file);
-    }
-    SY_TRY(sy_agree(r->world, st));
-    SY_TRY(sy_checkpoint_save(path, &state, t->engine->mesh->io));
-    if (is_root(r)) {
-        st = publish(r, t->count.step);
-    }
-    SY_TRY(sy_agree(r->world, st));
-    r->saved_step = t->count.step;
-cleanup:
-    r->stall_s = sy_clock_s() - t0;
-    r->last_save_failed = st != SY_OK;
-    if (st != SY_OK && is_root(r)) {
-        sy_warn("CHECKPOINT NOT SAVED at step %ld: %s%s", (long)t->count.step, sy_error_message(),
-                final ? "" : "; training goes on, the next try is at the next interval");
-    } else if (is_root(r)) {
-        sy_info("checkpoint %s (%.2f s)", path, r->stall_s);
-    }
-    sy_error_clear();
-    sy_free(&path);
+    sy_saves_save(&r->saves, final, is_root(r) ? sy_metrics_file_sync(r->metrics_file) : SY_OK);
 }
 
 /* A set that is cut short has no figure, and those behind it are left out. */
@@ -289,8 +286,8 @@ static sy_status log_step(run *r, const sy_step_result *result)
     sy_status st = SY_OK;
     sy_step_facts facts;
     char text[256];
-    SY_TRY(sy_step_metrics_fill(r->metrics, result, r->stall_s, &facts));
-    r->stall_s = 0;
+    SY_TRY(sy_step_metrics_fill(r->metrics, result, r->saves.stall_s, &facts));
+    r->saves.stall_s = 0;
     sy_progress_update(r->progress, result->step, sy_step_facts_format(&facts, text, sizeof text));
     if (result->verdict == SY_STEP_SKIPPED) {
         sy_warn("step %ld skipped: the gradient norm is not finite (%ld skipped so far)",
@@ -321,8 +318,35 @@ static sy_status after_step(run *r, const sy_step_result *result, bool *stopped)
             sy_error_clear();
         }
     }
-    if (last || due(result->step, c->checkpoint_every)) {
+    if (sy_saves_due(&r->saves, result->save_now)) {
         save(r, last);
+    }
+cleanup:
+    return st;
+}
+
+static bool is_asked_to_stop(const run *r)
+{
+    double minutes = r->settings->train->stop_after_minutes;
+    return (r->spec->stop != NULL && r->spec->stop()) ||
+           (minutes > 0 && sy_clock_s() - r->begun_s >= 60 * minutes);
+}
+
+/* One step. A save under way goes on while the gradients are computed; before anything is updated,
+   what it saves must have been copied. */
+static sy_status step(run *r, sy_step_result *result)
+{
+    sy_status st = SY_OK;
+    sy_trainer *t = r->trainer;
+    t->votes.save_now = is_root(r) && sy_saves_time_is_up(&r->saves);
+    t->votes.saver_ready = sy_saves_ready(&r->saves);
+    SY_TRY(sy_trainer_gradients(t, is_asked_to_stop(r), result));
+    if (result->verdict != SY_STEP_STOP) {
+        if (result->savers_ready) {
+            sy_saves_go_on(&r->saves);
+        }
+        sy_saves_wait_copied(&r->saves);
+        SY_TRY(sy_trainer_update(t, result));
     }
 cleanup:
     return st;
@@ -334,7 +358,7 @@ static sy_status loop(run *r, bool *stopped)
     const sy_train_config *c = r->settings->train;
     sy_step_result result;
     while (r->trainer->count.step < c->steps && !*stopped) {
-        SY_TRY(sy_trainer_step(r->trainer, r->spec->stop != NULL && r->spec->stop(), &result));
+        SY_TRY(step(r, &result));
         if (result.verdict == SY_STEP_STOP) {
             *stopped = true;
             break;
@@ -348,10 +372,11 @@ static sy_status loop(run *r, bool *stopped)
                    "step %ld: the gradient norm is not finite, and train.nonfinite is stop",
                    (long)result.step);
     }
-    if (r->saved_step != r->trainer->count.step && !(r->last_save_failed && !*stopped)) {
+    sy_saves_finish(&r->saves);
+    if (r->saves.saved_step != r->trainer->count.step && !(r->saves.last_failed && !*stopped)) {
         save(r, true);
     }
-    SY_REQUIRE(!r->last_save_failed, SY_ERR_IO,
+    SY_REQUIRE(!r->saves.last_failed, SY_ERR_IO,
                "the last checkpoint of the run could not be saved");
     if (*stopped) {
         sy_info("stopped on request after step %ld of %ld; --resume goes on from here",
@@ -372,6 +397,7 @@ static void finish(run *r)
         sy_eval_set_close(&r->valid[i]);
     }
     sy_free(&r->valid);
+    sy_saves_close(&r->saves);
     sy_trainer_destroy(&r->trainer);
     sy_tokenizer_files_free(&r->tokenizer);
     sy_run_dir_free(&r->dir);
@@ -405,7 +431,8 @@ cleanup:
 sy_status sy_run_train(const sy_run_spec *spec, bool *stopped)
 {
     sy_status st = SY_OK;
-    run r = {.spec = spec, .settings = spec->settings, .world = spec->world, .saved_step = -1};
+    run r = {
+        .spec = spec, .settings = spec->settings, .world = spec->world, .begun_s = sy_clock_s()};
     *stopped = false;
     SY_TRY(check_config(spec));
     SY_TRY(start(&r));

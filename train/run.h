@@ -9,6 +9,9 @@
 extern "C" {
 #endif
 
+/* --reset: what of the past a resumed run leaves behind, as bits. */
+enum { SY_RESET_OPTIMIZER = 1, SY_RESET_SCHEDULE = 2, SY_RESET_DATA = 4 };
+
 typedef struct sy_run_spec {
     const sy_run_settings *settings;
     sy_comm *world;
@@ -16,6 +19,7 @@ typedef struct sy_run_spec {
     const char *run_dir; /* --run-dir, NULL: from the config */
     bool resume;
     const char *resume_from;      /* --resume CKPT, NULL: the newest that verifies */
+    uint32_t reset;               /* with resume */
     const char *init_from;        /* --init-from CKPT, or NULL */
     const char *const *overrides; /* --set */
     int32_t n_overrides;

@@ -13,6 +13,8 @@ enum {
     HEAD_STOP,
     HEAD_LOSS_TOKENS,
     HEAD_ROUTED_TOKENS,
+    HEAD_SAVE_NOW,
+    HEAD_SAVER_READY,
     HEAD_STEP,
     HEAD_STEP_SQUARED, /* with the sum, equal on all ranks only if the steps are */
     HEAD_N
@@ -31,6 +33,8 @@ static sy_status head(sy_trainer *t, bool stop, const sy_step_batch **batch, int
     sum[HEAD_STOP] = stop;
     sum[HEAD_LOSS_TOKENS] = mine == SY_OK ? (*batch)->loss_tokens : 0;
     sum[HEAD_ROUTED_TOKENS] = mine == SY_OK ? (*batch)->routed_tokens : 0;
+    sum[HEAD_SAVE_NOW] = t->votes.save_now;
+    sum[HEAD_SAVER_READY] = t->votes.saver_ready;
     sum[HEAD_STEP] = t->count.step;
     sum[HEAD_STEP_SQUARED] = t->count.step * t->count.step;
     SY_TRY(sy_host_all_reduce(host, sum, HEAD_N, SY_I64, SY_SUM, "step head"));
@@ -91,18 +95,74 @@ cleanup:
 }
 
 /* All ranks see the same sums, so all decide alike. */
+static void fill_result(const sy_trainer *t, const sy_step_batch *batch, const int64_t sum[HEAD_N],
+                        sy_step_result *r)
+{
+    const sy_engine *e = t->engine;
+    int64_t L = t->settings->model->layers, E = sy_engine_experts(e);
+    bool finite = isfinite(e->h_sums[0]) && isfinite(e->h_sums[1]);
+    r->verdict = finite ? SY_STEP_DONE : SY_STEP_SKIPPED;
+    r->step = t->count.step + 1;
+    r->n_sequences = batch->n_sequences;
+    r->loss_tokens = sum[HEAD_LOSS_TOKENS];
+    r->routed_tokens = sum[HEAD_ROUTED_TOKENS];
+    r->loss = r->loss_tokens > 0 ? e->h_sums[1] / (double)r->loss_tokens : 0;
+    r->grad_norm = sqrt(e->h_sums[0]);
+    r->sums = e->h_sums + 2;
+    r->load = E > 0 ? e->h_loads : NULL;
+    r->kept = E > 0 ? e->h_loads + L * E : NULL;
+    r->dispatch_s = e->stats.dispatch_s;
+    r->combine_s = e->stats.combine_s;
+    r->experts_s = e->stats.experts_s;
+    r->n_extra_passes = e->stats.n_extra_passes;
+    r->save_now = sum[HEAD_SAVE_NOW] > 0;
+    r->savers_ready = sum[HEAD_SAVER_READY] == e->mesh->host->size;
+}
+
+/* The others are in the midst of collectives. */
+static void end_job_unless_ok(sy_trainer *t, sy_status st)
+{
+    if (st != SY_OK) {
+        sy_comm_abort(t->engine->mesh->host, st);
+    }
+}
+
+sy_status sy_trainer_gradients(sy_trainer *t, bool stop, sy_step_result *out)
+{
+    sy_status st = SY_OK;
+    const sy_step_batch *batch = NULL;
+    int64_t sum[HEAD_N];
+    double t0 = sy_clock_s();
+
+    SY_TRY(head(t, stop, &batch, sum));
+    *out = (sy_step_result){.verdict = SY_STEP_STOP, .step = t->count.step};
+    if (sum[HEAD_STOP] > 0) {
+        goto cleanup;
+    }
+    end_job_unless_ok(t, compute(t, batch, sum));
+    fill_result(t, batch, sum, out);
+    out->step_s = sy_clock_s() - t0;
+cleanup:
+    return st;
+}
+
+/* Steps of the schedule count from where it began. */
+static double learning_rate(const sy_trainer *t, int64_t step)
+{
+    const sy_optim_config *o = t->settings->optim;
+    int64_t start = t->count.schedule_start;
+    int64_t decay = o->decay_steps > 0 ? o->decay_steps : t->settings->train->steps - start;
+    return sy_schedule_lr(o, decay, step - start);
+}
+
 static sy_status update(sy_trainer *t, sy_step_result *r)
 {
     sy_status st = SY_OK;
     sy_engine *e = t->engine;
     const sy_optim_config *o = t->settings->optim;
-    double norm2 = e->h_sums[0];
-    bool skip = !isfinite(norm2) || !isfinite(e->h_sums[1]);
+    bool skip = r->verdict == SY_STEP_SKIPPED;
 
-    r->verdict = skip ? SY_STEP_SKIPPED : SY_STEP_DONE;
-    r->lr =
-        sy_schedule_lr(o, o->decay_steps > 0 ? o->decay_steps : t->settings->train->steps, r->step);
-    r->grad_norm = sqrt(norm2);
+    r->lr = learning_rate(t, r->step);
     SY_TRY(sy_optimizer_step(
         t->opt,
         &(sy_update){.lr = r->lr,
@@ -116,48 +176,25 @@ cleanup:
     return st;
 }
 
-static void fill_result(const sy_trainer *t, const int64_t sum[HEAD_N], sy_step_result *r)
+sy_status sy_trainer_update(sy_trainer *t, sy_step_result *r)
 {
-    const sy_engine *e = t->engine;
-    int64_t L = t->settings->model->layers, E = sy_engine_experts(e);
-    r->step = t->count.step + 1;
-    r->loss_tokens = sum[HEAD_LOSS_TOKENS];
-    r->routed_tokens = sum[HEAD_ROUTED_TOKENS];
-    r->loss = r->loss_tokens > 0 ? e->h_sums[1] / (double)r->loss_tokens : 0;
-    r->sums = e->h_sums + 2;
-    r->load = E > 0 ? e->h_loads : NULL;
-    r->kept = E > 0 ? e->h_loads + L * E : NULL;
-    r->dispatch_s = e->stats.dispatch_s;
-    r->combine_s = e->stats.combine_s;
-    r->experts_s = e->stats.experts_s;
-    r->n_extra_passes = e->stats.n_extra_passes;
+    double t0 = sy_clock_s();
+    end_job_unless_ok(t, update(t, r));
+    t->count.step++;
+    t->count.data_step += r->n_sequences;
+    t->count.tokens_seen += r->loss_tokens;
+    t->count.skipped += r->verdict == SY_STEP_SKIPPED;
+    r->step_s += sy_clock_s() - t0;
+    return SY_OK;
 }
 
 sy_status sy_trainer_step(sy_trainer *t, bool stop, sy_step_result *out)
 {
     sy_status st = SY_OK;
-    const sy_step_batch *batch = NULL;
-    int64_t sum[HEAD_N];
-    double t0 = sy_clock_s();
-
-    SY_TRY(head(t, stop, &batch, sum));
-    *out = (sy_step_result){.verdict = SY_STEP_STOP, .step = t->count.step};
-    if (sum[HEAD_STOP] > 0) {
-        goto cleanup;
+    SY_TRY(sy_trainer_gradients(t, stop, out));
+    if (out->verdict != SY_STEP_STOP) {
+        SY_TRY(sy_trainer_update(t, out));
     }
-    st = compute(t, batch, sum);
-    if (st == SY_OK) {
-        fill_result(t, sum, out);
-        st = update(t, out);
-    }
-    if (st != SY_OK) { /* the others are in the midst of collectives */
-        sy_comm_abort(t->engine->mesh->host, st);
-    }
-    t->count.step++;
-    t->count.data_step += batch->n_sequences;
-    t->count.tokens_seen += out->loss_tokens;
-    t->count.skipped += out->verdict == SY_STEP_SKIPPED;
-    out->step_s = sy_clock_s() - t0;
 cleanup:
     return st;
 }

@@ -28,10 +28,20 @@ static const sy_config_key keys[] = {
         "Evaluate this many global batches of each set. 0: the whole set."),
     KEY(checkpoint_every, SY_CFG_I64, "0", 0, 1e15, NULL,
         "Steps between checkpoints. 0: at the end only."),
+    KEY(checkpoint_minutes, SY_CFG_F64, "0.0", 0, 1e6, NULL,
+        "Minutes between checkpoints, beside checkpoint_every. 0: steps alone decide."),
     KEY(checkpoint_keep, SY_CFG_I32, "2", 0, 1 << 20, NULL,
         "Checkpoints to keep, the newest ones. 0: all."),
+    KEY(checkpoint_keep_every, SY_CFG_I64, "0", 0, 1e15, NULL,
+        "Milestones: checkpoints of steps that this divides are never removed. 0: none."),
     KEY(checkpoint_async, SY_CFG_BOOL, "false", 0, 0, NULL,
-        "Write checkpoints beside the next steps. Not in this version: must be false."),
+        "Write checkpoints beside the next steps: training waits for a copy in memory only."),
+    KEY(checkpoint_staging_gb, SY_CFG_OPT_F64, "null", 0, 1e6, NULL,
+        "checkpoint_async: most memory for the copy on a rank, in GB; what does not fit is copied "
+        "as the file grows. null: as much as the rank writes."),
+    KEY(stop_after_minutes, SY_CFG_F64, "0.0", 0, 1e7, NULL,
+        "Save and exit with 75 after so many minutes, before a time limit of the machine's. 0: "
+        "never."),
     KEY(nonfinite, SY_CFG_ENUM, "skip", 0, 0, nonfinite_choices,
         "When the gradient norm is not finite: skip the update on all ranks, or stop."),
     KEY(freeze, SY_CFG_STR_LIST, "null", 0, 0, NULL,
@@ -39,23 +49,11 @@ static const sy_config_key keys[] = {
     {0},
 };
 
-static sy_status check(const void *section, const sy_config *config)
-{
-    const sy_train_config *t = section;
-    if (t->checkpoint_async) {
-        return sy_config_error(
-            config, "train.checkpoint_async",
-            "train.checkpoint_async is not part of this version; set it to false");
-    }
-    return SY_OK;
-}
-
 const sy_config_section sy_train_section = {
     .name = "train",
     .help = "The loop: steps, batches, evaluation, checkpoints.",
     .keys = keys,
     .struct_bytes = sizeof(sy_train_config),
-    .check = check,
 };
 
 const sy_config_section *const *sy_train_sections(int32_t *n)

@@ -23,7 +23,11 @@ typedef struct sy_train_config {
     int32_t recompute;                 /* sy_recompute of model/pass.h */
     int64_t log_every, eval_every, eval_batches, checkpoint_every;
     int32_t checkpoint_keep;
+    int64_t checkpoint_keep_every;
+    double checkpoint_minutes;
     bool checkpoint_async;
+    sy_opt_f64 checkpoint_staging_gb;
+    double stop_after_minutes;
     int32_t nonfinite; /* sy_nonfinite */
     sy_str_list freeze;
 } sy_train_config;

@@ -69,10 +69,12 @@ static sy_status walk_counters(void *self, sy_emit *emit, void *to)
     struct {
         const char *name;
         int64_t *value;
-    } counter[] = {{"state/step", &t->count.step},
-                   {"state/data_step", &t->count.data_step},
-                   {"state/tokens_seen", &t->count.tokens_seen},
-                   {"state/skipped_steps", &t->count.skipped}};
+        bool optional; /* older files have it not */
+    } counter[] = {{"state/step", &t->count.step, false},
+                   {"state/data_step", &t->count.data_step, false},
+                   {"state/tokens_seen", &t->count.tokens_seen, false},
+                   {"state/skipped_steps", &t->count.skipped, false},
+                   {"state/schedule_start", &t->count.schedule_start, true}};
     for (size_t i = 0; i < sizeof counter / sizeof counter[0]; i++) {
         sy_part part = {.box = {.n_dim = 1, .start = {0}, .shape = {1}},
                         .data = counter[i].value,
@@ -82,7 +84,8 @@ static sy_status walk_counters(void *self, sy_emit *emit, void *to)
                           .n_dim = 1,
                           .n_parts = 1,
                           .shape_glb = {1},
-                          .parts = &part};
+                          .parts = &part,
+                          .optional = counter[i].optional};
         SY_TRY(emit(to, &field));
     }
 cleanup:

@@ -22,11 +22,19 @@ typedef struct sy_step_result {
     int64_t step; /* its number, from 1 */
     double loss, grad_norm, lr;
     int64_t loss_tokens, routed_tokens;
+    int32_t n_sequences;
     const double *sums;         /* [L, SY_N_SUMS] */
     const int64_t *load, *kept; /* [L, E] */
     double step_s, dispatch_s, combine_s, experts_s;
     int64_t n_extra_passes;
+    bool save_now, savers_ready; /* any rank's vote; every rank's */
 } sy_step_result;
+
+/* What a rank has to say beside stop, at the head of a step: the run sets it. */
+typedef struct sy_step_votes {
+    bool save_now;    /* a checkpoint is due by the clock */
+    bool saver_ready; /* this rank's part of the save under way has ended */
+} sy_step_votes;
 
 /* Counters that a checkpoint holds. */
 typedef struct sy_train_counters {
@@ -34,6 +42,7 @@ typedef struct sy_train_counters {
     int64_t data_step; /* position in the data, in sequences */
     int64_t tokens_seen;
     int64_t skipped;
+    int64_t schedule_start; /* step at which the learning rate's schedule began (--reset schedule) */
 } sy_train_counters;
 
 typedef struct sy_trainer {
@@ -43,6 +52,7 @@ typedef struct sy_trainer {
     sy_grad_sync *grads;
     sy_loader *loader;
     sy_train_counters count;
+    sy_step_votes votes;
     sy_owner owner[4];
 } sy_trainer;
 
@@ -59,6 +69,11 @@ void sy_trainer_destroy(sy_trainer **trainer);
    step begins is returned on all ranks alike; one in the midst of it ends the job (parallel/comm.h,
    sy_comm_abort). */
 sy_status sy_trainer_step(sy_trainer *trainer, bool stop, sy_step_result *out);
+/* The two halves of a step, errors as there. Up to the gradients: reduced (parallel/grad_sync.h)
+   and added to what stands in them, nothing updated; the verdict is out. Then the update, which
+   leaves the gradients at zero. Collective. */
+sy_status sy_trainer_gradients(sy_trainer *trainer, bool stop, sy_step_result *out);
+sy_status sy_trainer_update(sy_trainer *trainer, sy_step_result *result);
 /* What is persistent. The pointers live as long as the trainer. config_yaml is the caller's. Not
  * collective. */
 sy_state sy_trainer_state(sy_trainer *trainer, const char *config_yaml);

@@ -304,13 +304,30 @@ static void prune_keeps_the_newest_and_every_later_step(void **state)
     add_checkpoint_file(&run, "step_00000150.h5");
     add_checkpoint_file(&run, "step_00000200.h5");
     add_checkpoint_file(&run, "step_00000900.h5");
-    assert_int_equal(sy_run_dir_prune(&run, 200, 0), SY_OK);
+    assert_int_equal(sy_run_dir_prune(&run, 200, 0, 0), SY_OK);
     assert_true(has_checkpoint_file(&run, "step_00000100.h5"));
-    assert_int_equal(sy_run_dir_prune(&run, 200, 2), SY_OK);
+    assert_int_equal(sy_run_dir_prune(&run, 200, 2, 0), SY_OK);
     assert_false(has_checkpoint_file(&run, "step_00000100.h5"));
     assert_true(has_checkpoint_file(&run, "step_00000150.h5"));
     assert_true(has_checkpoint_file(&run, "step_00000200.h5"));
     assert_true(has_checkpoint_file(&run, "step_00000900.h5"));
+    sy_run_dir_free(&run);
+}
+
+static void prune_leaves_milestones(void **state)
+{
+    sy_run_dir run = claim_run(state);
+    for (int step = 100; step <= 600; step += 100) {
+        char name[32];
+        snprintf(name, sizeof name, "step_%08d.h5", step);
+        add_checkpoint_file(&run, name);
+    }
+    assert_int_equal(sy_run_dir_prune(&run, 600, 2, 300), SY_OK);
+    for (int step = 100; step <= 600; step += 100) {
+        char name[32];
+        snprintf(name, sizeof name, "step_%08d.h5", step);
+        assert_true(has_checkpoint_file(&run, name) == (step == 300 || step >= 500));
+    }
     sy_run_dir_free(&run);
 }
 
@@ -437,6 +454,7 @@ int main(void)
         IN_SCRATCH(clean_without_the_lock_is_refused),
         IN_SCRATCH(latest_is_a_relative_link_that_moves),
         IN_SCRATCH(prune_keeps_the_newest_and_every_later_step),
+        IN_SCRATCH(prune_leaves_milestones),
         IN_SCRATCH(later_checkpoints_are_set_aside_and_none_is_lost),
         IN_SCRATCH(resume_rules_hold_for_each_kind_of_folder),
         cmocka_unit_test(run_section_gives_the_directory_its_name),

@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""Checkpoints written beside the training, and when they are written: the files are those of a run that waits for
+them, a failure is a warning at the next step, a kill loses at most the one under way."""
+
+import os
+import random
+import signal
+import time
+import unittest
+
+import harness
+from harness import LONG
+from test_kill import Kill
+
+
+class Async(Kill):
+    def prepare(self, ranks, ep, **train):
+        super().prepare(ranks, ep, checkpoint_async=True, **train)
+
+    def differences(self, a, b, ranks=0):
+        job = self.job("diff", self.folder / a, self.folder / b, ranks=ranks)
+        self.assertIn(job.status, (0, 1), job.text())
+        return [line for line in job.stdout.splitlines() if not line.startswith(("same", "different"))]
+
+    def test_run_with_async_saves_is_the_run_that_waits(self):
+        for ranks, ep, staging in [(1, 1, None), (3, 1, 0), (4, 4, None)]:
+            with self.subTest(ranks=ranks):
+                self.prepare(ranks, ep, checkpoint_staging_gb=staging)
+                waits = self.config("waits.yaml", parallel={"ep": ep}, train={"steps": 9})
+                self.train(waits, f"waits{ranks}", ranks=ranks)
+                os.rename(self.folder / "whole", self.folder / f"whole{ranks}")
+                self.same_records(f"whole{ranks}", f"waits{ranks}")
+                self.assertEqual(self.checkpoints(f"whole{ranks}"), self.checkpoints(f"waits{ranks}"))
+                for name in [n for n in self.checkpoints(f"waits{ranks}") if n != "latest"]:
+                    found = self.differences(f"whole{ranks}/checkpoints/{name}", f"waits{ranks}/checkpoints/{name}")
+                    self.assertTrue(found and all(line.startswith("config ") for line in found), found)
+
+    def test_kill_at_points_of_a_save_resumes_bit_for_bit(self):
+        self.prepare(3, 1)
+        points = ["checkpoint_write:20:kill:1", "checkpoint_fsync:1:kill:2", "checkpoint_rename:2:kill:0",
+                  "train.step:5:kill:0"]
+        for i, point in enumerate(points):
+            with self.subTest(point):
+                self.dies(point, f"run{i}")
+                self.resumes(f"run{i}")
+
+    def test_save_that_fails_is_a_warning_and_the_next_one_counts(self):
+        self.prepare(2, 2, steps=14)
+        for i, point in enumerate(["checkpoint_write:12:fail:1", "checkpoint_fsync:1:fail:0", "checkpoint_rename:1:fail:0"]):
+            with self.subTest(point):
+                job = self.train(self.cfg, f"run{i}", ranks=2, fault=point)
+                self.assertEqual(job.stderr.count("CHECKPOINT NOT SAVED at step 3"), 1, job.text())
+                self.same_records(f"run{i}", "whole")
+                missing = set(self.checkpoints("whole")) - set(self.checkpoints(f"run{i}"))
+                self.assertEqual(missing, {"step_00000003.h5"})
+
+    def test_stop_while_a_save_is_under_way_loses_nothing(self):
+        self.prepare(2, 2, steps=30, checkpoint_every=2)
+        job = self.start("train", self.cfg, "--run-dir", self.folder / "run", ranks=2,
+                         fault="checkpoint_fsync:1:sleep=1:0")
+        self.wait_for_steps(job, "run", 2)
+        job.signal(signal.SIGUSR1)
+        self.assertEqual(job.wait().status, 75, job.text())
+        self.resumes("run")
+
+    @unittest.skipUnless(LONG, "long")
+    def test_random_kills_lose_at_most_one_interval(self):
+        seed = int.from_bytes(os.urandom(4), "little")
+        dice = random.Random(seed)
+        for ranks in (1, 2, 3, 4):
+            with self.subTest(ranks=ranks, seed=seed):
+                self.prepare(ranks, 1, steps=40, checkpoint_every=3, checkpoint_keep=2)
+                self.kill_until_done(dice, f"run{ranks}", ranks, 25)
+                self.resumes(f"run{ranks}")
+                os.rename(self.folder / "whole", self.folder / f"whole{ranks}")
+
+    def kill_until_done(self, dice, run, ranks, kills):
+        path, highest = self.folder / run / "metrics.jsonl", 0
+        for _ in range(kills):
+            job = self.start("train", self.cfg, "--run-dir", self.folder / run, "--resume", ranks=ranks)
+            end = time.monotonic() + dice.uniform(0.3, 2.5)
+            while job.process.poll() is None and time.monotonic() < end:
+                time.sleep(0.005)
+            for pid in job.pids()[:1]:
+                os.kill(pid, signal.SIGKILL)
+            job.wait()
+            steps = [int(r["step"]) for r in self.metrics_so_far(path)]
+            highest = max([highest] + steps)
+            newest = max([int(n[5:13]) for n in self.checkpoints(run) if n.startswith("step_")], default=0)
+            self.assertGreaterEqual(newest, highest - 2 * 3, "more than one checkpoint was lost")
+
+    @staticmethod
+    def metrics_so_far(path):
+        import json
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+class When(harness.Case):
+    """checkpoint_minutes, checkpoint_keep_every, stop_after_minutes, --reset."""
+
+    def steps_saved(self, run):
+        return [int(n[5:13]) for n in self.checkpoints(run) if n.startswith("step_") and n.endswith(".h5")]
+
+    def test_milestones_stay(self):
+        self.train(self.config(train={"steps": 12, "checkpoint_every": 2, "checkpoint_keep": 1,
+                                      "checkpoint_keep_every": 4}), "run")
+        self.assertEqual(self.steps_saved("run"), [4, 8, 12])
+
+    def test_minutes_decide_beside_steps(self):
+        self.train(self.config(train={"steps": 8, "checkpoint_every": 0, "checkpoint_minutes": 1e-9}), "run", ranks=2)
+        self.assertEqual(self.steps_saved("run"), list(range(1, 9)))
+        self.train(self.config(train={"steps": 8, "checkpoint_every": 0, "checkpoint_minutes": 100}), "long", ranks=2)
+        self.assertEqual(self.steps_saved("long"), [8])
+
+    def test_stop_after_minutes_saves_and_exits_75(self):
+        cfg = self.config(train={"steps": 1000000, "checkpoint_every": 0, "stop_after_minutes": 0.02})
+        job = self.job("train", cfg, "--run-dir", self.folder / "run", ranks=2)
+        self.assertEqual(job.status, 75, job.text())
+        self.assertLess(job.seconds, 15)
+        self.assertEqual(self.steps_saved("run"), [len(self.metrics("run"))])
+
+    def test_reset_begins_parts_anew(self):
+        cfg = self.config(optim={"schedule": "linear", "lr": 0.01, "min_lr": 0.0, "warmup_steps": 4, "decay_steps": 40},
+                          train={"steps": 6, "checkpoint_every": 0})
+        self.train(cfg, "run")
+        self.train(cfg, "other", "--set", "train.steps=9")
+        run = self.folder / "run/checkpoints/step_00000006.h5"
+        rate = lambda r: float(r["train/lr"])
+        for what, moments, schedule, data in [("optimizer", True, False, False), ("schedule", False, True, False),
+                                              ("data", False, False, True), ("optimizer,schedule,data", True, True, True)]:
+            with self.subTest(what):
+                name = what.replace(",", "_")
+                (self.folder / name / "checkpoints").mkdir(parents=True)
+                (self.folder / name / "checkpoints/step_00000006.h5").write_bytes(run.read_bytes())
+                self.train(cfg, name, "--resume", "--reset", what, "--set", "train.steps=9")
+                ours, plain = self.metrics(name), self.metrics("other")[6:]
+                first = self.metrics("run")[:3]
+                self.assertEqual([rate(r) for r in ours], [rate(r) for r in (first if schedule else plain)])
+                self.assertEqual(ours[0]["train/loss"] == plain[0]["train/loss"], not data)
+                self.assertEqual(ours[1]["train/loss"] == plain[1]["train/loss"], False)
+
+    def test_reset_survives_another_resume(self):
+        cfg = self.config(optim={"schedule": "linear", "lr": 0.01, "min_lr": 0.0, "warmup_steps": 4, "decay_steps": 40},
+                          train={"steps": 4, "checkpoint_every": 0})
+        self.train(cfg, "run")
+        self.train(cfg, "run", "--resume", "--reset", "schedule", "--set", "train.steps=6")
+        self.train(cfg, "run", "--resume", "--set", "train.steps=8")
+        rates = [float(r["train/lr"]) for r in self.metrics("run")]
+        self.assertEqual(rates[4:], rates[:4])
+
+    def test_reset_of_something_else_is_refused(self):
+        cfg = self.config()
+        self.fails(2, "--reset 'moments'", "train", cfg, "--run-dir", self.folder / "run", "--resume", "--reset", "moments")
+        self.fails(2, "goes with --resume", "train", cfg, "--run-dir", self.folder / "run", "--reset", "data")
+
+
+if __name__ == "__main__":
+    harness.main()
