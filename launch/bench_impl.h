@@ -18,6 +18,7 @@ typedef struct sy__bench {
 } sy__bench;
 
 /* The benchmarks, one file each. Collective over env->world; rank 0 prints. */
+sy_status sy__bench_checkpoint(const sy__bench *bench);
 sy_status sy__bench_gemm(const sy__bench *bench);
 sy_status sy__bench_dispatch(const sy__bench *bench);
 sy_status sy__bench_step(const sy__bench *bench);

@@ -9,7 +9,11 @@ static const struct {
     const char *name;
     sy_status (*run)(const sy__bench *bench);
 } benchmarks[] = {
-    {"gemm", sy__bench_gemm}, {"dispatch", sy__bench_dispatch}, {"step", sy__bench_step}};
+    {"checkpoint", sy__bench_checkpoint},
+    {"dispatch", sy__bench_dispatch},
+    {"gemm", sy__bench_gemm},
+    {"step", sy__bench_step},
+};
 
 enum { N_BENCHMARKS = sizeof benchmarks / sizeof benchmarks[0] };
 
@@ -23,8 +27,8 @@ static sy_status unknown(const char *name)
     return near != NULL ? sy_error(SY_ERR_USAGE,
                                    "bench: unknown benchmark '%s' (did you mean '%s'?)", name, near)
                         : sy_error(SY_ERR_USAGE,
-                                   "bench: unknown benchmark '%s'; there are gemm, "
-                                   "dispatch and step",
+                                   "bench: unknown benchmark '%s'; there are "
+                                   "checkpoint, dispatch, gemm and step",
                                    name);
 }
 
@@ -59,15 +63,17 @@ static const sy_option options[] = {
     {"bytes", SY_OPTION_LIST, "N", "dispatch: bytes per pair of ranks (default 4 kB to 16 MB)."},
     {"config", SY_OPTION_VALUE, "FILE", "step: a configuration instead of the mini model's."},
     {"set", SY_OPTION_LIST, "KEY=VALUE", "step: override a key of the configuration."},
+    {"size", SY_OPTION_VALUE, "N", "checkpoint: bytes from each rank (default 512 MiB)."},
+    {"dir", SY_OPTION_VALUE, "DIR", "checkpoint: where the files go (default: here)."},
     {"json", SY_OPTION_FLAG, NULL, "Print one JSON object."},
     {0},
 };
 
 const sy_command sy_cmd_bench = {
     .name = "bench",
-    .operands = "gemm|dispatch|step",
+    .operands = "checkpoint|dispatch|gemm|step",
     .help = "Figures beside a ceiling measured in the same run: matrix products, row exchange, a "
-            "training step.",
+            "training step, saving and loading.",
     .min_operands = 1,
     .max_operands = 1,
     .options = options,
