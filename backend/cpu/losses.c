@@ -1,4 +1,4 @@
-/* Counts and statistics of routing, balance loss and z-loss (algorithms 0.2, 3.1, 3.2). Sums over
+/* Counts and statistics of routing, balance loss and z-loss (docs/NUMERICS.md 3). Sums over
    tokens: blocks of a fixed number of tokens in double, added in ascending order. */
 #include "backend/cpu/tile_impl.h"
 

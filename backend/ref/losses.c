@@ -1,5 +1,4 @@
-/* Counts and statistics of routing, balance loss and z-loss in the house convention (reference:
- * algorithms 0.2, 3.1, 3.2). */
+/* Counts and statistics of routing, balance loss and z-loss (docs/NUMERICS.md 3). */
 #include "backend/ref/ref_impl.h"
 
 #include <math.h>

@@ -1,5 +1,5 @@
 /* The router: scores, choice, capacity, combine weights, and the gradient of the weights
- * (reference: algorithms 0.3). */
+ * (docs/NUMERICS.md 2). */
 #include "backend/ref/ref_impl.h"
 
 #include <math.h>
