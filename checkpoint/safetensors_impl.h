@@ -34,30 +34,38 @@ typedef struct sy__st_type {
 const sy__st_type *sy__st_type_named(const char *name);
 const sy__st_type *sy__st_type_of(sy_dtype dtype);
 
-/* Text of a stranger for a message: cut to size, control characters as \x1b. Returns buf. */
+/* Text of a stranger for a message: cut to size, what is a control character or not UTF-8 as \x1b.
+   Returns buf. */
 const char *sy__st_show(const char *text, char buf[SY__ST_SHOWN]);
+/* May it stand in a message as it is? */
+bool sy__st_is_printable(const char *text);
 
 /* ---- JSON, one member at a time ---- */
 
 /* A text that is read from front to back, and never as one tree: a header of 100 MB could become
-   ten times as much. */
+   fifty times as much. */
 typedef struct sy__st_json {
     const char *path, *what; /* "header": for messages */
     const char *member;      /* whose value is being read */
     const char *text, *at, *end;
+    char *kept, *kept_end; /* names and values that outlive their tree: shorter than their JSON */
 } sy__st_json;
 
-/* Takes the value of the member, which is next in json. */
+/* Takes the value of the member, which is next in json. key lives as long as json->kept. */
 typedef sy_status sy__st_member(void *self, sy__st_json *json, const char *key);
 
 /* To read n_bytes of text, which stays the caller's. */
 sy_status sy__st_json_begin(const char *path, const char *what, const char *text, int64_t n_bytes,
                             sy__st_json *out);
-/* Each member of the object that is next. SY_ERR_USAGE where it is none, or not JSON. */
+void sy__st_json_free(sy__st_json *json);
+/* Each member of the object that is next. SY_ERR_USAGE where it is none, not JSON, or has a name
+   twice. */
 sy_status sy__st_json_object(sy__st_json *json, sy__st_member *member, void *self);
 /* The next value, freed with json_decref: a string of any length, or at most SY__ST_VALUE_MAX bytes
    of text. */
 sy_status sy__st_json_value(sy__st_json *json, json_t **out);
+/* A copy of a string that was read, for which there is room once. */
+const char *sy__st_json_keep(sy__st_json *json, const json_t *string);
 /* SY_ERR_USAGE where anything but white space is left. */
 sy_status sy__st_json_end(sy__st_json *json);
 

@@ -2,45 +2,57 @@
    one pass over the text. */
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "checkpoint/safetensors_impl.h"
+#include "core/alloc.h"
 
-/* C1 controls are U+0080 to U+009F, in UTF-8 a byte 0xc2 and one of 0x80 to 0x9f. */
-static size_t n_control(const char *c)
+/* Bytes of the character that begins here; 0: a control character, or not UTF-8. */
+static size_t n_printable(const char *text)
 {
-    const unsigned char *u = (const unsigned char *)c;
-    if (u[0] == 0xc2 && u[1] >= 0x80 && u[1] < 0xa0) {
-        return 2;
+    const unsigned char *u = (const unsigned char *)text;
+    const size_t n = u[0] < 0x80 ? 1 : u[0] < 0xe0 ? 2 : u[0] < 0xf0 ? 3 : 4;
+    const bool is_control = u[0] < 0x20 || u[0] == 0x7f || (u[0] == 0xc2 && u[1] < 0xa0);
+    if (is_control || (n > 1 && (u[0] < 0xc2 || u[0] > 0xf4))) {
+        return 0;
     }
-    return u[0] < 0x20 || u[0] == 0x7f ? 1 : 0;
+    for (size_t i = 1; i < n; i++) {
+        if ((u[i] & 0xc0) != 0x80) {
+            return 0;
+        }
+    }
+    return n;
+}
+
+bool sy__st_is_printable(const char *text)
+{
+    size_t n = 1;
+    while (*text && n > 0) {
+        n = n_printable(text);
+        text += n;
+    }
+    return n > 0;
 }
 
 const char *sy__st_show(const char *text, char buf[SY__ST_SHOWN])
 {
     static const char more[] = "...";
-    size_t n = 0, whole = 0; /* whole: where a character ends and there is room for `more` */
-    const size_t room = SY__ST_SHOWN - sizeof more;
+    size_t at = 0;
     while (*text) {
-        char piece[16];
-        size_t n_hidden = n_control(text), n_piece = 1;
-        if (n_hidden > 0) {
-            unsigned code = (unsigned char)text[n_hidden - 1];
-            n_piece = (size_t)snprintf(piece, sizeof piece, "\\x%02x", code);
-        } else {
-            n_hidden = 1;
-            piece[0] = *text;
-        }
-        whole = n <= room && ((unsigned char)*text & 0xc0) != 0x80 ? n : whole;
-        if (n + n_piece >= SY__ST_SHOWN) {
-            memcpy(buf + whole, more, sizeof more);
+        char hidden[8];
+        const size_t n = n_printable(text);
+        const int n_hidden = snprintf(hidden, sizeof hidden, "\\x%02x", (unsigned char)*text);
+        const size_t n_piece = n > 0 ? n : (size_t)n_hidden;
+        if (at + n_piece + sizeof more > SY__ST_SHOWN) {
+            memcpy(buf + at, more, sizeof more);
             return buf;
         }
-        memcpy(buf + n, piece, n_piece);
-        n += n_piece;
-        text += n_hidden;
+        memcpy(buf + at, n > 0 ? text : hidden, n_piece);
+        at += n_piece;
+        text += n > 0 ? n : 1;
     }
-    buf[n] = '\0';
+    buf[at] = '\0';
     return buf;
 }
 
@@ -111,41 +123,102 @@ sy_status sy__st_json_value(sy__st_json *json, json_t **out)
     return st;
 }
 
-sy_status sy__st_json_object(sy__st_json *json, sy__st_member *member, void *self)
+const char *sy__st_json_keep(sy__st_json *json, const json_t *string)
+{
+    const size_t n = json_string_length(string) + 1;
+    char *kept = json->kept_end;
+    memcpy(kept, json_string_value(string), n);
+    json->kept_end += n;
+    return kept;
+}
+
+/* ---- objects ---- */
+
+typedef struct key_list {
+    const char **key;
+    int64_t n, capacity;
+} key_list;
+
+static sy_status read_key(sy__st_json *json, key_list *keys)
 {
     sy_status st = SY_OK;
     json_t *key = NULL;
+    SY_TRY(next_is(json, '"') ? sy__st_json_value(json, &key) : expect(json, '"'));
+    if (keys->n == keys->capacity) {
+        const int64_t capacity = keys->capacity > 0 ? 2 * keys->capacity : 8;
+        SY_TRY(sy_realloc(capacity, sizeof *keys->key, (void **)&keys->key));
+        keys->capacity = capacity;
+    }
+    keys->key[keys->n++] = sy__st_json_keep(json, key);
+cleanup:
+    json_decref(key);
+    return st;
+}
+
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static sy_status check_unique(const sy__st_json *json, key_list *keys)
+{
+    sy_status st = SY_OK;
+    char shown[SY__ST_SHOWN];
+    qsort(keys->key, (size_t)keys->n, sizeof *keys->key, by_text);
+    for (int64_t i = 1; i < keys->n; i++) {
+        SY_REQUIRE(strcmp(keys->key[i - 1], keys->key[i]) != 0, SY_ERR_USAGE,
+                   "'%s': the %s has '%s' twice", json->path, json->what,
+                   sy__st_show(keys->key[i], shown));
+    }
+cleanup:
+    return st;
+}
+
+sy_status sy__st_json_object(sy__st_json *json, sy__st_member *member, void *self)
+{
+    sy_status st = SY_OK;
+    key_list keys = {0};
     const char *outer = json->member;
     SY_TRY(expect(json, '{'));
     if (take(json, '}')) {
         return SY_OK;
     }
     do {
-        SY_TRY(next_is(json, '"') ? sy__st_json_value(json, &key) : expect(json, '"'));
+        SY_TRY(read_key(json, &keys));
         SY_TRY(expect(json, ':'));
-        json->member = json_string_value(key);
+        json->member = keys.key[keys.n - 1];
         SY_TRY(member(self, json, json->member));
         json->member = outer;
-        json_decref(key);
-        key = NULL;
     } while (take(json, ','));
     SY_TRY(expect(json, '}'));
+    SY_TRY(check_unique(json, &keys));
 cleanup:
-    json_decref(key);
+    sy_free(&keys.key);
     return st;
 }
+
+/* ---- the whole text ---- */
 
 sy_status sy__st_json_begin(const char *path, const char *what, const char *text, int64_t n_bytes,
                             sy__st_json *out)
 {
+    sy_status st = SY_OK;
     sy__st_json json = {
         .path = path, .what = what, .text = text, .at = text, .end = text + n_bytes};
     const char *zero = memchr(text, '\0', (size_t)n_bytes);
     if (zero) { /* jansson 2.14 passes over one that follows a number, and counts it wrong */
-        return refuse(&json, zero - text, "a zero byte");
+        SY_TRY(refuse(&json, zero - text, "a zero byte"));
     }
+    SY_TRY(sy_alloc(n_bytes, 1, (void **)&json.kept));
+    json.kept_end = json.kept;
     *out = json;
-    return SY_OK;
+cleanup:
+    return st;
+}
+
+void sy__st_json_free(sy__st_json *json)
+{
+    sy_free(&json->kept);
 }
 
 sy_status sy__st_json_end(sy__st_json *json)

@@ -77,7 +77,7 @@ typedef struct shard_index {
     const char *path;
     listed *item;
     int64_t n, capacity;
-    char *text, *text_end; /* of the items: never longer than their JSON */
+    char *text; /* of the items */
     bool has_map;
 } shard_index;
 
@@ -87,21 +87,11 @@ static void index_free(shard_index *ix)
     sy_free(&ix->item);
 }
 
-static const char *keep(shard_index *ix, const char *text)
-{
-    const size_t n = strlen(text) + 1;
-    char *kept = ix->text_end;
-    memcpy(kept, text, n);
-    ix->text_end += n;
-    return kept;
-}
-
-/* Of a file beside the index, that can also be printed as it is. */
+/* Of a file beside the index. */
 static bool is_plain_name(const char *name)
 {
-    char shown[SY__ST_SHOWN];
     return *name && !strchr(name, '/') && strcmp(name, ".") != 0 && strcmp(name, "..") != 0 &&
-           strcmp(sy__st_show(name, shown), name) == 0;
+           sy__st_is_printable(name);
 }
 
 static sy_status read_listed(void *self, sy__st_json *json, const char *key)
@@ -124,7 +114,7 @@ static sy_status read_listed(void *self, sy__st_json *json, const char *key)
         SY_TRY(sy_realloc(capacity, sizeof *ix->item, (void **)&ix->item));
         ix->capacity = capacity;
     }
-    ix->item[ix->n++] = (listed){.name = keep(ix, key), .file = keep(ix, json_string_value(value))};
+    ix->item[ix->n++] = (listed){.name = key, .file = sy__st_json_keep(json, value)};
 cleanup:
     json_decref(value);
     return st;
@@ -136,7 +126,6 @@ static sy_status read_index_member(void *self, sy__st_json *json, const char *ke
     shard_index *ix = self;
     json_t *value = NULL;
     if (strcmp(key, "weight_map") == 0) {
-        SY_REQUIRE(!ix->has_map, SY_ERR_USAGE, "'%s' has \"weight_map\" twice", json->path);
         ix->has_map = true;
         SY_TRY(sy__st_json_object(json, read_listed, ix));
     } else { /* "metadata": its total_size is what the shards say anyway */
@@ -147,56 +136,38 @@ cleanup:
     return st;
 }
 
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(((const listed *)a)->name, ((const listed *)b)->name);
-}
-
 static int by_file(const void *a, const void *b)
 {
-    int order = strcmp(((const listed *)a)->file, ((const listed *)b)->file);
-    return order != 0 ? order : by_name(a, b);
+    const listed *x = a, *y = b;
+    const int order = strcmp(x->file, y->file);
+    return order != 0 ? order : strcmp(x->name, y->name);
 }
 
-/* The items by file, then by name; no name is there twice. */
-static sy_status sort_index(shard_index *ix)
-{
-    sy_status st = SY_OK;
-    char shown[SY__ST_SHOWN];
-    if (ix->n == 0) {
-        return SY_OK;
-    }
-    qsort(ix->item, (size_t)ix->n, sizeof *ix->item, by_name);
-    for (int64_t i = 1; i < ix->n; i++) {
-        SY_REQUIRE(by_name(&ix->item[i - 1], &ix->item[i]) != 0, SY_ERR_USAGE,
-                   "'%s' lists tensor '%s' twice", ix->path, sy__st_show(ix->item[i].name, shown));
-    }
-    qsort(ix->item, (size_t)ix->n, sizeof *ix->item, by_file);
-cleanup:
-    return st;
-}
-
+/* The items by file, then by name. */
 static sy_status read_index(const char *path, shard_index *out)
 {
     sy_status st = SY_OK;
     mapping file = {0};
     shard_index ix = {.path = path};
-    sy__st_json json;
+    sy__st_json json = {0};
     SY_TRY(map_file(path, &file));
     SY_REQUIRE(file.bytes <= SY__ST_JSON_MAX, SY_ERR_USAGE,
                "'%s' has %zu bytes, above the %d that an index may have", path, file.bytes,
                SY__ST_JSON_MAX);
-    SY_TRY(sy_alloc((int64_t)file.bytes, 1, (void **)&ix.text));
-    ix.text_end = ix.text;
     SY_TRY(sy__st_json_begin(path, "index", file.map ? file.map : "", (int64_t)file.bytes, &json));
     SY_TRY(sy__st_json_object(&json, read_index_member, &ix));
     SY_TRY(sy__st_json_end(&json));
     SY_REQUIRE(ix.has_map, SY_ERR_USAGE, "'%s' has no \"weight_map\"", path);
-    SY_TRY(sort_index(&ix));
+    if (ix.n > 0) {
+        qsort(ix.item, (size_t)ix.n, sizeof *ix.item, by_file);
+    }
+    ix.text = json.kept;
+    json.kept = NULL;
     *out = ix;
     ix = (shard_index){0};
 cleanup:
     index_free(&ix);
+    sy__st_json_free(&json);
     unmap(&file);
     return st;
 }

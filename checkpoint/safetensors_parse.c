@@ -19,9 +19,7 @@ typedef struct parser {
     sy__st_json json;
     entry *entry;
     int64_t n, capacity;
-    char *names, *name_end;      /* a name is never longer than its JSON ... */
-    int64_t *shapes, *shape_end; /* ... and every dimension has two characters */
-    bool has_metadata;
+    int64_t *shapes, *shape_end; /* with room: every dimension has two characters */
 } parser;
 
 /* ---- entries ---- */
@@ -90,10 +88,7 @@ static sy_status read_offsets(const parser *p, const json_t *value, entry *e)
 static sy_status add_entry(parser *p, const char *name, const json_t *value)
 {
     sy_status st = SY_OK;
-    const size_t n_name = strlen(name) + 1;
-    entry e = {.tensor = {.name = p->name_end, .file = p->json.path}};
-    memcpy(p->name_end, name, n_name);
-    p->name_end += n_name;
+    entry e = {.tensor = {.name = name}};
     if (!json_is_object(value)) {
         return bad_entry(p, name, "what the header says of it is not an object");
     }
@@ -131,9 +126,6 @@ static sy_status read_member(void *self, sy__st_json *json, const char *key)
     parser *p = self;
     json_t *value = NULL;
     if (strcmp(key, SY__ST_METADATA) == 0) {
-        SY_REQUIRE(!p->has_metadata, SY_ERR_USAGE, "'%s': the header has " SY__ST_METADATA " twice",
-                   json->path);
-        p->has_metadata = true;
         SY_TRY(sy__st_json_object(json, read_metadata, NULL));
     } else {
         SY_TRY(sy__st_json_value(json, &value));
@@ -156,19 +148,6 @@ static int by_place(const void *a, const void *b)
     const entry *x = *(const entry *const *)a, *y = *(const entry *const *)b;
     const int begin = (x->begin > y->begin) - (x->begin < y->begin);
     return begin != 0 ? begin : (x->end > y->end) - (x->end < y->end);
-}
-
-static sy_status check_names(parser *p)
-{
-    if (p->n > 0) {
-        qsort(p->entry, (size_t)p->n, sizeof *p->entry, by_name);
-    }
-    for (int64_t i = 1; i < p->n; i++) {
-        if (by_name(&p->entry[i - 1], &p->entry[i]) == 0) {
-            return bad_entry(p, p->entry[i].tensor.name, "the header has it twice");
-        }
-    }
-    return SY_OK;
 }
 
 /* before NULL: b is the first. */
@@ -245,7 +224,6 @@ static sy_status check(parser *p, int64_t n_data)
 {
     sy_status st = SY_OK;
     int64_t end = 0;
-    SY_TRY(check_names(p));
     SY_TRY(check_tiling(p, &end));
     for (int64_t i = 0; i < p->n; i++) {
         SY_TRY(check_size(p, &p->entry[i]));
@@ -293,10 +271,13 @@ static sy_status make_set(parser *p, const char *data, sy_st_set **out)
     SY_TRY(sy_alloc(p->n, sizeof *set->tensor, (void **)&set->tensor));
     sy__st_storage *storage = set->self;
     SY_TRY(sy_strdup(p->json.path, &storage->path));
-    storage->names = p->names;
+    storage->names = p->json.kept;
     storage->shapes = p->shapes;
-    p->names = NULL;
+    p->json.kept = NULL;
     p->shapes = NULL;
+    if (p->n > 0) {
+        qsort(p->entry, (size_t)p->n, sizeof *p->entry, by_name);
+    }
     set->n = p->n;
     for (int64_t i = 0; i < p->n; i++) {
         const entry *e = &p->entry[i];
@@ -322,9 +303,7 @@ sy_status sy_st_parse(const char *path, const void *bytes, int64_t n_bytes, sy_s
     SY_TRY(read_length(path, bytes, n_bytes, &n));
     const char *text = (const char *)bytes + SY__ST_LENGTH_BYTES;
     SY_TRY(sy__st_json_begin(path, "header", text, n, &p.json));
-    SY_TRY(sy_alloc(n, 1, (void **)&p.names));
     SY_TRY(sy_alloc(n / 2, sizeof *p.shapes, (void **)&p.shapes));
-    p.name_end = p.names;
     p.shape_end = p.shapes;
     SY_TRY(sy__st_json_object(&p.json, read_member, &p));
     SY_TRY(sy__st_json_end(&p.json));
@@ -332,7 +311,7 @@ sy_status sy_st_parse(const char *path, const void *bytes, int64_t n_bytes, sy_s
     SY_TRY(make_set(&p, text + n, out));
 cleanup:
     sy_free(&p.shapes);
-    sy_free(&p.names);
     sy_free(&p.entry);
+    sy__st_json_free(&p.json);
     return st;
 }

@@ -28,14 +28,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
         }                                                                                          \
     } while (0)
 
+/* One line of UTF-8 (as jansson sees it) without control characters. */
 static bool is_harmless(const char *text)
 {
-    for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
-        if (*c < 0x20 || *c == 0x7f || (c[0] == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0)) {
-            return false;
-        }
+    json_t *string = json_string(text);
+    bool harmless = string && *text;
+    json_decref(string);
+    for (const unsigned char *c = (const unsigned char *)text; *c && harmless; c++) {
+        harmless = *c >= 0x20 && *c != 0x7f && !(c[0] == 0xc2 && c[1] < 0xa0);
     }
-    return *text != '\0';
+    return harmless;
 }
 
 static int32_t bits_of(const char *type)

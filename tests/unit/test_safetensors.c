@@ -416,7 +416,8 @@ static void name_with_control_characters_is_printed_harmlessly(void **state)
         assert_true((unsigned char)*c >= 0x20 && *c != 0x7f);
         assert_false((unsigned char)c[0] == 0xc2 && (unsigned char)c[1] < 0xa0);
     }
-    expect_refusal(st, SY_ERR_USAGE, "a\\x1b[31m\\x0a\\x7f\\x9b2J\xc3\xa9 X'", "not an object");
+    expect_refusal(st, SY_ERR_USAGE, "a\\x1b[31m\\x0a\\x7f\\xc2\\x9b2J\xc3\xa9 X'",
+                   "not an object");
     st_free(&file);
 }
 
