@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "checkpoint/checkpoint.h"
 #include "core/alloc.h"
 #include "launch/output.h"
 #include "parallel/agree.h"
@@ -26,15 +27,39 @@ cleanup:
     return st;
 }
 
-static sy_status choose(const sy_cli *cli, const sy_run_settings *s, sy_hf_arch *out)
+/* The architecture that the checkpoint was imported from, where it (still) holds the model; -1:
+   none. Rank 0. */
+static int32_t source_arch(const char *path, const sy_run_settings *s)
+{
+    sy_hf_arch arch = SY_N_HF_ARCHS;
+    void *bytes = NULL;
+    char *yaml = NULL;
+    int64_t n = 0;
+    bool found = sy_checkpoint_read_blob(path, "config.json", &bytes, &n) == SY_OK &&
+                 bytes != NULL &&
+                 sy_hf_config_read("config.json", bytes, (size_t)n, &arch, &yaml) == SY_OK &&
+                 sy_hf_can_hold(arch, s->model, s->moe) == SY_OK;
+    sy_error_clear();
+    sy_free(&yaml);
+    sy_free(&bytes);
+    return found ? (int32_t)arch : -1;
+}
+
+static sy_status choose(const sy_cli *cli, const char *path, const sy_run_settings *s,
+                        sy_comm *world, sy_hf_arch *out)
 {
     sy_status st = SY_OK;
     const char *name = sy_cli_text(cli, "architecture");
-    if (name == NULL) {
-        return sy_hf_choose(s->model, s->moe, out);
+    int32_t source = name == NULL && world->rank == 0 ? source_arch(path, s) : -1;
+    SY_TRY(sy_host_broadcast(world, &source, sizeof source, 0, "architecture"));
+    if (name != NULL) {
+        SY_TRY(sy_hf_arch_parse(name, out));
+        SY_TRY(sy_hf_can_hold(*out, s->model, s->moe));
+    } else if (source >= 0) {
+        *out = (sy_hf_arch)source;
+    } else {
+        SY_TRY(sy_hf_choose(s->model, s->moe, out));
     }
-    SY_TRY(sy_hf_arch_parse(name, out));
-    SY_TRY(sy_hf_can_hold(*out, s->model, s->moe));
 cleanup:
     return st;
 }
@@ -69,7 +94,7 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     SY_TRY(sy_output_path(cli, world, &spec.out));
     SY_TRY(sy_find_checkpoint(cli->operand[0], world, &path));
     SY_TRY(sy_checkpoint_settings(path, NULL, 0, world, &settings));
-    SY_TRY(sy_agree(world, choose(cli, &settings, &spec.arch)));
+    SY_TRY(choose(cli, path, &settings, world, &spec.arch));
     spec.checkpoint = path;
     spec.model = settings.model;
     spec.moe = settings.moe;
@@ -91,7 +116,8 @@ static const sy_option options[] = {
      "bf16, fp32 or fp16 (default: as the checkpoint's embedding). fp32 comes from the "
      "optimizer's masters where there are any."},
     {"architecture", SY_OPTION_VALUE, "NAME",
-     "MixtralForCausalLM, ... (default: the first that holds the model without loss)."},
+     "MixtralForCausalLM, ... (default: the one it was imported from, else the first that holds "
+     "the model without loss)."},
     {"max-shard-bytes", SY_OPTION_VALUE, "N", "Largest file of weights (default 5e9)."},
     {0},
 };
