@@ -280,10 +280,9 @@ sy_status sy_st_write(sy_st_writer *writer, int64_t index, int64_t first, const 
     SY_REQUIRE(index >= 0 && index < w->layout.n, SY_ERR_INTERNAL,
                "there is no tensor %" PRId64 " in '%s'", index, w->folder);
     const sy__st_place *place = &w->layout.place[index];
-    SY_REQUIRE(first >= 0 && n_bytes >= 0 && first <= place->bytes &&
-                   n_bytes <= place->bytes - first,
-               SY_ERR_INTERNAL, "tensor '%s' has no bytes from %" PRId64 " to %" PRId64,
-               w->layout.spec[index].name, first, first + n_bytes);
+    SY_REQUIRE(first >= 0 && n_bytes >= 0 && n_bytes <= place->bytes - first, SY_ERR_INTERNAL,
+               "tensor '%s' has no bytes from %" PRId64 " to %" PRId64, w->layout.spec[index].name,
+               first, first + n_bytes);
     SY_TRY(shard_fd(w, place->shard, &fd));
     SY_TRY(sy__file_write(fd, w->path[place->shard], bytes, n_bytes, place->at + first));
     w->written[index] += n_bytes;

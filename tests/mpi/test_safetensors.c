@@ -5,6 +5,7 @@
 #include <dirent.h>
 
 #include "checkpoint/safetensors.h"
+#include "core/clock.h"
 #include "core/fault.h"
 #include "tests/support/safetensors_bytes.h"
 #include "tests/support/scratch.h"
@@ -268,6 +269,26 @@ static void writer_one_rank_fails_nothing_is_left(void **state)
     }
 }
 
+/* Rank 0 gives up at once; what the last one still writes must find its file. */
+static void writer_given_up_while_a_rank_writes_waits_for_it(void **state)
+{
+    (void)state;
+    sy_comm *world = mpi_test_world();
+    char path[2 * SCRATCH_PATH];
+    sy_st_writer *w = NULL;
+    sy_status st = SY_OK;
+    assert_all_ok(
+        sy_st_writer_create(path_of("out", path), specs, N_SPECS, SHARD_BYTES, world, &w));
+    if (world->rank == world->size - 1) {
+        sy_clock_sleep_s(0.2);
+        st = sy_st_write(w, 5, 0, "x", 1);
+    }
+    sy_st_writer_destroy(&w);
+    assert_all_ok(st);
+    assert_all_ok(sy_host_barrier(world, "removed"));
+    assert_all(n_names() == 0);
+}
+
 #define CASE(f) cmocka_unit_test_setup_teardown(f, open_folder, close_folder)
 
 int main(void)
@@ -278,6 +299,7 @@ int main(void)
         CASE(writer_layouts_that_differ_are_refused),
         CASE(writer_folder_that_exists_is_refused_by_all),
         CASE(writer_one_rank_fails_nothing_is_left),
+        CASE(writer_given_up_while_a_rank_writes_waits_for_it),
     };
     return mpi_test_main("safetensors", tests, sizeof tests / sizeof tests[0]);
 }

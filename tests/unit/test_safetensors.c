@@ -543,10 +543,11 @@ static void path_of_something_else_is_refused(void **state)
 #define SHARD_1 "model-00001-of-00002.safetensors"
 #define SHARD_2 "model-00002-of-00002.safetensors"
 
-/* Shard 1 has a, c; shard 2 has b, c (another one), e. */
+/* Shard 1 has a, c, f; shard 2 has b, c (another one), e. */
 static void put_shards(void **state)
 {
-    put(state, SHARD_1, "{\"c\":" F32_1("0", "4") ",\"a\":" F32_1("4", "8") "}", 8);
+    put(state, SHARD_1,
+        "{\"c\":" F32_1("0", "4") ",\"f\":" F32_1("8", "12") ",\"a\":" F32_1("4", "8") "}", 12);
     put(state, SHARD_2,
         "{\"b\":" F32_1("8", "12") ",\"c\":" F32_1("0", "4") ",\"e\":" F32_1("4", "8") "}", 12);
 }
@@ -575,14 +576,19 @@ static void index_decides_which_tensor_is_read_from_where(void **state)
     put_shards(state);
     put_text(state, INDEX,
              "{\"metadata\":{\"total_size\":7},\"weight_map\":{\"b\":\"" SHARD_2
-             "\",\"a\":\"" SHARD_1 "\",\"c\":\"" SHARD_2 "\",\"e\":\"" SHARD_2 "\"}}\n");
+             "\",\"a\":\"" SHARD_1 "\",\"c\":\"" SHARD_2 "\",\"f\":\"" SHARD_1 "\",\"e\":\"" SHARD_2
+             "\"}}\n");
     assert_int_equal(open_heard(state, &set, heard, sizeof heard), SY_OK);
-    assert_true(set->n == 4 && set->bytes == 16);
+    assert_true(set->n == 5 && set->bytes == 20);
     const struct {
         const char *name, *file;
         uint8_t first;
-    } want[] = {{"a", SHARD_1, 4}, {"b", SHARD_2, 8}, {"c", SHARD_2, 0}, {"e", SHARD_2, 4}};
-    for (int i = 0; i < 4; i++) {
+    } want[] = {{"a", SHARD_1, 4},
+                {"b", SHARD_2, 8},
+                {"c", SHARD_2, 0},
+                {"e", SHARD_2, 4},
+                {"f", SHARD_1, 8}};
+    for (int i = 0; i < 5; i++) {
         const sy_st_tensor *t = &set->tensor[i];
         assert_string_equal(t->name, want[i].name);
         assert_non_null(strstr(t->file, want[i].file));
@@ -609,11 +615,12 @@ static void index_that_is_wrong_is_refused(void **state)
         {"{\"weight_map\":[]}", "index", "'{'"},
         {"{\"weight_map\":{},\"weight_map\":{}}", "weight_map", "twice"},
         {"{\"weight_map\":{\"a\":1}}", "'a'", "not a text"},
-        {"{\"weight_map\":{\"a\":\"../" SHARD_1 "\"}}", "'a'", "'../" SHARD_1 "'"},
-        {"{\"weight_map\":{\"a\":\"/etc/passwd\"}}", "'a'", "'/etc/passwd'"},
-        {"{\"weight_map\":{\"a\":\"..\"}}", "'a'", "'..'"},
-        {"{\"weight_map\":{\"a\":\"\"}}", "'a'", "''"},
-        {"{\"weight_map\":{\"a\":\"x\\n\"}}", "'a'", "'x\\x0a'"},
+        {"{\"weight_map\":{\"a\":\"../" SHARD_1 "\"}}", "'a'",
+         "'../" SHARD_1 "', which is not the name"},
+        {"{\"weight_map\":{\"a\":\"/etc/passwd\"}}", "'a'", "'/etc/passwd', which is not the name"},
+        {"{\"weight_map\":{\"a\":\"..\"}}", "'a'", "'..', which is not the name"},
+        {"{\"weight_map\":{\"a\":\"\"}}", "'a'", "'', which is not the name"},
+        {"{\"weight_map\":{\"a\":\"x\\n\"}}", "'a'", "'x\\x0a', which is not the name"},
         {"{\"weight_map\":{\"a\":\"none.safetensors\"}}", "'a'",
          "'none.safetensors', which is missing"},
         {"{\"weight_map\":{\"a\":\"" SHARD_1 "\",\"a\":\"" SHARD_1 "\"}}", "'a'", "twice"},
