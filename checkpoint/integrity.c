@@ -4,10 +4,10 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "checkpoint/file_impl.h"
 #include "checkpoint/h5_impl.h"
+#include "checkpoint/hash_impl.h"
 #include "core/alloc.h"
 
 enum { ROWS = 4096, BUFFER_BYTES = 1 << 20 };
@@ -324,6 +324,23 @@ cleanup:
     sy__file_close(&fd, path, false);
     sy__attributes_free(&read);
     sy__catalog_free(&found);
+    return st;
+}
+
+sy_status sy__catalog_open_whole(const char *path, sy__catalog *cat)
+{
+    sy_status st = SY_OK;
+    sy__attributes attributes = {0};
+    int64_t bytes = 0;
+    int fd = -1;
+    SY_TRY(sy__catalog_open(path, cat, &attributes));
+    if (!cat->foreign) {
+        SY_TRY(sy__file_open_read(path, &fd, &bytes));
+        SY_TRY(sy__structure_check(fd, path, cat));
+    }
+cleanup:
+    sy__file_close(&fd, path, false);
+    sy__attributes_free(&attributes);
     return st;
 }
 

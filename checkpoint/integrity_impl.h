@@ -38,6 +38,9 @@ sy_status sy__structure_check(int fd, const char *path, const sy__catalog *cat);
 /* Open a file as rank 0 does it: attributes, datasets, pieces and digest, all checked.
    Not collective. */
 sy_status sy__catalog_open(const char *path, sy__catalog *cat, sy__attributes *attributes);
+/* The same, with the bytes between the datasets checked too, where no group /x was added (who adds
+   one moves them). Not collective. */
+sy_status sy__catalog_open_whole(const char *path, sy__catalog *cat);
 /* Read a piece into `to` and check it. SY_ERR_DAMAGED names dataset and piece. Not collective. */
 sy_status sy__piece_read(int fd, const char *path, const sy__catalog *cat, int64_t item,
                          int64_t piece, void *to);

@@ -16,14 +16,6 @@ struct sy_reader {
     int64_t piece; /* ... its number; -1: none */
 };
 
-static sy_status open_catalog(const char *path, sy_comm *comm, sy__catalog *cat)
-{
-    sy__attributes attributes = {0};
-    sy_status st = comm->rank == 0 ? sy__catalog_open(path, cat, &attributes) : SY_OK;
-    sy__attributes_free(&attributes);
-    return st;
-}
-
 static sy_status open_file(const char *path, sy_reader *r)
 {
     sy_status st = SY_OK;
@@ -48,7 +40,8 @@ sy_status sy_reader_open(const char *path, sy_comm *comm, sy_reader **out)
     SY_TRY(sy_agree(comm, sy_alloc(1, sizeof *r, (void **)&r)));
     r->fd = -1;
     r->piece = -1;
-    SY_TRY(sy__catalog_share(&r->cat, comm, open_catalog(path, comm, &r->cat)));
+    SY_TRY(sy__catalog_share(&r->cat, comm,
+                             comm->rank == 0 ? sy__catalog_open_whole(path, &r->cat) : SY_OK));
     SY_TRY(sy_agree(comm, open_file(path, r)));
     *out = r;
     r = NULL;

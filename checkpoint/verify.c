@@ -9,26 +9,6 @@
 #include "core/log.h"
 #include "parallel/agree.h"
 
-static sy_status open_and_check(const char *path, sy_comm *comm, sy__catalog *cat)
-{
-    sy_status st = SY_OK;
-    sy__attributes attributes = {0};
-    int64_t bytes = 0;
-    int fd = -1;
-    if (comm->rank != 0) {
-        return SY_OK;
-    }
-    SY_TRY(sy__catalog_open(path, cat, &attributes));
-    if (!cat->foreign) { /* who adds a group /x moves what lies between the datasets */
-        SY_TRY(sy__file_open_read(path, &fd, &bytes));
-        SY_TRY(sy__structure_check(fd, path, cat));
-    }
-cleanup:
-    sy__file_close(&fd, path, false);
-    sy__attributes_free(&attributes);
-    return st;
-}
-
 static int64_t largest_piece(const sy__catalog *cat, int64_t first, int64_t end)
 {
     int64_t largest = 0;
@@ -66,7 +46,8 @@ sy_status sy_checkpoint_verify(const char *path, sy_comm *comm, int64_t *n_bytes
         SY_TRY(sy_comm_world(false, &self));
         ranks = self;
     }
-    SY_TRY(sy__catalog_share(&cat, ranks, open_and_check(path, ranks, &cat)));
+    SY_TRY(sy__catalog_share(&cat, ranks,
+                             ranks->rank == 0 ? sy__catalog_open_whole(path, &cat) : SY_OK));
     SY_TRY(sy_agree(ranks, check_pieces(path, ranks, &cat)));
     if (n_bytes) {
         *n_bytes = sy__catalog_bytes(&cat);

@@ -72,7 +72,7 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     sy_diff diff = {0};
     char *a = NULL, *b = NULL;
     double tolerance = 0;
-    SY_TRY(sy_cli_f64(cli, "tolerance", 0, 1, &tolerance));
+    SY_TRY(sy_cli_f64(cli, "tolerance", 0, 2, &tolerance));
     SY_TRY(sy_find_checkpoint(cli->operand[0], env->world, &a));
     SY_TRY(sy_find_checkpoint(cli->operand[1], env->world, &b));
     SY_TRY(sy_checkpoint_diff(a, b, tolerance, env->world, &diff));
