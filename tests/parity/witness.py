@@ -213,10 +213,6 @@ def margin(router_logits, k):
     return least
 
 
-def choices(router_logits, k):
-    return [torch.topk(z.detach().float(), k).indices.sort(-1).values for z in router_logits]
-
-
 # ---- training ----
 
 def decays(p):
@@ -263,17 +259,18 @@ def gradients(scope, model, tokens):
 def check_differences(scope, model, tokens, grads, generator):
     """Central differences along a random direction of each parameter, against its gradient. Agreement to
     1e-7 is out of reach for anything computed in float32."""
-    worst, h = 0.0, 2.0 ** -14
+    worst, h = 0.0, 2.0 ** -16
     with torch.no_grad():
         for key, p in model.named_parameters():
             d = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+            d /= d.norm()  # so small a step changes no choice
             total = {}
             for sign in (1, -1, 2, -2):
                 p.add_(d, alpha=sign * h)
                 total[sign] = run(scope, model, tokens)["total"].item()
                 p.add_(d, alpha=-sign * h)
             fd = (8 * (total[1] - total[-1]) - (total[2] - total[-2])) / (12 * h)
-            gap = abs(fd - float((grads[key] * d).sum())) / float(grads[key].norm() * d.norm())
+            gap = abs(fd - float((grads[key] * d).sum())) / float(grads[key].norm())
             worst = max(worst, gap)
             if gap > 1e-7:
                 raise AssertionError(f"{key}: gradient and differences are {gap:.1e} apart")
@@ -310,22 +307,22 @@ class NearTie(Exception):
     """Two experts nearly tie for some token: rounding alone might choose the other."""
 
 
-# The margins that fp32 (over all steps) and bf16 (the first batch) need to choose as double does.
-FP32_MARGIN, BF16_MARGIN = 1e-3, 0.04
+# That fp32 chooses as double does in all steps. bf16 may choose otherwise for a token or two: its router
+# logits are off by about 0.07, and no fixture is that far from a tie everywhere. But all sequences begin
+# with the same token and all others look at it, so that one has to be clear.
+MARGIN, FIRST_MARGIN = 1e-3, 0.3
 
 
 def expect(model, scope, tokens, generator, margins=True):
     """(tensors of expected.safetensors, a line about them). scope None: a dense model. NearTie, if
     margins are asked for, where the model does not separate its experts."""
-    cls, config, k = type(model), model.config, top_k(model)
+    cls, config = type(model), model.config
     with torch.no_grad():
         fp32 = run(scope, model, tokens[0])
         hf_loss = model(input_ids=tokens[0].long(), labels=tokens[0].long()).loss  # shifts by itself
         bf16 = run(scope, copy.deepcopy(model).to(torch.bfloat16), tokens[0])
-    if scope and margins:
-        same = all(torch.equal(a, b) for a, b in zip(choices(fp32["router"], k), choices(bf16["router"], k)))
-        if not same or margin(fp32["router"], k) < BF16_MARGIN:
-            raise NearTie()
+    if scope and margins and margin([z[::S] for z in fp32["router"]], top_k(model)) < FIRST_MARGIN:
+        raise NearTie()
 
     out = {"tokens": tokens, "logits_fp32": fp32["logits"].contiguous(),
            "logits_bf16": bf16["logits"].contiguous(), "loss_fp32": hf_loss.view(1)}
@@ -335,7 +332,7 @@ def expect(model, scope, tokens, generator, margins=True):
         r = run(scope, wide, tokens[0], want_hf_aux=True)
         grads = gradients(scope, wide, tokens[0])
         curve = train(scope, copy.deepcopy(wide), tokens)
-        if scope and margins and min(curve["margin"]) < FP32_MARGIN:
+        if scope and margins and min(curve["margin"]) < MARGIN:
             raise NearTie()
         gap = check_differences(scope, wide, tokens[0], grads, generator) if margins else 0
     out["logits"] = r["logits"].detach().contiguous()
