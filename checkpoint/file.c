@@ -132,17 +132,38 @@ sy_status sy__file_bytes(int fd, const char *path, int64_t *bytes)
     return SY_OK;
 }
 
-sy_status sy__file_reserve(int fd, const char *path, int64_t bytes)
+void sy__file_flush(int fd, int64_t n, int64_t offset)
+{
+    (void)sync_file_range(fd, offset, n, SYNC_FILE_RANGE_WRITE); /* a file system may not have it */
+}
+
+sy_status sy__file_resize(int fd, const char *path, int64_t bytes)
+{
+    sy_status st = SY_OK;
+    SY_REQUIRE(ftruncate(fd, bytes) == 0, SY_ERR_IO, "cannot give '%s' its %.1f MB: %s", path,
+               (double)bytes * 1e-6, strerror(errno));
+cleanup:
+    return st;
+}
+
+sy_status sy__file_claim(int fd, const char *path, int64_t bytes)
 {
     sy_status st = SY_OK;
     int rc = 0;
-    SY_REQUIRE(ftruncate(fd, bytes) == 0, SY_ERR_IO, "cannot give '%s' its %.1f MB: %s", path,
-               (double)bytes * 1e-6, strerror(errno));
     do {
         rc = fallocate(fd, 0, 0, bytes);
     } while (rc != 0 && errno == EINTR);
     SY_REQUIRE(rc == 0 || errno == EOPNOTSUPP || errno == ENOSYS, SY_ERR_IO,
                "cannot claim %.1f MB for '%s': %s", (double)bytes * 1e-6, path, strerror(errno));
+cleanup:
+    return st;
+}
+
+sy_status sy__file_reserve(int fd, const char *path, int64_t bytes)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy__file_resize(fd, path, bytes));
+    SY_TRY(sy__file_claim(fd, path, bytes));
 cleanup:
     return st;
 }

@@ -22,9 +22,16 @@ sy_status sy__file_close(int *fd, const char *path, bool written);
 sy_status sy__file_read(int fd, const char *path, void *to, int64_t n, int64_t offset);
 sy_status sy__file_write(int fd, const char *path, const void *from, int64_t n, int64_t offset);
 sy_status sy__file_sync(int fd, const char *path);
+/* Begin to bring bytes that were written to the disk, beside what follows: sy__file_sync has less
+   left to do, and says what failed. Not collective. */
+void sy__file_flush(int fd, int64_t n, int64_t offset);
 sy_status sy__file_bytes(int fd, const char *path, int64_t *bytes);
-/* Give the file its size, and claim the disk space now where the file system can, so that a full
-   disk shows before the work. Not collective. */
+/* Give the file its size. Not collective. */
+sy_status sy__file_resize(int fd, const char *path, int64_t bytes);
+/* Claim the disk space of all bytes now where the file system can, so that a full disk shows before
+   the work. Not collective. */
+sy_status sy__file_claim(int fd, const char *path, int64_t bytes);
+/* Both. Not collective. */
 sy_status sy__file_reserve(int fd, const char *path, int64_t bytes);
 /* "folder/.name.tmp" for "folder/name". Not collective. */
 sy_status sy__file_temporary(const char *path, char **out);

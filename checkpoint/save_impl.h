@@ -2,9 +2,8 @@
 #ifndef SY_CHECKPOINT_SAVE_IMPL_H
 #define SY_CHECKPOINT_SAVE_IMPL_H
 
-#include <xxhash.h>
-
 #include "checkpoint/catalog_impl.h"
+#include "checkpoint/hash_impl.h"
 #include "checkpoint/stage_impl.h"
 
 #ifdef __cplusplus

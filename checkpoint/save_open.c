@@ -40,7 +40,7 @@ static sy_status make_skeleton(sy__save *s, const sy_state *state)
     SY_TRY(sy_fault("checkpoint_skeleton"));
     SY_TRY(sy__h5_create(s->path, &s->cat, &s->attributes, &s->image));
     SY_TRY(sy__file_create(s->temporary, &fd));
-    SY_TRY(sy__file_reserve(fd, s->temporary, s->cat.file_bytes));
+    SY_TRY(sy__file_resize(fd, s->temporary, s->cat.file_bytes));
     SY_TRY(sy__structure_copy(s->image, fd, s->temporary, &s->cat));
     SY_TRY(sy__file_close(&fd, s->temporary, true));
 cleanup:

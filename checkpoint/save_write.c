@@ -8,6 +8,8 @@
 #include "checkpoint/save_impl.h"
 #include "core/fault.h"
 
+enum { FLUSH_BYTES = 1 << 20 }; /* less is not worth a call */
+
 /* ---- chunks ---- */
 
 /* The chunk at the cursor: bytes [*at, *at + *n) of its stretch. */
@@ -120,6 +122,9 @@ static sy_status write_chunk(sy__save *s, sy__cursor *tail)
     const void *h_bytes = NULL;
     SY_TRY(fetch(s, tail, stretch, n, &h_bytes));
     SY_TRY(sy__file_write(s->fd, s->temporary, h_bytes, n, s->cat.item[stretch->item].offset + at));
+    if (n >= FLUSH_BYTES) {
+        sy__file_flush(s->fd, n, s->cat.item[stretch->item].offset + at);
+    }
     account(s, stretch->item, at, h_bytes, n);
     step_over(s, tail, n);
 cleanup:
@@ -132,6 +137,7 @@ sy_status sy__save_write(sy__save *s, sy__copied *copied, void *self)
     sy__cursor head = {0}, tail = {0};
     bool told = false;
     SY_TRY(sy__file_open_write(s->temporary, &s->fd));
+    SY_TRY(s->io->rank == 0 ? sy__file_claim(s->fd, s->temporary, s->cat.file_bytes) : SY_OK);
     while (tail.stretch < s->n_stretches || !told) {
         SY_TRY(copy_ahead(s, &head, &tail));
         if (head.stretch == s->n_stretches && !told) {

@@ -87,6 +87,9 @@ sy_status sy__stage_store(sy__stage *stage, sy_device *dev, sy_dtype dst_type, v
         convert(dst_type, dst, src_type, h_src, n);
         return SY_OK;
     }
+    if (dst_type == src_type) {
+        return upload(stage, dev, dst, h_src, n * dst_size);
+    }
     for (int64_t i = 0; i < n; i += chunk) {
         int64_t part = n - i < chunk ? n - i : chunk;
         convert(dst_type, stage->h_buf, src_type, (const char *)h_src + i * src_size, part);
