@@ -35,7 +35,7 @@ if ! has_packages; then
   fi
   echo "parity: installing $packages into $venv"
   [ -x "$venv/bin/python3" ] || python3 -m venv "$venv"
-  # the wheels without CUDA are a tenth as large
+  # The wheels without CUDA are a tenth as large, where their index can be reached.
   "$venv/bin/python3" -m pip install --quiet torch --index-url https://download.pytorch.org/whl/cpu ||
     "$venv/bin/python3" -m pip install --quiet torch
   # shellcheck disable=SC2086

@@ -18,7 +18,9 @@ double *expected(const fixture *f, const char *name, int64_t *n);
 /* d->logits, to the fixture's tensor `name`: largest difference over largest value. */
 void compare_logits(const subject *s, const char *name, deviation *d);
 /* The rest of it: gradients of the first step (worst of all parameters, norm of the difference over
-   the norm) and the curves of all steps, which are taken. */
-void compare_training(subject *s, deviation *d);
+   the norm), its loss, to the fixture's tensor `loss`, and the curves of all steps, which are
+   taken.
+ */
+void compare_training(subject *s, const char *loss, deviation *d);
 
 #endif

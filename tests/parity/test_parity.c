@@ -21,8 +21,8 @@ typedef struct bounds {
     double logits, loss, gradient, curve;
 } bounds;
 
-/* Of what transformers computes in fp32 itself, the first; of the computation in double, the rest.
- */
+/* Logits and loss to what transformers computes in the same precision, the rest to the computation
+   in double. */
 static const bounds in_double = {1e-8, 1e-8, 1e-8, 1e-8};
 static const bounds in_fp32 = {1e-5, 1e-5, 1e-4, 1e-4};
 
@@ -92,14 +92,14 @@ static void judge(const deviation *d, const bounds *b)
 }
 
 static void compare_all(const char *name, const char *backend, const char *precision,
-                        const char *logits, const bounds *b)
+                        const char *logits, const char *loss, const bounds *b)
 {
     place *p = open_place(name, backend, precision);
     deviation d = {.where = "none"};
     if (mpi_test_world()->size == 1) {
         compare_logits(&p->s, logits, &d);
     }
-    compare_training(&p->s, &d);
+    compare_training(&p->s, loss, &d);
     print_row(name, backend, &d);
     close_place(p);
     judge(&d, b);
@@ -107,12 +107,12 @@ static void compare_all(const char *name, const char *backend, const char *preci
 
 static void model_on_ref_is_what_pytorch_computes_in_double(void **state)
 {
-    compare_all(*state, "ref", "fp64", "logits", &in_double);
+    compare_all(*state, "ref", "fp64", "logits", "loss", &in_double);
 }
 
 static void model_in_fp32_is_what_transformers_computes(void **state)
 {
-    compare_all(*state, "cpu", "fp32", "logits_fp32", &in_fp32);
+    compare_all(*state, "cpu", "fp32", "logits_fp32", "loss_fp32", &in_fp32);
 }
 
 static void model_in_bf16_errs_as_transformers_does(void **state)
@@ -148,7 +148,7 @@ static void model_on_several_ranks_is_what_pytorch_computes(void **state)
     if (depends) {
         skip();
     }
-    compare_all(*state, "ref", "fp64", "logits", &in_double);
+    compare_all(*state, "ref", "fp64", "logits", "loss", &in_double);
 }
 
 /* ---- which ---- */
