@@ -316,7 +316,7 @@ const char *sy_hf_arch_name(sy_hf_arch arch)
 sy_status sy__hf_arch_find(const char *where, const char *name, sy_hf_arch *out)
 {
     const char *names[2 * SY_N_HF_ARCHS];
-    char all[512];
+    char all[512], shown[64];
     size_t n = 0;
     for (int32_t i = 0; i < SY_N_HF_ARCHS; i++) {
         if (strcmp(name, archs[i].name) == 0 || strcmp(name, archs[i].model_type) == 0) {
@@ -328,10 +328,10 @@ sy_status sy__hf_arch_find(const char *where, const char *name, sy_hf_arch *out)
         n += (size_t)snprintf(all + n, sizeof all - n, "%s%s", i > 0 ? ", " : "", archs[i].name);
     }
     const char *near = sy_nearest_name(name, names, 2 * SY_N_HF_ARCHS);
-    return sy_error(SY_ERR_USAGE, "%s%sarchitecture '%.64s' is not known%s%s%s; known are %s",
-                    where != NULL ? where : "", where != NULL ? ": " : "", name,
-                    near != NULL ? " (did you mean '" : "", near != NULL ? near : "",
-                    near != NULL ? "'?)" : "", all);
+    return sy_error(SY_ERR_USAGE, "%s%sarchitecture '%s' is not known%s%s%s; known are %s",
+                    where != NULL ? where : "", where != NULL ? ": " : "",
+                    sy__hf_show(name, shown, sizeof shown), near != NULL ? " (did you mean '" : "",
+                    near != NULL ? near : "", near != NULL ? "'?)" : "", all);
 }
 
 sy_status sy_hf_arch_parse(const char *name, sy_hf_arch *out)

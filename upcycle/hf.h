@@ -26,14 +26,16 @@ typedef enum sy_hf_arch {
     SY_N_HF_ARCHS
 } sy_hf_arch;
 
-/* "MixtralForCausalLM"; and back: SY_ERR_USAGE naming the nearest. */
+/* "MixtralForCausalLM"; and back, or from the model_type: SY_ERR_USAGE naming the nearest and all.
+ */
 const char *sy_hf_arch_name(sy_hf_arch arch);
 sy_status sy_hf_arch_parse(const char *name, sy_hf_arch *out);
 
 /* ---- config.json ---- */
 
-/* config.json as our configuration: YAML text with sections model, moe and data, every key of
-   model and moe that matters set. path is for messages. SY_ERR_USAGE names the file, the key and
+/* config.json as our configuration: YAML text with sections model, moe and data (tokenizer none),
+   every key of model and moe that matters set; keys that are not there have the defaults of the
+   classes of transformers. path is for messages. SY_ERR_USAGE names the file, the key and
    its value where it is of an architecture or a feature that we have not (formats.md 2.2), of a
    wrong type, or does not make sense. *yaml is freed with sy_free. */
 sy_status sy_hf_config_read(const char *path, const char *json, size_t json_bytes, sy_hf_arch *arch,
@@ -48,7 +50,8 @@ typedef struct sy_hf_config_spec {
        tokens (bos_token_id, ...) and of what we do not use is kept. */
     const char *source_json;
 } sy_hf_config_spec;
-/* The config.json of our model as transformers v5 (and v4) accepts it. Freed with sy_free. */
+/* The config.json of our model as transformers v5 (and v4) accepts it. Freed with sy_free.
+   SY_ERR_USAGE as sy_hf_can_hold. */
 sy_status sy_hf_config_write(const sy_hf_config_spec *spec, char **json);
 
 /* May the model be stored as this architecture without loss? SY_ERR_USAGE gives the reason, and the
@@ -85,10 +88,13 @@ typedef struct sy_hf_map {
 } sy_hf_map;
 
 /* How a file holds experts: a tensor for each, or all of a layer's in one (transformers v5 in
-   memory, mergekit, Granite). */
+   memory, mergekit). Granite has one form, fused, whichever is asked for. */
 typedef enum sy_hf_form { SY_HF_PER_EXPERT, SY_HF_FUSED } sy_hf_form;
 
-/* The map of a model that the architecture can hold. Freed with sy_hf_map_free. */
+/* The map of a model that the architecture can hold (else SY_ERR_USAGE; also where it has more than
+   2^20 tensors). Freed with sy_hf_map_free. A configuration that was read from config.json gives a
+   map without fills and scales, but for Qwen2-MoE without qkv_bias: a tensor of theirs that is made
+   of fills alone may be missing in a file. */
 sy_status sy_hf_map_create(sy_hf_arch arch, sy_hf_form form, const sy_model_config *model,
                            const sy_moe_config *moe, sy_hf_map *out);
 void sy_hf_map_free(sy_hf_map *map);

@@ -10,21 +10,33 @@
 
 /* ---- messages ---- */
 
+const char *sy__hf_show(const char *text, char *buf, size_t buf_bytes)
+{
+    size_t n = 0;
+    for (; text[n] != '\0' && n + 1 < buf_bytes; n++) {
+        buf[n] = (char)(text[n] >= 0x20 && text[n] < 0x7f ? text[n] : '?');
+    }
+    buf[n] = '\0';
+    return buf;
+}
+
 sy_status sy__hf_refuse(const sy__hf_reader *r, const char *key, const json_t *value,
                         const char *format, ...)
 {
-    char why[512];
+    char why[512], name[96], shown[64];
     va_list args;
     va_start(args, format);
     vsnprintf(why, sizeof why, format, args);
     va_end(args);
     if (value == NULL) {
-        return sy_error(SY_ERR_USAGE, "%s: %s is missing: %s", r->path, key, why);
+        return sy_error(SY_ERR_USAGE, "%s: %s is missing: %s", r->path,
+                        sy__hf_show(key, name, sizeof name), why);
     }
     char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_ENSURE_ASCII);
     sy_status st =
-        sy_error(SY_ERR_USAGE, "%s: %s is %.60s%s: %s", r->path, key, text != NULL ? text : "?",
-                 text != NULL && strlen(text) > 60 ? "..." : "", why);
+        sy_error(SY_ERR_USAGE, "%s: %s is %s%s: %s", r->path, sy__hf_show(key, name, sizeof name),
+                 sy__hf_show(text != NULL ? text : "?", shown, sizeof shown),
+                 text != NULL && strlen(text) >= sizeof shown ? "..." : "", why);
     free(text);
     return st;
 }
@@ -83,9 +95,10 @@ sy_status sy__hf_check_value(const sy__hf_reader *r, const char *name, const jso
                                       : sy__hf_refuse(r, name, value, "it must be true or false");
     }
     if (key->type == SY_CFG_I32) {
-        /* 0 means "derived" in our configuration; here it is a number. */
-        low = strcmp(ours, "moe.shared_hidden") == 0 && r->arch->shared == SY__HF_SHARED_PLAIN ? 0
-                                                                                               : 1;
+        /* 0 often means "derived" in our configuration; here it is a number. */
+        bool none =
+            r->arch->shared == SY__HF_SHARED_PLAIN && strcmp(ours, "moe.shared_hidden") == 0;
+        low = none ? 0 : fmax(low, 1);
         if (!json_is_integer(value)) {
             return sy__hf_refuse(r, name, value, "it must be a whole number");
         }

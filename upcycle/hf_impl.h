@@ -132,6 +132,8 @@ typedef struct sy__hf_reader {
     size_t n_text;
 } sy__hf_reader;
 
+/* Text of a file for a message: one line of printable ASCII, cut to fit. Returns buf. */
+const char *sy__hf_show(const char *text, char *buf, size_t buf_bytes);
 /* "PATH: key is value: reason". value NULL: not there. Returns SY_ERR_USAGE. */
 sy_status sy__hf_refuse(const sy__hf_reader *r, const char *key, const json_t *value,
                         const char *format, ...) __attribute__((format(printf, 4, 5)));

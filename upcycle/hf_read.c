@@ -138,9 +138,11 @@ cleanup:
 static sy_status parse_json(sy__hf_reader *r, const char *json, size_t json_bytes)
 {
     json_error_t error;
+    char shown[sizeof error.text];
     r->root = json_loadb(json, json_bytes, JSON_REJECT_DUPLICATES, &error);
     if (r->root == NULL) {
-        return sy_error(SY_ERR_USAGE, "%s:%d: %s", r->path, error.line, error.text);
+        return sy_error(SY_ERR_USAGE, "%s:%d: %s", r->path, error.line,
+                        sy__hf_show(error.text, shown, sizeof shown));
     }
     return json_is_object(r->root)
                ? SY_OK
@@ -171,7 +173,7 @@ cleanup:
 }
 
 /* The YAML says what a checkpoint of ours can hold, and what the architecture can. */
-static sy_status settle(const sy__hf_reader *r, sy_hf_arch arch)
+static sy_status settle(const sy__hf_reader *r)
 {
     sy_status st = SY_OK;
     const sy_config_section *const sections[] = {&sy_model_section, &sy_moe_section,
@@ -179,12 +181,15 @@ static sy_status settle(const sy__hf_reader *r, sy_hf_arch arch)
     sy_config *config = NULL;
     const sy_model_config *model;
     const sy_moe_config *moe;
+    char why[SY__HF_WHY];
+    bool trick;
     SY_TRY(sy_config_parse(sections, 3, r->text, r->n_text, r->path, NULL, 0, &config));
     model = sy_config_get(config, "model");
     moe = sy_config_get(config, "moe");
     SY_TRY(sy_model_config_resolve(config));
     SY_TRY(sy_moe_config_resolve(config, model->layers, model->ffn_hidden));
-    SY_TRY(sy_hf_can_hold(arch, model, moe));
+    SY_REQUIRE(sy__hf_fits(r->arch, model, moe, why, &trick), SY_ERR_USAGE,
+               "%s: a %s cannot have this: %s", r->path, r->arch->name, why);
 cleanup:
     sy_config_destroy(&config);
     return st;
@@ -205,7 +210,7 @@ sy_status sy_hf_config_read(const char *path, const char *json, size_t json_byte
     SY_TRY(sy__hf_read_rope(&r));
     SY_TRY(add_moe(&r));
     sy__hf_add(&r, "data:\n  tokenizer: none\n");
-    SY_TRY(settle(&r, found));
+    SY_TRY(settle(&r));
     *arch = found;
     *yaml = r.text;
     r.text = NULL;

@@ -119,12 +119,17 @@ static sy_status add_llama3(sy__hf_reader *r, const rope *rp)
     sy_status st = SY_OK;
     const json_t *low = json_object_get(rp->object, "low_freq_factor");
     const json_t *high = json_object_get(rp->object, "high_freq_factor");
+    const json_t *outer = sy__hf_find(r, original);
     char full[64];
     SY_TRY(add_number(r, rp, "low_freq_factor", "model.rope_low_freq_factor"));
     SY_TRY(add_number(r, rp, "high_freq_factor", "model.rope_high_freq_factor"));
     if (json_number_value(high) <= json_number_value(low)) {
         SY_TRY(sy__hf_refuse(r, full_name(rp, "high_freq_factor", full), high,
                              "it must be larger than low_freq_factor %g", json_number_value(low)));
+    }
+    /* v5 comes to prefer the outer one. */
+    if (outer != NULL && !json_equal(outer, json_object_get(rp->object, original))) {
+        SY_TRY(sy__hf_refuse(r, original, outer, "but %s says otherwise", rp->name));
     }
     if (json_object_get(rp->object, original) != NULL) {
         SY_TRY(add_number(r, rp, original, "model.rope_original_seq_len"));

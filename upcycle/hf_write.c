@@ -132,9 +132,19 @@ static sy_status set_keys(json_t *root, const sy__hf_arch *a, const sy_model_con
     for (const sy__hf_only *only = a->only; only->json != NULL; only++) {
         SY_TRY(set(root, only->json, json_loads(only->value, JSON_DECODE_ANY, NULL)));
     }
-    if (a->window != SY__HF_WINDOW_NONE) {
-        SY_TRY(set(root, "sliding_window", json_null()));
+cleanup:
+    return st;
+}
+
+/* What the source says stays, if its window is as wide as any sequence. */
+static sy_status set_window(json_t *root, const sy__hf_arch *a, const sy_model_config *model)
+{
+    sy_status st = SY_OK;
+    if (a->window == SY__HF_WINDOW_NONE ||
+        json_integer_value(json_object_get(root, "sliding_window")) >= model->seq_len) {
+        return SY_OK;
     }
+    SY_TRY(set(root, "sliding_window", json_null()));
     if (a->window == SY__HF_WINDOW_SWITCHED) {
         SY_TRY(set(root, "use_sliding_window", json_false()));
     }
@@ -275,6 +285,7 @@ sy_status sy_hf_config_write(const sy_hf_config_spec *spec, char **json)
     SY_TRY(read_source(spec->source_json, &source));
     SY_TRY(keep(root, source, a));
     SY_TRY(set_keys(root, a, &model, &moe));
+    SY_TRY(set_window(root, a, &model));
     SY_TRY(set_rope(root, &model));
     if (a->dense_layers) {
         SY_TRY(set_layers(root, &model, &moe));

@@ -60,12 +60,24 @@ static void tokenizer_unknown_name_is_refused_with_the_nearest(void **state)
     assert_null(tokenizer);
 }
 
+static void tokenizer_none_may_be_named_but_reads_no_text(void **state)
+{
+    (void)state;
+    sy_tokenizer *tokenizer = NULL;
+    assert_int_equal(sy_tokenizer_check("none"), SY_OK);
+    data_expect_error(sy_tokenizer_open("none", &tokenizer), SY_ERR_USAGE, "tokenizer none",
+                      "token ids only");
+    assert_null(tokenizer);
+    assert_int_equal(sy_alloc_live(), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bytes_every_value_is_its_own_id),
         cmocka_unit_test(bytes_ids_without_text_give_nothing),
         cmocka_unit_test(tokenizer_unknown_name_is_refused_with_the_nearest),
+        cmocka_unit_test(tokenizer_none_may_be_named_but_reads_no_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
