@@ -1,27 +1,40 @@
-/* check layout: proof on the user's own configuration that a run does not depend on how it is
-   spread over ranks. */
-#include <math.h>
-#include <stdio.h>
+/* check: proof on the user's own configuration that a run does not depend on how it is spread over
+   ranks, and that its gradients are those of its loss. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/alloc.h"
+#include "core/log.h"
+#include "launch/check_impl.h"
 #include "launch/cli.h"
 #include "launch/settings.h"
-#include "train/check_layout.h"
 
 /* ---- the command line ---- */
 
 static sy_status check_operands(const sy_cli *cli)
 {
+    static const char *const names[] = {"layout", "gradients"};
     sy_status st = SY_OK;
-    const char *what = cli->operand[0];
-    SY_REQUIRE(strcmp(what, "gradients") != 0, SY_ERR_USAGE,
-               "check gradients is not part of this version; check layout is");
-    SY_REQUIRE(strcmp(what, "layout") == 0, SY_ERR_USAGE,
-               "check: unknown check '%s' (did you mean 'layout'?)", what);
+    const char *what = cli->operand[0], *near = sy_nearest_name(what, names, 2);
+    SY_REQUIRE(strcmp(what, "layout") == 0 || strcmp(what, "gradients") == 0, SY_ERR_USAGE,
+               "check: unknown check '%s' (did you mean '%s'?)", what,
+               near != NULL ? near : "layout");
     SY_REQUIRE(cli->n_operands == 2, SY_ERR_USAGE,
-               "check layout: a configuration is missing; usage: switchyard check layout "
-               "CONFIG.yaml");
+               "check %s: a configuration is missing; usage: switchyard check %s CONFIG.yaml", what,
+               what);
+cleanup:
+    return st;
+}
+
+/* An option of the other check. */
+static sy_status check_options(const sy_cli *cli, const char *const *others, int32_t n)
+{
+    sy_status st = SY_OK;
+    for (int32_t i = 0; i < n; i++) {
+        SY_REQUIRE(!sy_cli_given(cli, others[i]), SY_ERR_USAGE,
+                   "check %s has no option --%s; see switchyard check --help", cli->operand[0],
+                   others[i]);
+    }
 cleanup:
     return st;
 }
@@ -62,31 +75,14 @@ cleanup:
     return st;
 }
 
-/* RANKS:EP or RANKS:EP:ZERO. */
-static bool parse_layout(const char *text, size_t length, int32_t default_zero, sy_layout *out)
-{
-    char word[32];
-    int used = 0, n = 0;
-    *out = (sy_layout){.zero = default_zero};
-    if (length == 0 || length >= sizeof word) {
-        return false;
-    }
-    snprintf(word, sizeof word, "%.*s", (int)length, text);
-    n = sscanf(word, "%d:%d%n:%d%n", &out->ranks, &out->ep, &used, &out->zero, &used);
-    return n >= 2 && used == (int)length && (out->zero == 0 || out->zero == 1);
-}
-
 static sy_status parse_layouts(const char *text, int32_t default_zero, sy_layout **out, int32_t *n)
 {
     sy_status st = SY_OK;
     sy_layout *list = NULL;
     *n = 0;
     for (const char *at = text; at != NULL; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL) {
-        size_t length = strcspn(at, ",");
         SY_TRY(sy_realloc(*n + 1, sizeof *list, (void **)&list));
-        SY_REQUIRE(parse_layout(at, length, default_zero, &list[(*n)++]), SY_ERR_USAGE,
-                   "--layouts: '%.*s' is not RANKS:EP or RANKS:EP:ZERO, as in 1:1,4:2,4:4:0",
-                   (int)length, at);
+        SY_TRY(sy_layout_parse(at, strcspn(at, ","), default_zero, &list[(*n)++]));
     }
     *out = list;
     list = NULL;
@@ -95,88 +91,68 @@ cleanup:
     return st;
 }
 
-/* ---- the table ---- */
-
-static void print_head(const sy_run_settings *s, const sy_layout_check *check, int64_t steps)
+static sy_status take_i32(const sy_cli *cli, const char *name, int32_t max, int32_t *out)
 {
-    printf("check layout: %ld steps on %s in %s, global batch %d in micro-batches of %d\n",
-           (long)steps, s->device->backend, sy_dtype_name(check->compute), s->train->global_batch,
-           s->train->micro_batch);
-    printf("held fixed by definition: the micro-batch (capacity and the aux loss are taken over "
-           "it)%s\n",
-           s->moe->aux_loss_scope == SY_AUX_GLOBAL_BATCH
-               ? " and, for aux_loss_scope global_batch, the rounds of accumulation"
-               : "");
-    if (check->n_judged < steps) {
-        printf("the first %ld steps are judged: later one flipped choice of an expert grows\n",
-               (long)check->n_judged);
-    }
-    printf("%-26s", "worst relative deviation");
-    for (int32_t f = 0; f < SY_N_LAYOUT_FIGURES; f++) {
-        printf(" %-18s", sy_layout_figure_name((sy_layout_figure)f));
-    }
-    putchar('\n');
+    int64_t value = *out;
+    sy_status st = sy_cli_i64(cli, name, 1, max, &value);
+    *out = (int32_t)value;
+    return st;
 }
 
-static void print_row(const sy_layout_check *check, int32_t i)
-{
-    const sy_layout_row *row = &check->row[i];
-    char left[48], cell[48];
-    snprintf(left, sizeof left, "%d rank%s, ep %d, zero %d", row->layout.ranks,
-             row->layout.ranks == 1 ? "" : "s", row->layout.ep, row->layout.zero);
-    printf("%-26s", left);
-    if (i == 0) {
-        printf(" what the others are compared with\n");
-        return;
-    }
-    if (row->skipped) {
-        printf(" skipped: other rounds of accumulation\n");
-        return;
-    }
-    for (int32_t f = 0; f < SY_N_LAYOUT_FIGURES; f++) {
-        snprintf(cell, sizeof cell, "%.1e%s (step %ld)", row->worst[f],
-                 row->worst[f] <= check->bound[f] ? "" : " !", (long)row->at_step[f]);
-        printf(f + 1 < SY_N_LAYOUT_FIGURES ? " %-18s" : " %s", row->worst[f] == 0 ? "0" : cell);
-    }
-    putchar('\n');
-}
+/* ---- the checks ---- */
 
-static void print_bounds(const sy_layout_check *check)
+static sy_status run_layout(const sy_cli *cli, sy_env *env, const sy_run_settings *settings)
 {
-    printf("%-26s", "bound");
-    for (int32_t f = 0; f < SY_N_LAYOUT_FIGURES; f++) {
-        char cell[32] = "not judged";
-        if (isfinite(check->bound[f])) {
-            snprintf(cell, sizeof cell, "%.0e", check->bound[f]);
-        }
-        printf(" %-18s", cell);
-    }
-    putchar('\n');
-}
-
-/* The same on every rank: what is farthest over its bound. */
-static sy_status verdict(const sy_layout_check *check)
-{
+    static const char *const others[] = {"samples", "sequences", "seq-len"};
     sy_status st = SY_OK;
-    const sy_layout_row *row = check->row;
-    int32_t f = 0;
-    double most = 1;
-    for (int32_t i = 1; i < check->n; i++) {
-        for (int32_t k = 0; k < SY_N_LAYOUT_FIGURES && !check->row[i].skipped; k++) {
-            double part = check->row[i].worst[k] / check->bound[k];
-            if (!(part <= most)) { /* a NaN too */
-                most = part;
-                row = &check->row[i];
-                f = k;
-            }
-        }
+    sy_layout *layouts = NULL;
+    sy_layout_check check = {0};
+    sy_layout_check_spec spec = {.settings = settings,
+                                 .world = env->world,
+                                 .threads = env->threads,
+                                 .steps = 5,
+                                 .progress = true};
+    const char *text = sy_cli_text(cli, "layouts");
+    SY_TRY(check_options(cli, others, 3));
+    SY_TRY(sy_cli_i64(cli, "steps", 1, 1000000, &spec.steps));
+    SY_TRY(text != NULL ? parse_layouts(text, settings->parallel->zero, &layouts, &spec.n_layouts)
+                        : sy_layouts_all(settings, env->world->size, &layouts, &spec.n_layouts));
+    spec.layouts = layouts;
+    sy_info("check layout: %d layouts, %ld steps each, of %d sequences of %d tokens on %s",
+            spec.n_layouts, (long)spec.steps, settings->train->global_batch,
+            settings->model->seq_len, settings->device->backend);
+    SY_TRY(sy_check_layout(&spec, &check));
+    if (env->world->rank == 0) {
+        SY_TRY(sy__print_layout_check(settings, &check, spec.steps, sy_cli_given(cli, "json")));
     }
-    SY_REQUIRE(row == check->row, SY_ERR_NUMERIC,
-               "check layout: %s on %d ranks with ep %d, zero %d deviates by %.2e at step %ld; "
-               "allowed is %.0e",
-               sy_layout_figure_name((sy_layout_figure)f), row->layout.ranks, row->layout.ep,
-               row->layout.zero, row->worst[f], (long)row->at_step[f], check->bound[f]);
+    SY_TRY(sy_layout_check_verdict(&check));
 cleanup:
+    sy_layout_check_free(&check);
+    sy_free(&layouts);
+    return st;
+}
+
+static sy_status run_gradients(const sy_cli *cli, sy_env *env, const sy_run_settings *settings)
+{
+    static const char *const others[] = {"steps", "layouts"};
+    sy_status st = SY_OK;
+    sy_gradient_check check = {0};
+    sy_gradient_check_spec spec = {.settings = settings,
+                                   .world = env->world,
+                                   .threads = env->threads,
+                                   .samples = 3,
+                                   .progress = true};
+    SY_TRY(check_options(cli, others, 2));
+    SY_TRY(take_i32(cli, "samples", 1000000, &spec.samples));
+    SY_TRY(take_i32(cli, "sequences", 1 << 20, &spec.sequences));
+    SY_TRY(take_i32(cli, "seq-len", 1 << 20, &spec.seq_len));
+    SY_TRY(sy_check_gradients(&spec, &check));
+    if (env->world->rank == 0) {
+        SY_TRY(sy__print_gradient_check(settings, &check, sy_cli_given(cli, "json")));
+    }
+    SY_TRY(sy_gradient_check_verdict(&check));
+cleanup:
+    sy_gradient_check_free(&check);
     return st;
 }
 
@@ -184,50 +160,37 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
 {
     sy_status st = SY_OK;
     sy_run_settings settings = {0};
-    sy_layout *layouts = NULL;
-    sy_layout_check check = {0};
-    sy_layout_check_spec spec = {
-        .settings = &settings, .world = env->world, .threads = env->threads, .steps = 5};
-    const char *text = sy_cli_text(cli, "layouts");
     (void)exit_code;
     SY_TRY(check_operands(cli));
-    SY_TRY(sy_cli_i64(cli, "steps", 1, 1000000, &spec.steps));
     SY_TRY(load_settings(cli, env->world, &settings));
-    SY_TRY(text != NULL ? parse_layouts(text, settings.parallel->zero, &layouts, &spec.n_layouts)
-                        : sy_layouts_all(&settings, env->world->size, &layouts, &spec.n_layouts));
-    spec.layouts = layouts;
-    SY_TRY(sy_check_layout(&spec, &check));
-    if (env->world->rank == 0) {
-        print_head(&settings, &check, spec.steps);
-        for (int32_t i = 0; i < check.n; i++) {
-            print_row(&check, i);
-        }
-        print_bounds(&check);
-        fflush(stdout);
-    }
-    SY_TRY(verdict(&check));
+    SY_TRY(strcmp(cli->operand[0], "layout") == 0 ? run_layout(cli, env, &settings)
+                                                  : run_gradients(cli, env, &settings));
 cleanup:
-    sy_layout_check_free(&check);
-    sy_free(&layouts);
     sy_run_settings_free(&settings);
     return st;
 }
 
 static const sy_option options[] = {
-    {"steps", SY_OPTION_VALUE, "N", "Steps to train with each layout (5)."},
+    {"steps", SY_OPTION_VALUE, "N", "layout: steps to train with each layout (5)."},
     {"layouts", SY_OPTION_VALUE, "LIST",
-     "Layouts as RANKS:EP[:ZERO], the first one is compared with: 1:1,4:2,4:4:0 (default: all that "
-     "this job allows)."},
+     "layout: RANKS:EP[:ZERO][:mbN][:VARIANT] with commas between, the first one is compared with: "
+     "1:1,4:2,4:4:0,4:4:1:mb2,4:4:1:passes (default: all that this job allows). mbN: micro-batches "
+     "of N; variants: passes, padded, exact, recompute=none|moe|block."},
+    {"samples", SY_OPTION_VALUE, "N", "gradients: coordinates per parameter (3)."},
+    {"sequences", SY_OPTION_VALUE, "N", "gradients: sequences of the batch (one per rank, 2)."},
+    {"seq-len", SY_OPTION_VALUE, "N", "gradients: tokens of a sequence (the model's, at most 16)."},
     {"backend", SY_OPTION_VALUE, "NAME", "Where to compute (default: ref, in double precision)."},
     {"set", SY_OPTION_LIST, "KEY=VALUE", "Override a key of the configuration."},
+    {"json", SY_OPTION_FLAG, NULL, "Print one JSON object."},
     {0},
 };
 
-const sy_command sy_cmd_check = {.name = "check",
-                                 .operands = "layout CONFIG.yaml",
-                                 .help =
-                                     "Show that losses and gradients do not depend on the layout.",
-                                 .min_operands = 1,
-                                 .max_operands = 2,
-                                 .options = options,
-                                 .run = run};
+const sy_command sy_cmd_check = {
+    .name = "check",
+    .operands = "layout|gradients CONFIG.yaml",
+    .help = "Show that losses and gradients do not depend on the layout, or that the gradients are "
+            "those of the loss.",
+    .min_operands = 1,
+    .max_operands = 2,
+    .options = options,
+    .run = run};

@@ -41,6 +41,10 @@ typedef struct sy_stats {
     sy_tensor nll_sum;    /* [1] F64: sum of nll over this rank's loss tokens */
     double dispatch_s, combine_s, experts_s; /* host time inside; streams that run at once only */
     int64_t n_extra_passes;
+    /* Every choice of this rank, one layer after another, for whoever wants to see them: [n] I32
+       expert or -1, [n] U8 not dropped. Usually absent. */
+    sy_tensor chosen, chosen_kept;
+    int64_t n_chosen;
 } sy_stats;
 
 /* Small host memory of a pass: chunks are kept and used again, so a warm step allocates nothing.

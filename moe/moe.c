@@ -165,6 +165,28 @@ cleanup:
     return st;
 }
 
+/* For whoever wants to see them. */
+static sy_status note_choices(sy_pass *p, const sy_choices *c)
+{
+    sy_status st = SY_OK;
+    sy_stats *s = p->stats;
+    int64_t n = c->T * c->K;
+    if (s->chosen.data == NULL) {
+        goto cleanup;
+    }
+    SY_REQUIRE(s->n_chosen + n <= s->chosen.shape[0], SY_ERR_INTERNAL,
+               "%ld choices do not fit where they are noted", (long)(s->n_chosen + n));
+    sy_tensor expert = sy_tensor_rows(&s->chosen, s->n_chosen, n);
+    sy_tensor kept = sy_tensor_rows(&s->chosen_kept, s->n_chosen, n);
+    s->n_chosen += n;
+    SY_TRY(sy_copy_d2d(p->stream, expert.data, c->expert.data, sy_tensor_bytes(&expert)));
+    if (c->kept.data != NULL) {
+        SY_TRY(sy_copy_d2d(p->stream, kept.data, c->kept.data, sy_tensor_bytes(&kept)));
+    }
+cleanup:
+    return st;
+}
+
 static int64_t recv_rows(const sy__moe *moe, const sy_pass *p)
 {
     int64_t own = p->T_max * moe->router->slots(moe->config);
@@ -189,6 +211,7 @@ static sy_status route(const sy__moe *moe, sy_pass *p, const sy_tensor *x, sy__m
     SY_TRY(choose(moe, p, &s->scores, C, &s->choices));
     if (p->stats != NULL) {
         SY_TRY(count(moe, p, s));
+        SY_TRY(note_choices(p, &s->choices));
     }
     SY_TRY(sy_plan_build(p, &spec, &s->choices, &s->plan));
 cleanup:

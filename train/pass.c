@@ -91,7 +91,7 @@ sy_status sy_engine_zero_stats(sy_engine *e)
     SY_TRY(sy_zero(e->compute_stream, e->sums.data, sy_tensor_bytes(&e->sums)));
     SY_TRY(sy_zero(e->compute_stream, e->loads.data, sy_tensor_bytes(&e->loads)));
     e->stats.dispatch_s = e->stats.combine_s = e->stats.experts_s = 0;
-    e->stats.n_extra_passes = 0;
+    e->stats.n_extra_passes = e->stats.n_chosen = 0;
 cleanup:
     return st;
 }

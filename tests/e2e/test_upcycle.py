@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""upcycle and check layout as commands: what they write can be used, what they refuse leaves nothing behind."""
+"""upcycle as a command: what it writes can be used, what it refuses leaves nothing behind."""
 
 import json
 import re
@@ -108,40 +108,6 @@ class Upcycle(harness.Case):
         damaged.write_bytes(whole[:len(whole) // 2])
         self.fails(3, "damaged.h5", "upcycle", damaged, "-o", self.folder / "moe.h5", "--experts", 4, ranks=2)
         self.assertFalse((self.folder / "moe.h5").exists())
-
-
-class CheckLayout(harness.Case):
-    def rows(self, text):
-        return [line for line in text.splitlines() if re.match(r"\d+ ranks?, ep", line)]
-
-    def test_layouts_of_the_job_agree(self):
-        config = self.config(train={"global_batch": 5}, moe={"capacity_factor": 1.0})
-        text = self.succeeds("check", "layout", config, "--steps", 2, ranks=4).stdout
-        self.assertEqual(len(self.rows(text)), 14)  # (1,1) (2,1) (2,2) (3,1) (4,1) (4,2) (4,4), zero 0 and 1
-        self.assertIn("on ref in f64", text)
-        self.assertNotIn("!", text)
-
-    def test_backend_and_layouts_are_the_users(self):
-        text = self.succeeds("check", "layout", self.config(), "--backend", "cpu", "--steps", 6, "--layouts",
-                             "1:1:0,2:2:1,2:1", ranks=2).stdout
-        self.assertEqual([row[:22] for row in self.rows(text)],
-                         ["1 rank, ep 1, zero 0  ", "2 ranks, ep 2, zero 1 ", "2 ranks, ep 1, zero 1 "])
-        self.assertIn("on cpu in f32", text)
-        self.assertIn("first 5 steps", text)
-
-    def test_other_accumulation_is_skipped_where_the_loss_depends_on_it(self):
-        config = self.config(moe={"aux_loss_scope": "global_batch"})
-        text = self.succeeds("check", "layout", config, "--steps", 1, ranks=2).stdout
-        skipped = [row for row in self.rows(text) if "skipped" in row]
-        self.assertEqual([row.split(",")[0] for row in skipped], ["1 rank", "1 rank"])
-
-    def test_what_cannot_be_checked_is_refused(self):
-        config = self.config()
-        self.fails(2, "not part of this version", "check", "gradients", config)
-        self.fails(2, "did you mean 'layout'", "check", "lay", config)
-        self.fails(2, "3 ranks", "check", "layout", config, "--layouts", "1:1,3:1", ranks=2)
-        self.fails(2, "ep 3", "check", "layout", config, "--layouts", "3:3", ranks=3)
-        self.fails(2, "1x1", "check", "layout", config, "--layouts", "1x1")
 
 
 if __name__ == "__main__":
