@@ -168,6 +168,37 @@ cleanup:
     return st;
 }
 
+/* Bytes of a slab: each is cut by itself. One expert is a slab, so that who writes whole experts
+   writes whole pieces. */
+static int64_t slab_bytes(const sy__item *item)
+{
+    return item->n_dim >= 3 && item->shape[0] > 0 ? item->bytes / item->shape[0] : item->bytes;
+}
+
+static int64_t pieces_per_slab(const sy__item *item)
+{
+    return (slab_bytes(item) + SY__PIECE_BYTES - 1) / SY__PIECE_BYTES;
+}
+
+int64_t sy__catalog_piece_at(const sy__catalog *cat, int64_t item, int64_t at)
+{
+    const sy__item *in = &cat->item[item];
+    const int64_t slab = slab_bytes(in);
+    return in->first_piece + at / slab * pieces_per_slab(in) + at % slab / SY__PIECE_BYTES;
+}
+
+static void cut_slabs(const sy__item *item, sy__piece *piece)
+{
+    const int64_t slab = slab_bytes(item);
+    int64_t offset = 0;
+    for (int64_t k = 0; k < item->n_pieces; k++) {
+        const int64_t rest = slab - offset % slab;
+        piece[k].offset = offset;
+        piece[k].length = rest < SY__PIECE_BYTES ? rest : SY__PIECE_BYTES;
+        offset += piece[k].length;
+    }
+}
+
 static sy_status cut_pieces(sy__catalog *cat)
 {
     sy_status st = SY_OK;
@@ -175,18 +206,14 @@ static sy_status cut_pieces(sy__catalog *cat)
     for (int64_t i = 0; i < cat->n_items; i++) {
         sy__item *item = &cat->item[i];
         item->first_piece = n;
-        item->n_pieces = (item->bytes + SY__PIECE_BYTES - 1) / SY__PIECE_BYTES;
+        item->n_pieces =
+            item->bytes > 0 ? item->bytes / slab_bytes(item) * pieces_per_slab(item) : 0;
         n += item->n_pieces;
     }
     SY_TRY(sy_alloc(n, sizeof *cat->piece, (void **)&cat->piece));
     cat->n_pieces = n;
     for (int64_t i = 0; i < cat->n_items; i++) {
-        const sy__item *item = &cat->item[i];
-        for (int64_t k = 0; k < item->n_pieces; k++) {
-            int64_t offset = k * SY__PIECE_BYTES, rest = item->bytes - offset;
-            cat->piece[item->first_piece + k] = (sy__piece){
-                .offset = offset, .length = rest < SY__PIECE_BYTES ? rest : SY__PIECE_BYTES};
-        }
+        cut_slabs(&cat->item[i], cat->piece + cat->item[i].first_piece);
     }
 cleanup:
     return st;

@@ -68,6 +68,8 @@ sy_status sy__catalog_sort(sy__catalog *cat, sy_status if_twice);
 int64_t sy__catalog_find(const sy__catalog *cat, const char *path);
 /* Which dataset a piece belongs to. Not collective. */
 int64_t sy__catalog_item_of(const sy__catalog *cat, int64_t piece);
+/* Which piece of a dataset that we write holds a byte of it. Not collective. */
+int64_t sy__catalog_piece_at(const sy__catalog *cat, int64_t item, int64_t at);
 /* Bytes of all datasets. Not collective. */
 int64_t sy__catalog_bytes(const sy__catalog *cat);
 

@@ -16,8 +16,9 @@ enum { FLUSH_BYTES = 1 << 20 }; /* less is not worth a call */
 static const sy__stretch *chunk_at(const sy__save *s, const sy__cursor *c, int64_t *n)
 {
     const sy__stretch *stretch = &s->stretch[c->stretch];
-    const int64_t at = stretch->at + c->done, edge = SY__PIECE_BYTES - at % SY__PIECE_BYTES;
-    const int64_t rest = stretch->n - c->done;
+    const int64_t at = stretch->at + c->done, rest = stretch->n - c->done;
+    const sy__piece *piece = &s->cat.piece[sy__catalog_piece_at(&s->cat, stretch->item, at)];
+    const int64_t edge = piece->offset + piece->length - at;
     *n = rest < edge ? rest : edge;
     return stretch;
 }
@@ -74,8 +75,7 @@ cleanup:
 /* Bytes of a dataset that were written; never across the edge of a piece. */
 static void account(sy__save *s, int64_t item_idx, int64_t at, const void *bytes, int64_t n)
 {
-    const sy__item *item = &s->cat.item[item_idx];
-    const int64_t piece_idx = item->first_piece + at / SY__PIECE_BYTES;
+    const int64_t piece_idx = sy__catalog_piece_at(&s->cat, item_idx, at);
     const sy__piece *piece = &s->cat.piece[piece_idx];
     s->written[piece_idx] += n;
     if (at == piece->offset) {

@@ -353,6 +353,31 @@ static void table_holds_the_checksum_of_every_byte(void **state)
     ckpt_close(&s);
 }
 
+/* So that ranks which own whole experts share no piece. */
+static void no_piece_holds_bytes_of_two_experts(void **state)
+{
+    static const ckpt_field experts[] = {
+        CKPT_FIELD("model/down", SY_F32, DEAL_WHOLE, 3, 3, 1100, 1000),
+        CKPT_FIELD("model/gate", SY_BF16, DEAL_WHOLE, 4, 5, 3, 2, 7),
+    };
+    static const uint64_t length[] = {4194304, 205696, 4194304, 205696, 4194304, 205696,
+                                      84,      84,     84,      84,     84};
+    char path[2 * SCRATCH_PATH];
+    ckpt_state s;
+    hsize_t n_rows = 0;
+    scratch_path(state, "a.h5", path);
+    open_filled(&s, experts, 2);
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh->io));
+    ckpt_close(&s);
+    table_row *rows = read_table(path, &n_rows);
+    assert_int_equal(n_rows, sizeof length / sizeof length[0]);
+    for (hsize_t i = 0; i < n_rows; i++) {
+        assert_int_equal(rows[i].length, length[i]);
+    }
+    assert_ok(sy_checkpoint_verify(path, NULL, NULL));
+    free(rows);
+}
+
 static void info_tells_what_was_saved(void **state)
 {
     char path[2 * SCRATCH_PATH];
@@ -578,6 +603,7 @@ int main(void)
         CASE(load_takes_another_dataset_instead_of_a_missing_one),
         CASE(file_read_by_hdf5_holds_the_values),
         CASE(table_holds_the_checksum_of_every_byte),
+        CASE(no_piece_holds_bytes_of_two_experts),
         CASE(info_tells_what_was_saved),
         CASE(config_beyond_64_kb_comes_back),
         CASE(equal_states_make_equal_files_but_created),
