@@ -1,7 +1,7 @@
 /* The architectures of Hugging Face that Switchyard knows, as data: how a config.json says what our
    configuration says, and which element of which of their tensors is which element of ours. Import
-   and export read the same tables in opposite directions, so what goes in comes out. Not
-   collective; no file is touched here. */
+   and export read the same tables in opposite directions, so what goes in comes out. Nothing here
+   is collective, and no file is touched. */
 #ifndef SY_UPCYCLE_HF_H
 #define SY_UPCYCLE_HF_H
 

@@ -3,12 +3,23 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "core/alloc.h"
 #include "upcycle/hf_impl.h"
 
 /* ---- messages ---- */
+
+sy_status sy__hf_dump(const json_t *value, size_t flags, char **out)
+{
+    sy_status st = SY_OK;
+    const size_t n = json_dumpb(value, NULL, 0, flags);
+    SY_REQUIRE(n > 0, SY_ERR_MEMORY, "out of memory for JSON");
+    SY_TRY(sy_alloc((int64_t)n + 1, 1, (void **)out));
+    json_dumpb(value, *out, n, flags);
+cleanup:
+    return st;
+}
 
 const char *sy__hf_show(const char *text, char *buf, size_t buf_bytes)
 {
@@ -23,7 +34,7 @@ const char *sy__hf_show(const char *text, char *buf, size_t buf_bytes)
 sy_status sy__hf_refuse(const sy__hf_reader *r, const char *key, const json_t *value,
                         const char *format, ...)
 {
-    char why[512], name[96], shown[64];
+    char why[512], name[96], shown[64], *text = NULL;
     va_list args;
     va_start(args, format);
     vsnprintf(why, sizeof why, format, args);
@@ -32,12 +43,13 @@ sy_status sy__hf_refuse(const sy__hf_reader *r, const char *key, const json_t *v
         return sy_error(SY_ERR_USAGE, "%s: %s is missing: %s", r->path,
                         sy__hf_show(key, name, sizeof name), why);
     }
-    char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_ENSURE_ASCII);
-    sy_status st =
-        sy_error(SY_ERR_USAGE, "%s: %s is %s%s: %s", r->path, sy__hf_show(key, name, sizeof name),
-                 sy__hf_show(text != NULL ? text : "?", shown, sizeof shown),
-                 text != NULL && strlen(text) >= sizeof shown ? "..." : "", why);
-    free(text);
+    if (sy__hf_dump(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_ENSURE_ASCII, &text) != SY_OK) {
+        return SY_ERR_MEMORY;
+    }
+    sy_status st = sy_error(
+        SY_ERR_USAGE, "%s: %s is %s%s: %s", r->path, sy__hf_show(key, name, sizeof name),
+        sy__hf_show(text, shown, sizeof shown), strlen(text) >= sizeof shown ? "..." : "", why);
+    sy_free(&text);
     return st;
 }
 

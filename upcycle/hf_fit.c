@@ -52,7 +52,6 @@ static bool constants_fit(const sy__hf_arch *a, const sy_model_config *model,
             return false;
         }
     }
-    *trick = *trick || (a->has_bias && !model->attention_bias);
     return true;
 }
 

@@ -132,6 +132,8 @@ typedef struct sy__hf_reader {
     size_t n_text;
 } sy__hf_reader;
 
+/* JSON as text. Freed with sy_free. */
+sy_status sy__hf_dump(const json_t *value, size_t flags, char **out);
 /* Text of a file for a message: one line of printable ASCII, cut to fit. Returns buf. */
 const char *sy__hf_show(const char *text, char *buf, size_t buf_bytes);
 /* "PATH: key is value: reason". value NULL: not there. Returns SY_ERR_USAGE. */

@@ -139,6 +139,9 @@ static sy_status parse_json(sy__hf_reader *r, const char *json, size_t json_byte
 {
     json_error_t error;
     char shown[sizeof error.text];
+    if (memchr(json, '\0', json_bytes) != NULL) { /* one behind a number escapes jansson */
+        return sy_error(SY_ERR_USAGE, "%s: there is a NUL byte in it", r->path);
+    }
     r->root = json_loadb(json, json_bytes, JSON_REJECT_DUPLICATES, &error);
     if (r->root == NULL) {
         return sy_error(SY_ERR_USAGE, "%s:%d: %s", r->path, error.line,

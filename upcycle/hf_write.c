@@ -264,12 +264,12 @@ static int digits_of(json_t *value)
 static sy_status to_text(json_t *root, char **out)
 {
     sy_status st = SY_OK;
-    size_t digits = (size_t)digits_of(root);
-    char *text = json_dumps(root, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(digits));
-    SY_REQUIRE(text != NULL, SY_ERR_MEMORY, "out of memory for config.json");
+    const size_t digits = (size_t)digits_of(root);
+    char *text = NULL;
+    SY_TRY(sy__hf_dump(root, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(digits), &text));
     SY_TRY(sy_asprintf(out, "%s\n", text));
 cleanup:
-    free(text);
+    sy_free(&text);
     return st;
 }
 

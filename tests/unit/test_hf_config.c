@@ -405,6 +405,8 @@ static void what_is_no_config_is_refused(void **state)
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         expect_refusal(bad[i].text, strlen(bad[i].text), bad[i].says, bad[i].also);
     }
+    static const char with_nul[] = "{\"model_type\": \"llama\", \"vocab_size\": 61\0}";
+    expect_refusal(with_nul, sizeof with_nul - 1, "NUL byte", "m/");
     char *json = hf_slurp(HF_CONFIGS, "unknown.json", &n);
     expect_refusal(json, n, "'DeepseekV3ForCausalLM' is not known", "MixtralForCausalLM");
     free(json);
