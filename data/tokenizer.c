@@ -42,7 +42,7 @@ sy_status sy_tokenizer_open(const char *spec, sy_tokenizer **out)
     const sy_tokenizer_ops *ops = NULL;
 
     SY_REQUIRE(strcmp(spec, none) != 0, SY_ERR_USAGE,
-               "tokenizer none: this model knows token ids only, so no text goes in or comes out");
+               "tokenizer none means token ids only: no text can go in or come out");
     SY_TRY(find(spec, &ops));
     SY_TRY(sy_alloc(1, sizeof *tokenizer, (void **)&tokenizer));
     SY_TRY(ops->open(spec, tokenizer));
