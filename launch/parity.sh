@@ -25,7 +25,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-packages="torch transformers safetensors h5py numpy"
+packages="torch transformers safetensors h5py numpy" # transformers 5 or later
 has_packages() { "$venv/bin/python3" -c "import ${packages// /, }" 2>/dev/null; }
 
 if ! has_packages; then
@@ -35,11 +35,10 @@ if ! has_packages; then
   fi
   echo "parity: installing $packages into $venv"
   [ -x "$venv/bin/python3" ] || python3 -m venv "$venv"
-  # The wheels without CUDA are a tenth as large, where their index can be reached.
-  "$venv/bin/python3" -m pip install --quiet torch --index-url https://download.pytorch.org/whl/cpu ||
+  # The wheels without CUDA are a tenth as large; their index cannot be reached from everywhere.
+  "$venv/bin/python3" -m pip install --quiet --retries 0 --index-url https://download.pytorch.org/whl/cpu torch 2>/dev/null ||
     "$venv/bin/python3" -m pip install --quiet torch
-  # shellcheck disable=SC2086
-  "$venv/bin/python3" -m pip install --quiet $packages
+  "$venv/bin/python3" -m pip install --quiet "transformers>=5" safetensors h5py numpy
 fi
 
 [ -e build/build.ninja ] || meson setup build

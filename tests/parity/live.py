@@ -147,10 +147,10 @@ class Live(unittest.TestCase):
 
     # ---- in and out ----
 
-    def round_trip(self, folder, what):
+    def round_trip(self, folder, what, ranks=0):
         ckpt, back = self.path("trip.h5"), self.path("trip")
-        run(PROGRAM, "import", folder, "-o", ckpt)
-        run(PROGRAM, "export", ckpt, "-o", back, "--architecture", config_of(folder)["architectures"][0])
+        run(PROGRAM, "import", folder, "-o", ckpt, ranks=ranks)
+        run(PROGRAM, "export", ckpt, "-o", back, "--architecture", config_of(folder)["architectures"][0], ranks=ranks)
         a, b = tensors(folder), tensors(back)
         self.assertEqual(sorted(a), sorted(b), what)
         for name in a:
@@ -167,6 +167,7 @@ class Live(unittest.TestCase):
     def test_import_then_export_returns_every_bit(self):
         for folder in self.folders():
             self.round_trip(folder, folder.name)
+        self.round_trip(folder, folder.name, ranks=3)
 
     def test_half_precision_returns_every_bit(self):
         for folder in self.folders():
