@@ -17,7 +17,10 @@
 #include "core/log.h"
 #include "parallel/agree.h"
 
-enum { N_OPEN = 4 }; /* tensors of one model part lie in few shards at a time */
+enum {
+    N_OPEN = 4,           /* tensors of one model part lie in few shards at a time */
+    FLUSH_BYTES = 1 << 20 /* less is not worth a call */
+};
 
 typedef struct open_shard {
     int32_t shard;
@@ -285,6 +288,9 @@ sy_status sy_st_write(sy_st_writer *writer, int64_t index, int64_t first, const 
                first, first + n_bytes);
     SY_TRY(shard_fd(w, place->shard, &fd));
     SY_TRY(sy__file_write(fd, w->path[place->shard], bytes, n_bytes, place->at + first));
+    if (n_bytes >= FLUSH_BYTES) {
+        sy__file_flush(fd, n_bytes, place->at + first);
+    }
     w->written[index] += n_bytes;
     w->touched[place->shard] = true;
 cleanup:
