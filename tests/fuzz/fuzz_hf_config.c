@@ -296,7 +296,7 @@ int main(int argc, char **argv)
     static input seeds[MAX_SEEDS];
     PROVE(argc > 1);
     const size_t n_seeds = read_corpus(argv[1], seeds);
-    const int64_t n = argc > 2 ? atoll(argv[2]) : 20000, first = argc > 3 ? atoll(argv[3]) : 0;
+    const int64_t n = argc > 2 ? atoll(argv[2]) : 10000, first = argc > 3 ? atoll(argv[3]) : 0;
     int64_t n_accepted = 0;
     for (int64_t i = first; i < first + n; i++) {
         n_accepted += run_case(&(dice){.fuzz_case = (uint64_t)i}, seeds, n_seeds);
