@@ -5,8 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "checkpoint/catalog_impl.h"
-#include "checkpoint/file_impl.h"
+#include "checkpoint/ahead_impl.h"
 #include "checkpoint/integrity_impl.h"
 #include "checkpoint/stage_impl.h"
 #include "core/alloc.h"
@@ -23,10 +22,11 @@ typedef struct loader {
     sy_load_what what;
     sy__catalog cat;
     bool *wanted; /* [n_items] by a field of the state */
-    int fd;
-    void *h_piece; /* the piece that is being read */
-    range *range;  /* of the field, in the order of the dataset */
+    range *range; /* of the field, in the order of the dataset */
     int32_t n_ranges, capacity;
+    int64_t *piece; /* [n_pieces] that will be taken, in this order */
+    int64_t n_pieces, piece_capacity;
+    sy__ahead *ahead; /* NULL: they are still being listed */
     sy__stage stage;
 } loader;
 
@@ -156,9 +156,9 @@ cleanup:
     return st;
 }
 
-/* What of elements [first, first + n), now in h_piece, belongs to a range. */
+/* What of elements [first, first + n) belongs to a range. */
 static sy_status store_overlap(loader *l, const sy_field *field, sy_dtype file_type, const range *r,
-                               int64_t first, int64_t n)
+                               const char *h_bytes, int64_t first, int64_t n)
 {
     const int64_t begin = r->begin > first ? r->begin : first;
     const int64_t end = r->end < first + n ? r->end : first + n;
@@ -168,11 +168,38 @@ static sy_status store_overlap(loader *l, const sy_field *field, sy_dtype file_t
     return sy__stage_store(
         &l->stage, field->dev, field->dtype,
         r->data + (begin - r->begin) * (int64_t)sy_dtype_bytes(field->dtype), file_type,
-        (const char *)l->h_piece + (begin - first) * (int64_t)sy_dtype_bytes(file_type),
-        end - begin);
+        h_bytes + (begin - first) * (int64_t)sy_dtype_bytes(file_type), end - begin);
 }
 
-static sy_status read_pieces(loader *l, const sy_field *field, int64_t item_idx)
+static sy_status list_piece(loader *l, int64_t piece)
+{
+    sy_status st = SY_OK;
+    if (l->n_pieces == l->piece_capacity) {
+        const int64_t capacity = 2 * l->piece_capacity + 64;
+        SY_TRY(sy_realloc(capacity, sizeof *l->piece, (void **)&l->piece));
+        l->piece_capacity = capacity;
+    }
+    l->piece[l->n_pieces++] = piece;
+cleanup:
+    return st;
+}
+
+/* Elements [first, first + n) are a piece; ranges from `open` on may have some of them. */
+static sy_status take_piece(loader *l, const sy_field *field, sy_dtype file_type, int32_t open,
+                            int64_t first, int64_t n)
+{
+    sy_status st = SY_OK;
+    const void *h_bytes = NULL;
+    SY_TRY(sy__ahead_next(l->ahead, &h_bytes));
+    for (int32_t r = open; r < l->n_ranges && l->range[r].begin < first + n; r++) {
+        SY_TRY(store_overlap(l, field, file_type, &l->range[r], h_bytes, first, n));
+    }
+cleanup:
+    return st;
+}
+
+/* List, or take, the pieces that the ranges touch. */
+static sy_status walk_pieces(loader *l, const sy_field *field, int64_t item_idx)
 {
     sy_status st = SY_OK;
     const sy__item *item = &l->cat.item[item_idx];
@@ -187,17 +214,14 @@ static sy_status read_pieces(loader *l, const sy_field *field, int64_t item_idx)
         if (open == l->n_ranges || l->range[open].begin >= first + n) {
             continue;
         }
-        SY_TRY(
-            sy__piece_read(l->fd, l->path, &l->cat, item_idx, item->first_piece + k, l->h_piece));
-        for (int32_t r = open; r < l->n_ranges && l->range[r].begin < first + n; r++) {
-            SY_TRY(store_overlap(l, field, item->dtype, &l->range[r], first, n));
-        }
+        SY_TRY(l->ahead == NULL ? list_piece(l, item->first_piece + k)
+                                : take_piece(l, field, item->dtype, open, first, n));
     }
 cleanup:
     return st;
 }
 
-static sy_status read_field(void *self, const sy_field *field)
+static sy_status walk_field(void *self, const sy_field *field)
 {
     sy_status st = SY_OK;
     loader *l = self;
@@ -207,24 +231,17 @@ static sy_status read_field(void *self, const sy_field *field)
     }
     SY_TRY(collect_ranges(l, field,
                           l->cat.item[i].bytes / (int64_t)sy_dtype_bytes(l->cat.item[i].dtype)));
-    SY_TRY(read_pieces(l, field, i));
+    SY_TRY(walk_pieces(l, field, i));
 cleanup:
     return st;
 }
 
-static sy_status open_file(loader *l)
+static sy_status walk_state(loader *l, const sy_state *state)
 {
     sy_status st = SY_OK;
-    int64_t largest = 0, bytes = 0;
-    for (int64_t i = 0; i < l->cat.n_pieces; i++) {
-        largest = l->cat.piece[i].length > largest ? l->cat.piece[i].length : largest;
+    for (int32_t i = 0; i < state->n_owners; i++) {
+        SY_TRY(state->owners[i].walk(state->owners[i].self, walk_field, l));
     }
-    SY_TRY(sy__stage_init(&l->stage));
-    SY_TRY(sy_alloc(largest, 1, &l->h_piece));
-    SY_TRY(sy__file_open_read(l->path, &l->fd, &bytes));
-    SY_REQUIRE(bytes == l->cat.file_bytes, SY_ERR_IO,
-               "'%s' is not the same file on all ranks: it must lie on a file system they share",
-               l->path);
 cleanup:
     return st;
 }
@@ -232,10 +249,10 @@ cleanup:
 static sy_status read_state(loader *l, const sy_state *state)
 {
     sy_status st = SY_OK;
-    SY_TRY(open_file(l));
-    for (int32_t i = 0; i < state->n_owners; i++) {
-        SY_TRY(state->owners[i].walk(state->owners[i].self, read_field, l));
-    }
+    SY_TRY(sy__stage_init(&l->stage));
+    SY_TRY(walk_state(l, state));
+    SY_TRY(sy__ahead_open(l->path, &l->cat, l->piece, l->n_pieces, &l->ahead));
+    SY_TRY(walk_state(l, state));
 cleanup:
     return st;
 }
@@ -264,16 +281,16 @@ sy_status sy_checkpoint_load(const char *path, const sy_state *state, sy_load_wh
                              sy_comm *io)
 {
     sy_status st = SY_OK;
-    loader l = {.path = path, .what = what, .fd = -1};
+    loader l = {.path = path, .what = what};
     SY_TRY(sy__catalog_share(&l.cat, io, open_catalog(path, io, &l.cat)));
     SY_TRY(sy_agree(io, check_state(&l, state)));
     SY_TRY(sy_agree(io, read_state(&l, state)));
     SY_TRY(sy_agree(io, tell_owners(state)));
 cleanup:
-    sy__file_close(&l.fd, path, false);
+    sy__ahead_close(&l.ahead);
     sy__stage_free(&l.stage);
+    sy_free(&l.piece);
     sy_free(&l.range);
-    sy_free(&l.h_piece);
     sy_free(&l.wanted);
     sy__catalog_free(&l.cat);
     return st;

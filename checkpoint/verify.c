@@ -2,38 +2,31 @@
    several failures the lowest rank has the first. */
 #include "checkpoint/checkpoint.h"
 
-#include "checkpoint/catalog_impl.h"
-#include "checkpoint/file_impl.h"
+#include "checkpoint/ahead_impl.h"
 #include "checkpoint/integrity_impl.h"
 #include "core/alloc.h"
 #include "core/log.h"
 #include "parallel/agree.h"
 
-static int64_t largest_piece(const sy__catalog *cat, int64_t first, int64_t end)
-{
-    int64_t largest = 0;
-    for (int64_t i = first; i < end; i++) {
-        largest = cat->piece[i].length > largest ? cat->piece[i].length : largest;
-    }
-    return largest;
-}
-
 static sy_status check_pieces(const char *path, const sy_comm *comm, const sy__catalog *cat)
 {
     sy_status st = SY_OK;
     const int64_t first = cat->n_pieces * comm->rank / comm->size;
-    const int64_t end = cat->n_pieces * (comm->rank + 1) / comm->size;
-    int64_t bytes = 0;
-    int fd = -1;
-    void *buffer = NULL;
-    SY_TRY(sy_alloc(largest_piece(cat, first, end), 1, &buffer));
-    SY_TRY(sy__file_open_read(path, &fd, &bytes));
-    for (int64_t i = first; i < end; i++) {
-        SY_TRY(sy__piece_read(fd, path, cat, sy__catalog_item_of(cat, i), i, buffer));
+    const int64_t n = cat->n_pieces * (comm->rank + 1) / comm->size - first;
+    int64_t *piece = NULL;
+    sy__ahead *ahead = NULL;
+    const void *ignored = NULL;
+    SY_TRY(sy_alloc(n, sizeof *piece, (void **)&piece));
+    for (int64_t i = 0; i < n; i++) {
+        piece[i] = first + i;
+    }
+    SY_TRY(sy__ahead_open(path, cat, piece, n, &ahead));
+    for (int64_t i = 0; i < n; i++) {
+        SY_TRY(sy__ahead_next(ahead, &ignored));
     }
 cleanup:
-    sy__file_close(&fd, path, false);
-    sy_free(&buffer);
+    sy__ahead_close(&ahead);
+    sy_free(&piece);
     return st;
 }
 
