@@ -208,9 +208,8 @@ static void print_gradient_head(const sy_run_settings *s, const sy_gradient_chec
                "2^-11, then 2^-14\nand 2^-17 where that is not near enough; %ld evaluations\n",
                (long)c->n_evaluations);
     } else {
-        printf("compared with the gradients of ref in f64; all %ld choices of experts are the "
-               "same\n",
-               (long)c->n_choices);
+        printf("compared with the gradients of ref in f64%s\n",
+               s->moe->experts > 0 ? "; every token goes to the same experts there" : "");
     }
     if (s->moe->experts > 0 && s->moe->jitter > 0) {
         printf("moe.jitter: the same draws in every evaluation\n");
