@@ -152,8 +152,10 @@ static sy_status remember(const sy__subject *s, base *b)
     b->loss = s->loss;
     SY_TRY(sy_alloc(n, sizeof *b->chosen, (void **)&b->chosen));
     SY_TRY(sy_alloc(n, sizeof *b->kept, (void **)&b->kept));
-    memcpy(b->chosen, s->h_chosen, (size_t)n * sizeof *b->chosen);
-    memcpy(b->kept, s->h_kept, (size_t)n);
+    if (n > 0) {
+        memcpy(b->chosen, s->h_chosen, (size_t)n * sizeof *b->chosen);
+        memcpy(b->kept, s->h_kept, (size_t)n);
+    }
 cleanup:
     return st;
 }
