@@ -1,5 +1,6 @@
 /* import: a Hugging Face folder becomes a checkpoint. */
 #include <stdio.h>
+#include <string.h>
 
 #include "core/alloc.h"
 #include "launch/output.h"
@@ -7,11 +8,11 @@
 #include "train/train_config.h"
 #include "upcycle/transfer.h"
 
-static sy_status parse(const sy_cli *cli, const sy_hf_source *source, sy_run_settings *out)
+static sy_status parse(const sy_cli *cli, const sy_source *source, sy_run_settings *out)
 {
     int32_t n = 0;
     const char *const *set = sy_cli_list(cli, "set", &n);
-    const char *yaml = sy_hf_source_yaml(source);
+    const char *yaml = source->yaml;
     return sy_run_settings_parse(yaml, strlen(yaml), "config.json", set, n, out);
 }
 
@@ -30,14 +31,17 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     sy_status st = SY_OK;
     sy_comm *world = env->world;
     sy_output_progress progress = {.what = "import"};
-    sy_hf_source *source = NULL;
+    sy_source *source = NULL;
     sy_run_settings settings = {0};
     sy_transfer_receipt receipt;
     char *yaml = NULL;
     sy_import_spec spec = {.comm = world, .progress = sy_output_progress_update};
     (void)exit_code;
     SY_TRY(sy_output_path(cli, world, &spec.out));
-    SY_TRY(sy_hf_source_open(cli->operand[0], world, &source));
+    SY_TRY(sy_source_open(cli->operand[0], world, &source));
+    SY_REQUIRE(strcmp(source->form, "checkpoint") != 0, SY_ERR_USAGE,
+               "import: '%s' is a checkpoint already; give a Hugging Face folder",
+               cli->operand[0]);
     SY_TRY(sy_agree(world, parse(cli, source, &settings)));
     SY_TRY(sy_agree(world, sy_config_echo(settings.config, &yaml)));
     spec.source = source;
@@ -49,12 +53,12 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     sy_progress_destroy(&progress.line);
     SY_TRY(st);
     if (world->rank == 0) {
-        print_receipt(spec.out, sy_hf_arch_name(sy_hf_source_arch(source)), &receipt);
+        print_receipt(spec.out, source->form, &receipt);
     }
 cleanup:
     sy_free(&yaml);
     sy_run_settings_free(&settings);
-    sy_hf_source_close(&source);
+    sy_source_close(&source);
     return st;
 }
 

@@ -143,8 +143,8 @@ static sy_status write_run(exporter *ex, const sy_hf_link *link, sy_dtype dtype,
     for (int64_t done = 0; done < n; done += CHUNK) {
         int64_t m = n - done < CHUNK ? n - done : CHUNK;
         SY_TRY(sy__convert_counted(name, ex->dtype, ex->h_out, dtype,
-                                   h_bytes + done * (int64_t)sy_dtype_bytes(dtype), m,
-                                   link->scale, ex->receipt));
+                                   h_bytes + done * (int64_t)sy_dtype_bytes(dtype), m, link->scale,
+                                   ex->receipt));
         SY_TRY(
             sy_st_write(ex->writer, link->their, at + done * out_bytes, ex->h_out, m * out_bytes));
     }

@@ -5,6 +5,7 @@
 
 #include "parallel/comm.h"
 #include "upcycle/hf.h"
+#include "upcycle/source.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -23,18 +24,8 @@ typedef struct sy_transfer_receipt {
 
 /* ---- in ---- */
 
-/* A Hugging Face folder: its config.json as our configuration, its weights mapped. */
-typedef struct sy_hf_source sy_hf_source;
-
-/* Collective over comm. SY_ERR_USAGE names file and key or tensor. */
-sy_status sy_hf_source_open(const char *folder, sy_comm *comm, sy_hf_source **out);
-void sy_hf_source_close(sy_hf_source **source);
-/* See sy_hf_config_read. Not collective. */
-const char *sy_hf_source_yaml(const sy_hf_source *source);
-sy_hf_arch sy_hf_source_arch(const sy_hf_source *source);
-
 typedef struct sy_import_spec {
-    sy_hf_source *source;
+    sy_source *source;            /* open, not bound */
     const sy_model_config *model; /* the yaml's, resolved; what has no shape may differ */
     const sy_moe_config *moe;
     const char *config_yaml; /* the complete configuration, for the checkpoint */

@@ -28,13 +28,6 @@ sy_status sy__convert_counted(const char *name, sy_dtype dst_type, void *dst, sy
                               const void *src, int64_t n, double scale,
                               sy_transfer_receipt *receipt);
 
-struct sy_st_set;
-struct sy_hf_source {
-    char *folder, *json, *yaml;
-    struct sy_st_set *set;
-    sy_hf_arch arch;
-};
-
 #ifdef __cplusplus
 }
 #endif

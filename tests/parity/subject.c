@@ -51,12 +51,12 @@ static sy_status import(subject *s)
 {
     sy_status st = SY_OK;
     sy_comm *world = s->spec.world;
-    sy_hf_source *source = NULL;
+    sy_source *source = NULL;
     sy_transfer_receipt receipt;
     char *yaml = NULL;
-    SY_TRY(sy_hf_source_open(s->spec.fixture->dir, world, &source));
-    s->arch = sy_hf_source_arch(source);
-    SY_TRY(configure_all(s, sy_hf_source_yaml(source)));
+    SY_TRY(sy_source_open(s->spec.fixture->dir, world, &source));
+    SY_TRY(sy_hf_arch_parse(source->form, &s->arch));
+    SY_TRY(configure_all(s, source->yaml));
     SY_TRY(sy_config_echo(s->settings.config, &yaml));
     SY_TRY(sy_import(&(sy_import_spec){.source = source,
                                        .model = s->settings.model,
@@ -70,7 +70,7 @@ static sy_status import(subject *s)
                             s->settings.model, s->settings.moe, &s->map));
 cleanup:
     sy_free(&yaml);
-    sy_hf_source_close(&source);
+    sy_source_close(&source);
     return st;
 }
 

@@ -1,0 +1,59 @@
+/* A model in a file, under our names, whatever the file is: a checkpoint of ours or a Hugging Face
+   folder. Read in parts; nobody holds it. What import, upcycle and merge take their values from. */
+#ifndef SY_UPCYCLE_SOURCE_H
+#define SY_UPCYCLE_SOURCE_H
+
+#include "checkpoint/tokenizer_files.h"
+#include "model/model_config.h"
+#include "moe/moe_config.h"
+#include "parallel/comm.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct sy_source_tensor {
+    const char *name; /* below /model: "layers/003/attn/q" */
+    sy_dtype dtype;
+    bool wide; /* kept in fp32 (f64) in a bf16 model */
+    int32_t n_dim;
+    int64_t shape[SY_MAX_DIM], numel;
+} sy_source_tensor;
+
+typedef struct sy_source {
+    const struct sy_source_vt *vt;
+    char *path;       /* of the checkpoint file or the folder */
+    const char *form; /* "checkpoint", "LlamaForCausalLM" */
+    char *yaml;       /* our configuration; a folder's has the sections model, moe and data */
+    sy_source_tensor *tensor; /* [n_tensors] by name; there after sy_source_bind */
+    int32_t n_tensors;
+    int64_t step, tokens_seen; /* 0 of a folder */
+    sy_tokenizer_files files;  /* what travels along */
+    void *self;
+} sy_source;
+
+/* Open the file or folder and read its configuration. Collective over comm, which the source
+   borrows. A path that is neither: SY_ERR_USAGE. */
+sy_status sy_source_open(const char *path, sy_comm *comm, sy_source **out);
+/* List the tensors; each has the type and shape that the configuration (the yaml's, resolved; what
+   has no shape may differ) asks for, none is missing, none is too many. Collective over comm.
+   Errors name file and tensor: SY_ERR_USAGE, or SY_ERR_DAMAGED for a checkpoint. */
+sy_status sy_source_bind(sy_source *source, const sy_model_config *model, const sy_moe_config *moe,
+                         sy_comm *comm);
+void sy_source_close(sy_source **source);
+
+/* The tensor of that name, or -1. Not collective. */
+int32_t sy_source_find(const sy_source *source, const char *name);
+/* Elements [first, first + n) of a tensor in its own type: *h_out, either h_buf [SY_PULL_BYTES]
+   filled in or memory that stays valid until the next call. Requires at most SY_PULL_BYTES.
+   Not collective. */
+sy_status sy_source_get(sy_source *source, int32_t tensor, int64_t first, int64_t n, void *h_buf,
+                        const void **h_out);
+/* The same in another float type, any number, into h_to. Not collective. */
+sy_status sy_source_read(sy_source *source, int32_t tensor, int64_t first, int64_t n,
+                         sy_dtype dtype, void *h_to);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
