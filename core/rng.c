@@ -39,6 +39,16 @@ double sy_rng_normal(uint64_t seed, uint64_t stream, uint64_t index)
     return sqrt(-2.0 * log(u)) * cos(two_pi * v);
 }
 
+double sy_rng_normal_cut(uint64_t seed, uint64_t stream, uint64_t index)
+{
+    double x = sy_rng_normal(seed, stream, index);
+    while (fabs(x) > 3.0) {
+        index += (uint64_t)1 << 48;
+        x = sy_rng_normal(seed, stream, index);
+    }
+    return x;
+}
+
 /* One pass of a balanced Feistel network over 2 * half_bits bits: a bijection whatever the round
  * function is. */
 static uint64_t feistel(uint64_t seed, uint64_t stream, int half_bits, uint64_t x)

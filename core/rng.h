@@ -26,6 +26,8 @@ uint64_t sy_rng_u64(uint64_t seed, uint64_t stream, uint64_t index);
  * machine of one libm). */
 double sy_rng_uniform(uint64_t seed, uint64_t stream, uint64_t index);
 double sy_rng_normal(uint64_t seed, uint64_t stream, uint64_t index);
+/* The same cut at 3: draws beyond are repeated, far from the indices of any tensor (< 2^48). */
+double sy_rng_normal_cut(uint64_t seed, uint64_t stream, uint64_t index);
 /* A bijection of 0 .. n-1 evaluated at i, in constant time and memory (cycle-walking Feistel
    network keyed by (seed, stream)). Requires 0 <= i < n. */
 int64_t sy_rng_permute(uint64_t seed, uint64_t stream, int64_t n, int64_t i);

@@ -2,8 +2,6 @@
    piece, so neither the mesh nor the number of threads can be seen in it. */
 #include "parallel/param_impl.h"
 
-#include <math.h>
-
 #include "core/alloc.h"
 #include "core/rng.h"
 #include "core/thread.h"
@@ -17,18 +15,6 @@ typedef struct draw {
     char *dst;          /* host; where element `begin` goes */
 } draw;
 
-/* A normal number cut at 3: draws beyond are repeated, far from the indices of any tensor. */
-static double cut_normal(uint64_t seed, uint64_t stream, int64_t index)
-{
-    uint64_t at = (uint64_t)index;
-    double x = sy_rng_normal(seed, stream, at);
-    while (fabs(x) > 3.0) {
-        at += (uint64_t)1 << 48;
-        x = sy_rng_normal(seed, stream, at);
-    }
-    return x;
-}
-
 static void draw_run(const draw *d, uint64_t stream, int64_t index, int64_t n, char *dst)
 {
     const sy_param_spec *s = &d->param->spec;
@@ -38,10 +24,11 @@ static void draw_run(const draw *d, uint64_t stream, int64_t index, int64_t n, c
     for (int64_t done = 0; done < n; done += BLOCK) {
         int64_t m = n - done < BLOCK ? n - done : BLOCK;
         for (int64_t i = 0; i < m; i++) {
-            block[i] = s->init == SY_INIT_NORMAL
-                           ? s->init_std * cut_normal(d->seed, stream, index + done + i)
-                       : s->init == SY_INIT_ONES ? 1.0
-                                                 : 0.0;
+            block[i] =
+                s->init == SY_INIT_NORMAL
+                    ? s->init_std * sy_rng_normal_cut(d->seed, stream, (uint64_t)(index + done + i))
+                : s->init == SY_INIT_ONES ? 1.0
+                                          : 0.0;
         }
         sy_convert(dtype, dst + done * elem_bytes, SY_F64, block, m);
     }

@@ -142,3 +142,9 @@ sy_status sy_source_get(sy_source *source, int32_t tensor, int64_t first, int64_
 {
     return source->vt->get(source, tensor, first, n, h_buf, h_out);
 }
+
+sy_status sy_source_read(sy_source *source, int32_t tensor, int64_t first, int64_t n,
+                         sy_dtype dtype, void *h_to)
+{
+    return source->vt->read(source, tensor, first, n, dtype, h_to);
+}

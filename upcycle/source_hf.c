@@ -24,7 +24,6 @@ typedef struct hf {
     const sy_st_tensor **their; /* [n_their]; NULL: a fill that the file may lack */
     int32_t *first;             /* [n_our + 1] links */
     int32_t *our;               /* [n_our] of the map, by the source's number */
-    sy_dtype *dtype;            /* [n_our] by the map's number */
 } hf;
 
 /* ---- open ---- */
@@ -92,7 +91,6 @@ static void hf_close(sy_source *s)
     if (h == NULL) {
         return;
     }
-    sy_free(&h->dtype);
     sy_free(&h->our);
     sy_free(&h->first);
     sy_free(&h->their);
@@ -219,14 +217,12 @@ static sy_status list_tensors(sy_source *s)
     sy_status st = SY_OK;
     hf *h = s->self;
     const int32_t n = h->map.n_our;
-    SY_TRY(sy_alloc(n, sizeof *h->dtype, (void **)&h->dtype));
     SY_TRY(sy_alloc(n, sizeof *h->our, (void **)&h->our));
     SY_TRY(sy_alloc(n, sizeof *s->tensor, (void **)&s->tensor));
     for (int32_t i = 0; i < n; i++) {
         const sy_hf_tensor *our = &h->map.our[i];
-        h->dtype[i] = type_of(h, i);
         s->tensor[i] = (sy_source_tensor){
-            .name = our->name, .dtype = h->dtype[i], .wide = our->wide, .n_dim = our->n_dim};
+            .name = our->name, .dtype = type_of(h, i), .wide = our->wide, .n_dim = our->n_dim};
         memcpy(s->tensor[i].shape, our->shape, sizeof our->shape);
     }
     qsort(s->tensor, (size_t)n, sizeof *s->tensor, by_our_name);
@@ -266,33 +262,45 @@ static const char *source_at(const hf *h, const sy_hf_link *link, int64_t at)
            (link->their_first + at - link->our_first) * (int64_t)sy_dtype_bytes(their->dtype);
 }
 
-static sy_status hf_get(sy_source *s, int32_t tensor, int64_t first, int64_t n, void *h_buf,
-                        const void **h_out)
+static const sy_hf_link *link_at(const hf *h, int32_t our, int64_t at)
+{
+    const int32_t begin = h->first[our];
+    return sy__hf_link_at(&h->map.link[begin], h->first[our + 1] - begin, at);
+}
+
+static sy_status hf_read(sy_source *s, int32_t tensor, int64_t first, int64_t n, sy_dtype dtype,
+                         void *h_to)
 {
     sy_status st = SY_OK;
     const hf *h = s->self;
-    const int32_t our = h->our[tensor], begin = h->first[our], n_links = h->first[our + 1] - begin;
-    const sy_dtype dtype = h->dtype[our];
-    const int64_t elem_bytes = (int64_t)sy_dtype_bytes(dtype);
-    const sy_hf_link *link = sy__hf_link_at(&h->map.link[begin], n_links, first);
     sy_transfer_receipt none = {0};
-    if (first + n <= link->our_first + link->n && link->scale == 1 &&
-        h->their[link->their]->dtype == dtype) {
-        *h_out = source_at(h, link, first);
-        return SY_OK;
-    }
+    const sy_hf_link *link = link_at(h, h->our[tensor], first);
     for (int64_t done = 0; done < n; link++) {
         const sy_st_tensor *their = h->their[link->their];
         int64_t at = first + done, rest = link->our_first + link->n - at;
         int64_t m = n - done < rest ? n - done : rest;
-        SY_TRY(sy__convert_counted(their->name, dtype, (char *)h_buf + done * elem_bytes,
-                                   their->dtype, source_at(h, link, at), m, 1 / link->scale,
-                                   &none));
+        SY_TRY(sy__convert_counted(
+            their->name, dtype, (char *)h_to + done * (int64_t)sy_dtype_bytes(dtype), their->dtype,
+            source_at(h, link, at), m, 1 / link->scale, &none));
         done += m;
     }
-    *h_out = h_buf;
 cleanup:
     return st;
 }
 
-const struct sy_source_vt sy__source_hf = {hf_open, hf_bind, hf_get, hf_close};
+/* As it lies in the file, where it lies together in the type that is wanted. */
+static sy_status hf_get(sy_source *s, int32_t tensor, int64_t first, int64_t n, void *h_buf,
+                        const void **h_out)
+{
+    const hf *h = s->self;
+    const sy_hf_link *link = link_at(h, h->our[tensor], first);
+    if (first + n <= link->our_first + link->n && link->scale == 1 &&
+        h->their[link->their]->dtype == s->tensor[tensor].dtype) {
+        *h_out = source_at(h, link, first);
+        return SY_OK;
+    }
+    *h_out = h_buf;
+    return hf_read(s, tensor, first, n, s->tensor[tensor].dtype, h_buf);
+}
+
+const struct sy_source_vt sy__source_hf = {hf_open, hf_bind, hf_get, hf_read, hf_close};

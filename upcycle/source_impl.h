@@ -16,6 +16,8 @@ struct sy_source_vt {
                       sy_comm *comm);
     sy_status (*get)(sy_source *source, int32_t tensor, int64_t first, int64_t n, void *h_buf,
                      const void **h_out);
+    sy_status (*read)(sy_source *source, int32_t tensor, int64_t first, int64_t n, sy_dtype dtype,
+                      void *h_to);
     void (*close)(sy_source *source);
 };
 
