@@ -1,6 +1,7 @@
 #include "launch/model_load.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "checkpoint/checkpoint.h"
 #include "core/alloc.h"
@@ -18,6 +19,56 @@ sy_status sy_engine_load(sy_engine *engine, const char *path)
     sy_owner owner = {.name = "model", .self = engine, .walk = walk_params};
     sy_state state = {.owners = &owner, .n_owners = 1, .kind = "model"};
     return sy_checkpoint_load(path, &state, SY_LOAD_MODEL, engine->mesh->io);
+}
+
+typedef struct filler {
+    sy_engine *engine;
+    sy_source *source;
+    void *h_buf; /* [SY_PULL_BYTES] */
+} filler;
+
+static sy_status fill_part(const filler *f, const sy_field *field, int32_t tensor,
+                           const sy_part *part)
+{
+    sy_status st = SY_OK;
+    sy_stream *stream = f->engine->compute_stream;
+    const int64_t bytes = (int64_t)sy_dtype_bytes(field->dtype), at_once = SY_PULL_BYTES / bytes;
+    const int64_t first = sy_box_offset(&part->box, field->shape_glb);
+    const int64_t n = sy_box_numel(&part->box);
+    for (int64_t done = 0; done < n; done += at_once) {
+        int64_t m = n - done < at_once ? n - done : at_once;
+        SY_TRY(sy_source_read(f->source, tensor, first + done, m, field->dtype, f->h_buf));
+        SY_TRY(sy_copy_h2d(stream, (char *)part->data + done * bytes, f->h_buf, m * bytes));
+        SY_TRY(sy_stream_sync(stream));
+    }
+cleanup:
+    return st;
+}
+
+static sy_status fill_field(void *to, const sy_field *field)
+{
+    sy_status st = SY_OK;
+    const filler *f = to;
+    const int32_t tensor = sy_source_find(f->source, field->name + strlen("model/"));
+    SY_REQUIRE(tensor >= 0, SY_ERR_USAGE, "'%s' has no tensor '%s'", f->source->path, field->name);
+    for (int32_t p = 0; p < field->n_parts; p++) {
+        SY_TRY(fill_part(f, field, tensor, &field->parts[p]));
+    }
+cleanup:
+    return st;
+}
+
+sy_status sy_engine_fill(sy_engine *engine, sy_source *source)
+{
+    sy_status st = SY_OK;
+    filler f = {engine, source, NULL};
+    st = sy_alloc(SY_PULL_BYTES, 1, &f.h_buf);
+    if (st == SY_OK) {
+        st = sy_params_walk(engine->params, "model", fill_field, &f);
+    }
+    st = sy_agree(engine->spec.world, st);
+    sy_free(&f.h_buf);
+    return st;
 }
 
 int32_t sy_largest_ep(int32_t ranks, int32_t experts)

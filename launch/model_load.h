@@ -4,6 +4,7 @@
 
 #include "launch/env.h"
 #include "train/engine.h"
+#include "upcycle/source.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -25,8 +26,9 @@ void sy_loaded_model_free(sy_loaded_model *model);
 /* The largest ep that divides both ranks and experts; dense: 1. Not collective. */
 int32_t sy_largest_ep(int32_t ranks, int32_t experts);
 
-/* Load the parameters of an engine from a checkpoint file. Collective. */
+/* Load the parameters of an engine from a checkpoint file, or from a bound source. Collective. */
 sy_status sy_engine_load(sy_engine *engine, const char *path);
+sy_status sy_engine_fill(sy_engine *engine, sy_source *source);
 
 #ifdef __cplusplus
 }

@@ -104,6 +104,10 @@ static sy_status plan_tensor(sy_recipe *r, int32_t tensor)
     const char *name = r->plan.tensor[tensor].name;
     char from[SY_PARAM_NAME];
     item->role = classify(name, from);
+    if (r->spec.expert_source == NULL) { /* the sources have all that the new model has */
+        item->role = ROLE_MIX;
+        snprintf(from, sizeof from, "%s", name);
+    }
     item->down = ends_with(name, "/down");
     if (item->role == ROLE_MIX || item->role == ROLE_EXPERT) {
         SY_TRY(find_sources(r, tensor, from));
@@ -139,6 +143,18 @@ cleanup:
     return st;
 }
 
+/* What is made of nothing: wide, in a model of doubles double. */
+static void set_types(sy_recipe *r)
+{
+    const int32_t embed = sy_blueprint_find(&r->plan, "embed");
+    const bool twice = embed >= 0 && r->plan.tensor[embed].dtype == SY_F64;
+    for (int32_t i = 0; i < r->plan.n; i++) {
+        if (r->item[i].from == NULL) {
+            r->plan.tensor[i].dtype = twice ? SY_F64 : SY_F32;
+        }
+    }
+}
+
 sy_status sy_recipe_create(const sy_recipe_spec *spec, sy_recipe **out)
 {
     sy_status st = SY_OK;
@@ -152,6 +168,7 @@ sy_status sy_recipe_create(const sy_recipe_spec *spec, sy_recipe **out)
         SY_TRY(plan_tensor(r, i));
     }
     SY_TRY(check_all_used(r));
+    set_types(r);
     *out = r;
     r = NULL;
 cleanup:

@@ -27,7 +27,7 @@ typedef struct sy_recipe_spec {
     int32_t base; /* source of what is no expert; -1: the mean of all, in their order */
     const sy_model_config *model; /* of the new model */
     const sy_moe_config *moe;
-    const int32_t *expert_source; /* [experts] */
+    const int32_t *expert_source; /* [experts]; NULL: the sources have all tensors themselves */
     sy_upcycle_method method;
     double drop_ratio, noise_std;
     int32_t granularity; /* 1 for the other methods */

@@ -1,0 +1,296 @@
+#include "launch/grow.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/alloc.h"
+#include "launch/model_load.h"
+#include "launch/output.h"
+#include "parallel/agree.h"
+#include "train/run.h"
+
+enum { PROBE_SEQUENCES = 4, PROBE_TOKENS = 256 };
+
+/* ---- sources ---- */
+
+/* A run directory is a folder too: only Hugging Face's have a config.json. Rank 0 looks. */
+static sy_status find_source(const char *name, sy_comm *world, char **path)
+{
+    sy_status st = SY_OK, mine = SY_OK;
+    char *config = NULL;
+    int32_t is_hf = 0;
+    if (world->rank == 0) {
+        mine = sy_asprintf(&config, "%s/config.json", name);
+        is_hf = mine == SY_OK && access(config, F_OK) == 0;
+    }
+    SY_TRY(sy_agree(world, mine));
+    SY_TRY(sy_host_broadcast(world, &is_hf, sizeof is_hf, 0, "kind of source"));
+    SY_TRY(is_hf ? sy_agree(world, sy_strdup(name, path)) : sy_find_checkpoint(name, world, path));
+cleanup:
+    sy_free(&config);
+    return st;
+}
+
+static sy_status open_source(sy_grow *g, const char *name, int32_t i)
+{
+    sy_status st = SY_OK;
+    sy_comm *world = g->env->world;
+    sy_run_settings *s = &g->source_settings[i];
+    char *path = NULL;
+    SY_TRY(find_source(name, world, &path));
+    SY_TRY(sy_source_open(path, world, &g->source[i]));
+    g->n_sources = i + 1;
+    SY_TRY(sy_agree(world, sy_run_settings_parse(g->source[i]->yaml, strlen(g->source[i]->yaml),
+                                                 path, NULL, 0, s)));
+    SY_TRY(sy_source_bind(g->source[i], s->model, s->moe, world));
+cleanup:
+    sy_free(&path);
+    return st;
+}
+
+/* What has no shape, but makes another function of the same weights. */
+static bool counts(const char *key)
+{
+    return strncmp(key, "model.", 6) == 0 && strcmp(key, "model.seq_len") != 0 &&
+           strcmp(key, "model.init_std") != 0;
+}
+
+static sy_status check_alike(const sy_grow *g)
+{
+    sy_status st = SY_OK;
+    char *text = NULL;
+    for (int32_t i = 1; i < g->n_sources; i++) {
+        sy_free(&text);
+        SY_TRY(sy_config_diff(g->source_settings[0].config, g->source_settings[i].config, counts,
+                              &text));
+        text[strcspn(text, "\n")] = '\0';
+        SY_REQUIRE(text[0] == '\0', SY_ERR_USAGE,
+                   "%s: '%s' and '%s' are not models of one kind: %s", g->cli->command->name,
+                   g->source[0]->path, g->source[i]->path, text);
+    }
+cleanup:
+    sy_free(&text);
+    return st;
+}
+
+/* ".name.unproven" beside the output. */
+static sy_status hidden_name(sy_grow *g)
+{
+    const char *slash = strrchr(g->out, '/');
+    int folder = slash != NULL ? (int)(slash + 1 - g->out) : 0;
+    return sy_asprintf(&g->unproven, "%.*s.%s.unproven", folder, g->out, g->out + folder);
+}
+
+sy_status sy_grow_open(sy_grow *g, const char *const *sources, int32_t n)
+{
+    sy_status st = SY_OK;
+    sy_comm *world = g->env->world;
+    SY_TRY(sy_output_path(g->cli, world, &g->out));
+    SY_TRY(sy_agree(world, hidden_name(g)));
+    SY_TRY(sy_agree(world, sy_alloc(n, sizeof *g->source, (void **)&g->source)));
+    SY_TRY(sy_agree(world, sy_alloc(n, sizeof *g->source_settings, (void **)&g->source_settings)));
+    for (int32_t i = 0; i < n; i++) {
+        SY_TRY(open_source(g, sources[i], i));
+    }
+    SY_TRY(sy_agree(world, check_alike(g)));
+cleanup:
+    return st;
+}
+
+void sy_grow_close(sy_grow *g)
+{
+    sy_recipe_destroy(&g->recipe);
+    sy_free(&g->expert_source);
+    sy_free(&g->config_yaml);
+    sy_run_settings_free(&g->settings);
+    for (int32_t i = 0; i < g->n_derived; i++) {
+        sy_free(&g->derived[i]);
+    }
+    for (int32_t i = 0; i < g->n_sources; i++) {
+        sy_run_settings_free(&g->source_settings[i]);
+        sy_source_close(&g->source[i]);
+    }
+    sy_free(&g->source_settings);
+    sy_free(&g->source);
+    sy_free(&g->unproven);
+}
+
+/* ---- the configuration ---- */
+
+sy_status sy_grow_derive(sy_grow *g, const char *key, const char *format, ...)
+{
+    char value[512];
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(value, sizeof value, format, args);
+    va_end(args);
+    bool list = strchr(value, ',') != NULL && value[0] != '[';
+    return sy_asprintf(&g->derived[g->n_derived++], list ? "%s=[%s]" : "%s=%s", key, value);
+}
+
+bool sy_grow_user_sets(const sy_grow *g, const char *key)
+{
+    int32_t n = 0;
+    const char *const *set = sy_cli_list(g->cli, "set", &n);
+    for (int32_t i = 0; i < n; i++) {
+        if (strncmp(set[i], key, strlen(key)) == 0 && set[i][strlen(key)] == '=') {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The saved text says nothing of how many ranks did this; the engine's ep is as large as they
+   allow. */
+static sy_status parse(sy_grow *g)
+{
+    sy_status st = SY_OK;
+    int32_t n = 0, ranks = g->env->world->size;
+    const char *const *set = sy_cli_list(g->cli, "set", &n);
+    const char *yaml = g->source[0]->yaml, **all = NULL;
+    char text[16];
+    SY_TRY(sy_alloc(g->n_derived + n, sizeof *all, (void **)&all));
+    for (int32_t i = 0; i < g->n_derived + n; i++) {
+        all[i] = i < g->n_derived ? g->derived[i] : set[i - g->n_derived];
+    }
+    SY_TRY(sy_run_settings_parse(yaml, strlen(yaml), g->source[0]->path, all, g->n_derived + n,
+                                 &g->settings));
+    SY_TRY(sy_config_echo(g->settings.config, &g->config_yaml));
+    if (!sy_grow_user_sets(g, "parallel.ep")) {
+        snprintf(text, sizeof text, "%d", sy_largest_ep(ranks, g->settings.moe->experts));
+        SY_TRY(sy_config_default(g->settings.config, "parallel.ep", text));
+    }
+    SY_TRY(sy_parallel_config_check(g->settings.config, ranks, g->settings.moe->experts));
+cleanup:
+    sy_free(&all);
+    return st;
+}
+
+sy_status sy_grow_configure(sy_grow *g)
+{
+    return sy_agree(g->env->world, parse(g));
+}
+
+/* ---- the file ---- */
+
+sy_status sy_grow_write(sy_grow *g, sy_transfer_receipt *receipt)
+{
+    sy_status st = SY_OK;
+    sy_output_progress progress = {.what = g->cli->command->name};
+    g->spec.source = g->source;
+    g->spec.n_sources = g->n_sources;
+    g->spec.model = g->settings.model;
+    g->spec.moe = g->settings.moe;
+    g->spec.expert_source = g->expert_source;
+    SY_TRY(sy_agree(g->env->world, sy_recipe_create(&g->spec, &g->recipe)));
+    st = sy_build(&(sy_build_spec){.plan = sy_recipe_plan(g->recipe),
+                                   .make = sy_recipe_make,
+                                   .self = g->recipe,
+                                   .out = g->unproven,
+                                   .config_yaml = g->config_yaml,
+                                   .step = g->source[0]->step,
+                                   .tokens_seen = g->source[0]->tokens_seen,
+                                   .files = &g->source[0]->files,
+                                   .comm = g->env->world,
+                                   .progress = sy_output_progress_update,
+                                   .progress_self = &progress},
+                  receipt);
+    sy_progress_destroy(&progress.line);
+cleanup:
+    return st;
+}
+
+static sy_status publish(const sy_grow *g)
+{
+    sy_status st = SY_OK;
+    const char *slash = strrchr(g->out, '/');
+    char *folder = NULL;
+    int fd = -1;
+    SY_REQUIRE(rename(g->unproven, g->out) == 0, SY_ERR_IO, "cannot rename '%s' to '%s': %s",
+               g->unproven, g->out, strerror(errno));
+    SY_TRY(slash != NULL ? sy_asprintf(&folder, "%.*s", (int)(slash + 1 - g->out), g->out)
+                         : sy_strdup(".", &folder));
+    fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    SY_REQUIRE(fd >= 0 && fsync(fd) == 0, SY_ERR_IO, "cannot bring '%s' to the disk: %s", folder,
+               strerror(errno));
+cleanup:
+    if (fd >= 0) {
+        close(fd);
+    }
+    sy_free(&folder);
+    return st;
+}
+
+sy_status sy_grow_publish(sy_grow *g)
+{
+    return sy_agree(g->env->world, g->env->world->rank == 0 ? publish(g) : SY_OK);
+}
+
+/* ---- the proof ---- */
+
+/* What the user sets that is not about experts or layout holds for the source too. */
+static sy_status source_engine(const sy_grow *g, const sy_probe_spec *probe,
+                               sy_run_settings *settings, sy_engine **out)
+{
+    sy_status st = SY_OK;
+    int32_t n = 0, n_mine = 0;
+    const char *const *set = sy_cli_list(g->cli, "set", &n);
+    const char *yaml = g->source[0]->yaml, **mine = NULL;
+    sy_engine_spec spec = {.settings = settings,
+                           .world = g->env->world,
+                           .use = SY_USE_EVAL,
+                           .B = 1,
+                           .S = probe->S,
+                           .threads = g->env->threads};
+    SY_TRY(sy_alloc(n + 1, sizeof *mine, (void **)&mine));
+    for (int32_t i = 0; i < n; i++) {
+        if (strncmp(set[i], "moe.", 4) != 0 && strncmp(set[i], "parallel.", 9) != 0) {
+            mine[n_mine++] = set[i];
+        }
+    }
+    mine[n_mine++] = "parallel.ep=1";
+    SY_TRY(sy_agree(g->env->world, sy_run_settings_parse(yaml, strlen(yaml), g->source[0]->path,
+                                                         mine, n_mine, settings)));
+    SY_TRY(sy_engine_create(&spec, out));
+    SY_TRY(sy_engine_fill(*out, g->source[0]));
+cleanup:
+    sy_free(&mine);
+    return st;
+}
+
+sy_status sy_grow_compare(sy_grow *g, sy_probe_spec *probe, sy_probe_gap *gap, sy_dtype *compute)
+{
+    sy_status st = SY_OK;
+    sy_comm *world = g->env->world;
+    const int32_t S = g->settings.model->seq_len;
+    sy_engine *engine = NULL;
+    sy_run_settings settings = {0};
+    sy_probe old = {0}, now = {0};
+    probe->n_sequences = PROBE_SEQUENCES;
+    probe->S = S < PROBE_TOKENS ? S : PROBE_TOKENS;
+    probe->seed = g->spec.seed;
+    SY_TRY(source_engine(g, probe, &settings, &engine));
+    *compute = engine->compute;
+    SY_TRY(sy_probe_run(engine, probe, &old));
+    sy_engine_destroy(&engine);
+    SY_TRY(sy_engine_create(&(sy_engine_spec){.settings = &g->settings,
+                                              .world = world,
+                                              .use = SY_USE_EVAL,
+                                              .B = 1,
+                                              .S = probe->S,
+                                              .threads = g->env->threads},
+                            &engine));
+    SY_TRY(sy_engine_load(engine, g->unproven));
+    SY_TRY(sy_probe_run(engine, probe, &now));
+    SY_TRY(sy_probe_compare(&old, &now, world, gap));
+cleanup:
+    sy_probe_free(&now);
+    sy_probe_free(&old);
+    sy_engine_destroy(&engine);
+    sy_run_settings_free(&settings);
+    return st;
+}
