@@ -40,8 +40,7 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     SY_TRY(sy_output_path(cli, world, &spec.out));
     SY_TRY(sy_source_open(cli->operand[0], world, &source));
     SY_REQUIRE(strcmp(source->form, "checkpoint") != 0, SY_ERR_USAGE,
-               "import: '%s' is a checkpoint already; give a Hugging Face folder",
-               cli->operand[0]);
+               "import: '%s' is a checkpoint already; give a Hugging Face folder", cli->operand[0]);
     SY_TRY(sy_agree(world, parse(cli, source, &settings)));
     SY_TRY(sy_agree(world, sy_config_echo(settings.config, &yaml)));
     spec.source = source;

@@ -85,13 +85,47 @@ class Upcycle(harness.Case):
         self.assertIn("no bound", text)
         self.assertRegex(self.inspect(out)["config"], r"(?m)^  normalize_weights: false$")
 
+    def test_other_methods_say_what_they_keep(self):
+        whole, text = self.upcycle("whole.h5", "--method", "granular", "--granularity", 2)
+        self.assertNotIn("no bound", text)
+        self.assertAlmostEqual(self.loss(whole), self.loss(self.dense), delta=1e-5)
+        self.assertIn("top_k: 4", self.inspect(whole)["config"])
+        self.assertIn("expert_hidden: 24", self.inspect(whole)["config"])
+        part, text = self.upcycle("part.h5", "--method", "granular", "--granularity", 2, "--top-k", 3)
+        self.assertIn("no bound", text)
+        for method, option in (("noise", "--noise-std"), ("drop", "--drop-ratio")):
+            alone, text = self.upcycle(f"{method}.h5", "--method", method)
+            self.assertIn("no bound", text)
+            three, _ = self.upcycle(f"{method}3.h5", "--method", method, ranks=3)
+            self.assertIn("same", self.succeeds("diff", alone, three).stdout)
+            none, _ = self.upcycle(f"{method}0.h5", "--method", method, option, 0)
+            self.assertAlmostEqual(self.loss(none), self.loss(self.dense), delta=1e-5)
+            self.assertNotAlmostEqual(self.loss(alone), self.loss(self.dense), delta=1e-5)
+
+    def test_hugging_face_folder_is_a_source(self):
+        source = harness.ROOT / "tests/parity/fixtures/llama"
+        job = self.succeeds("upcycle", source, "-o", self.folder / "a.h5", "--experts", 4, ranks=2)
+        self.assertNotIn("no bound", job.stdout)
+        self.succeeds("export", self.folder / "a.h5", "-o", self.folder / "hf", "--architecture", "MixtralForCausalLM")
+
+    def test_killed_upcycle_leaves_no_final_name_and_runs_again(self):
+        for fault in ("checkpoint_write:20:kill", "checkpoint_rename:1:kill"):
+            job = self.job("upcycle", self.dense, "-o", self.folder / "a.h5", "--experts", 4, fault=fault)
+            self.assertNotEqual(job.status, 0)
+            self.assertFalse((self.folder / "a.h5").exists())
+        self.upcycle("a.h5")
+        self.assertEqual([p.name for p in self.folder.iterdir() if "a.h5" in p.name and p.name != "a.h5"], [])
+
     def test_what_cannot_be_done_is_refused(self):
         experts = ("--experts", 4)
         out, _ = self.upcycle("there.h5")
         self.refused(["there.h5", "exists"], *experts, out="there.h5")
         self.refused(["already", "4 experts"], *experts, source=out)
-        for method in ("noise", "drop", "granular"):
-            pass
+        self.refused(["granularity", "granular"], *experts, "--granularity", 2)
+        self.refused("--granularity G", *experts, "--method", "granular")
+        self.refused(["granularity 5", "48"], *experts, "--method", "granular", "--granularity", 5)
+        self.refused(["--drop-ratio", "drop"], *experts, "--drop-ratio", 0.5)
+        self.refused("--drop-ratio", *experts, "--method", "drop", "--drop-ratio", 1.5)
         self.refused("did you mean 'copy'", *experts, "--method", "coppy")
         self.refused("--experts", out="moe.h5")
         self.refused(["moe.experts", "--experts"], *experts, "--set", "moe.experts=8")

@@ -1,0 +1,205 @@
+/* merge: several trained models of one shape become one. Branch-Train-MiX (Sukhbaatar et al. 2024,
+   arXiv 2403.07816): the dense MLPs side by side as experts, everything else the mean; or the mean
+   of all. */
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "core/alloc.h"
+#include "launch/grow.h"
+#include "launch/output.h"
+#include "parallel/agree.h"
+
+enum { MAX_SOURCES = 256 };
+
+typedef struct job {
+    sy_grow grow;
+    bool mix;      /* btx */
+    int32_t n;     /* models that are merged; the seed model comes behind them */
+    int64_t each;  /* experts of each */
+    int64_t top_k; /* 0: as the first source says, 2 */
+    int64_t seed;  /* -1: run.seed */
+    const char *path[MAX_SOURCES];
+} job;
+
+/* ---- the command line ---- */
+
+static sy_status read_method(const sy_cli *cli, bool *mix)
+{
+    static const char *const known[] = {"btx", "average", "ensemble"};
+    sy_status st = SY_OK;
+    const char *method = sy_cli_text(cli, "method");
+    SY_REQUIRE(method != NULL, SY_ERR_USAGE, "merge: --method btx or --method average is missing");
+    *mix = strcmp(method, "btx") == 0;
+    SY_REQUIRE(strcmp(method, "ensemble") != 0, SY_ERR_USAGE,
+               "merge: --method ensemble is not part of this version; use btx or average");
+    if (!*mix && strcmp(method, "average") != 0) {
+        const char *near = sy_nearest_name(method, known, 3);
+        st = sy_error(SY_ERR_USAGE, "merge: unknown --method '%s' (did you mean '%s'?)", method,
+                      near != NULL ? near : "btx");
+    }
+cleanup:
+    return st;
+}
+
+static sy_status read_options(job *j)
+{
+    static const char *const of_btx[] = {"experts-per-source", "top-k",           "layers",
+                                         "seed-model",         "router-init-std", "seed"};
+    sy_status st = SY_OK;
+    const sy_cli *cli = j->grow.cli;
+    int32_t n = 0;
+    const char *const *source = sy_cli_list(cli, "source", &n);
+    j->grow.spec = (sy_recipe_spec){.router_std = 0.02, .base = -1, .granularity = 1};
+    j->seed = -1;
+    j->each = 1;
+    SY_TRY(read_method(cli, &j->mix));
+    for (size_t i = 0; i < sizeof of_btx / sizeof of_btx[0] && !j->mix; i++) {
+        SY_REQUIRE(!sy_cli_given(cli, of_btx[i]), SY_ERR_USAGE,
+                   "merge: --%s goes with --method btx", of_btx[i]);
+    }
+    SY_REQUIRE(n >= 2, SY_ERR_USAGE, "merge: %s; give --source MODEL at least twice",
+               n == 0 ? "there is no source" : "one source is nothing to merge");
+    SY_REQUIRE(n < MAX_SOURCES, SY_ERR_USAGE, "merge: %d sources are more than %d", n,
+               MAX_SOURCES - 1);
+    SY_TRY(sy_cli_i64(cli, "experts-per-source", 1, 1 << 10, &j->each));
+    SY_TRY(sy_cli_i64(cli, "top-k", 1, 1 << 10, &j->top_k));
+    SY_TRY(sy_cli_f64(cli, "router-init-std", 0, 10, &j->grow.spec.router_std));
+    SY_TRY(sy_cli_i64(cli, "seed", 0, INT64_MAX, &j->seed));
+    memcpy(j->path, source, (size_t)n * sizeof *source);
+    j->n = n;
+    if (sy_cli_given(cli, "seed-model")) {
+        j->path[n] = sy_cli_text(cli, "seed-model");
+        j->grow.spec.base = n++;
+    }
+    SY_TRY(sy_grow_open(&j->grow, j->path, n));
+cleanup:
+    return st;
+}
+
+/* ---- the configuration ---- */
+
+static sy_status derive_config(job *j)
+{
+    sy_status st = SY_OK;
+    sy_grow *g = &j->grow;
+    const sy_run_settings *source = &g->source_settings[0];
+    for (int32_t i = 0; i < g->n_sources && j->mix; i++) {
+        SY_REQUIRE(g->source_settings[i].moe->experts == 0, SY_ERR_USAGE,
+                   "merge: '%s' is a MoE of %d experts; btx takes dense models", g->source[i]->path,
+                   g->source_settings[i].moe->experts);
+    }
+    if (j->mix) {
+        j->top_k = j->top_k > 0 ? j->top_k : source->moe->top_k;
+        SY_TRY(sy_grow_derive(g, "moe.experts", "%ld", (long)(j->n * j->each)));
+        SY_TRY(sy_grow_derive(g, "moe.top_k", "%ld", (long)j->top_k));
+        SY_TRY(sy_grow_derive(g, "moe.normalize_weights", j->top_k > 1 ? "true" : "false"));
+        SY_TRY(sy_grow_derive(g, "moe.expert_hidden", "%d", source->model->ffn_hidden));
+        if (sy_cli_given(g->cli, "layers")) {
+            SY_TRY(sy_grow_derive(g, "moe.layers", "%s", sy_cli_text(g->cli, "layers")));
+        }
+    }
+cleanup:
+    return st;
+}
+
+/* Expert e is source e mod n, so that each rank of ep gets some of every source. */
+static sy_status place_experts(job *j)
+{
+    sy_status st = SY_OK;
+    sy_grow *g = &j->grow;
+    if (j->mix) {
+        SY_TRY(sy_alloc(j->n * j->each, sizeof *g->expert_source, (void **)&g->expert_source));
+        for (int32_t e = 0; e < j->n * j->each; e++) {
+            g->expert_source[e] = e % j->n;
+        }
+    }
+cleanup:
+    return st;
+}
+
+static sy_status configure(job *j)
+{
+    sy_status st = SY_OK;
+    sy_grow *g = &j->grow;
+    SY_TRY(sy_agree(g->env->world, derive_config(j)));
+    SY_TRY(sy_grow_configure(g));
+    g->spec.seed = (uint64_t)(j->seed >= 0 ? j->seed : g->settings.run->seed);
+    SY_TRY(sy_agree(g->env->world, place_experts(j)));
+cleanup:
+    return st;
+}
+
+/* ---- the receipt ---- */
+
+static void print_receipt(const job *j, const sy_transfer_receipt *r)
+{
+    const sy_grow *g = &j->grow;
+    char size[32], rate[32];
+    printf("receipt: what each part is made of\n");
+    for (int32_t s = 0; s < j->n && j->mix; s++) {
+        printf("  experts ");
+        for (int64_t k = 0; k < j->each; k++) {
+            printf("%s%ld", k > 0 ? ", " : "", (long)(s + k * j->n));
+        }
+        printf(" of every MoE layer: %s, step %ld\n", g->source[s]->path, (long)g->source[s]->step);
+    }
+    if (g->spec.base >= 0) {
+        printf("  everything else: %s\n", g->source[g->spec.base]->path);
+    } else {
+        printf("  %s: the mean of %d models\n", j->mix ? "everything else" : "everything", j->n);
+        for (int32_t s = 0; s < j->n && !j->mix; s++) {
+            printf("    %s, step %ld\n", g->source[s]->path, (long)g->source[s]->step);
+        }
+    }
+    printf("wrote %s: %ld parameters in %ld tensors, %s in %s; %.1f s, %s/s\n", g->out,
+           (long)r->n_params, (long)r->n_tensors,
+           sy_format_bytes((double)r->n_bytes, size, sizeof size), sy_dtype_name(r->dtype),
+           r->seconds, sy_format_bytes((double)r->n_bytes / r->seconds, rate, sizeof rate));
+    fflush(stdout);
+}
+
+static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
+{
+    sy_status st = SY_OK;
+    job j = {.grow = {.cli = cli, .env = env}};
+    sy_transfer_receipt receipt;
+    (void)exit_code;
+    SY_TRY(read_options(&j));
+    SY_TRY(configure(&j));
+    SY_TRY(sy_grow_write(&j.grow, &receipt));
+    SY_TRY(sy_grow_publish(&j.grow));
+    if (env->world->rank == 0) {
+        print_receipt(&j, &receipt);
+    }
+cleanup:
+    sy_grow_close(&j.grow);
+    return st;
+}
+
+static const sy_option options[] = {
+    {"output", SY_OPTION_VALUE, "OUT.h5", "The checkpoint to write; must not exist."},
+    {"method", SY_OPTION_VALUE, "btx|average",
+     "btx: the MLPs become experts, everything else the mean; average: the mean of all."},
+    {"source", SY_OPTION_LIST, "MODEL", "A model to merge, checkpoint or Hugging Face folder."},
+    {"seed-model", SY_OPTION_VALUE, "MODEL",
+     "btx: take what is no expert from this model instead of the mean."},
+    {"experts-per-source", SY_OPTION_VALUE, "N", "btx: experts made of each source (1)."},
+    {"top-k", SY_OPTION_VALUE, "K",
+     "btx: experts per token (default: the first source's moe.top_k, 2)."},
+    {"layers", SY_OPTION_VALUE, "LAYERS",
+     "btx: layers that become MoE: all, every:N or a list (default: the first source's moe.layers, "
+     "all); the MLPs of the others are averaged."},
+    {"router-init-std", SY_OPTION_VALUE, "S", "btx: standard deviation of the routers (0.02)."},
+    {"seed", SY_OPTION_VALUE, "N", "btx: seed of the routers (default: the first run.seed)."},
+    {"set", SY_OPTION_LIST, "KEY=VALUE", "Override a key of the new configuration."},
+    {0},
+};
+
+const sy_command sy_cmd_merge = {.name = "merge",
+                                 .operands = "--method btx|average --source A --source B -o OUT.h5",
+                                 .help = "Merge several trained models into one.",
+                                 .min_operands = 0,
+                                 .max_operands = 0,
+                                 .options = options,
+                                 .run = run};
