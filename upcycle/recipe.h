@@ -42,7 +42,7 @@ typedef struct sy_recipe sy_recipe;
 sy_status sy_recipe_create(const sy_recipe_spec *spec, sy_recipe **out);
 void sy_recipe_destroy(sy_recipe **recipe);
 const sy_blueprint *sy_recipe_plan(const sy_recipe *recipe);
-/* See sy_make; self is the recipe. */
+/* See sy_make; self is the recipe. Not collective. */
 sy_status sy_recipe_make(void *self, int32_t tensor, int64_t first, int64_t n, void *h_buf,
                          const void **h_out);
 
