@@ -151,7 +151,7 @@ sy_status sy__file_claim(int fd, const char *path, int64_t bytes)
     sy_status st = SY_OK;
     int rc = 0;
     do {
-        rc = fallocate(fd, 0, 0, bytes);
+        rc = bytes > 0 ? fallocate(fd, 0, 0, bytes) : 0; /* it refuses none */
     } while (rc != 0 && errno == EINTR);
     SY_REQUIRE(rc == 0 || errno == EOPNOTSUPP || errno == ENOSYS, SY_ERR_IO,
                "cannot claim %.1f MB for '%s': %s", (double)bytes * 1e-6, path, strerror(errno));

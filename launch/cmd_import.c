@@ -37,7 +37,7 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     char *yaml = NULL;
     sy_import_spec spec = {.comm = world, .progress = sy_output_progress_update};
     (void)exit_code;
-    SY_TRY(sy_output_path(cli, world, &spec.out));
+    SY_TRY(sy_output_path(cli, world, false, &spec.out));
     SY_TRY(sy_source_open(cli->operand[0], world, &source));
     SY_REQUIRE(strcmp(source->form, "checkpoint") != 0, SY_ERR_USAGE,
                "import: '%s' is a checkpoint already; give a Hugging Face folder", cli->operand[0]);

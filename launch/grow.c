@@ -89,7 +89,7 @@ sy_status sy_grow_open(sy_grow *g, const char *const *sources, int32_t n)
 {
     sy_status st = SY_OK;
     sy_comm *world = g->env->world;
-    SY_TRY(sy_output_path(g->cli, world, &g->out));
+    SY_TRY(sy_output_path(g->cli, world, false, &g->out));
     SY_TRY(sy_agree(world, hidden_name(g)));
     SY_TRY(sy_agree(world, sy_alloc(n, sizeof *g->source, (void **)&g->source)));
     SY_TRY(sy_agree(world, sy_alloc(n, sizeof *g->source_settings, (void **)&g->source_settings)));

@@ -9,17 +9,19 @@
 #include "core/alloc.h"
 #include "parallel/agree.h"
 
-static sy_status check(const char *command, const char *path)
+static sy_status check(const char *command, const char *path, bool is_folder)
 {
     sy_status st = SY_OK;
     struct stat info;
     char *folder = NULL;
     size_t n = strlen(path);
+    SY_REQUIRE(n > 0 && (is_folder || path[n - 1] != '/'), SY_ERR_USAGE,
+               "%s: '%s' is not the name of a %s", command, path, is_folder ? "folder" : "file");
     while (n > 1 && path[n - 1] == '/') {
         n--;
     }
     const char *slash = memrchr(path, '/', n);
-    SY_REQUIRE(n > 0 && lstat(path, &info) != 0, SY_ERR_USAGE,
+    SY_REQUIRE(lstat(path, &info) != 0, SY_ERR_USAGE,
                "%s: '%s' exists already; remove it or choose another name", command, path);
     if (slash == NULL || slash == path) {
         SY_TRY(sy_strdup(slash == NULL ? "." : "/", &folder));
@@ -33,14 +35,14 @@ cleanup:
     return st;
 }
 
-sy_status sy_output_path(const sy_cli *cli, sy_comm *world, const char **out)
+sy_status sy_output_path(const sy_cli *cli, sy_comm *world, bool is_folder, const char **out)
 {
     sy_status st = SY_OK, mine = SY_OK;
     const char *command = cli->command->name, *path = sy_cli_text(cli, "output");
     SY_REQUIRE(path != NULL, SY_ERR_USAGE, "%s: -o is missing; usage: switchyard %s %s", command,
                command, cli->command->operands);
     if (world->rank == 0) {
-        mine = check(command, path);
+        mine = check(command, path, is_folder);
     }
     SY_TRY(sy_agree(world, mine));
     *out = path;

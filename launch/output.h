@@ -9,9 +9,9 @@
 extern "C" {
 #endif
 
-/* The value of -o: SY_ERR_USAGE where it is missing, exists already, or cannot be written there.
-   Rank 0 looks. Collective over world. */
-sy_status sy_output_path(const sy_cli *cli, sy_comm *world, const char **out);
+/* The value of -o, a folder to be made or a file: SY_ERR_USAGE where it is missing, exists already,
+   or cannot be written there. Rank 0 looks. Collective over world. */
+sy_status sy_output_path(const sy_cli *cli, sy_comm *world, bool is_folder, const char **out);
 
 /* A progress line in MB, on rank 0 of long work; see sy_transfer_progress. Not collective. */
 typedef struct sy_output_progress {

@@ -116,12 +116,14 @@ class RoundTrip(Folders):
         shutil.rmtree(self.source)
         hf_files.write(self.source, tensors, spec)
         (self.source / "tokenizer.json").write_text('{"model": {}}')
+        (self.source / "merges.txt").write_text("")
         self.imports(self.source)
         model = self.shape_of(self.folder / "a.h5")
         cfg = self.config(model=model, moe={"experts": 0}, train={"steps": 2})
         self.train(cfg, "run", "--init-from", self.folder / "a.h5")
         self.exports("run", "out")
         self.assertEqual((self.folder / "out/tokenizer.json").read_text(), '{"model": {}}')
+        self.assertEqual((self.folder / "out/merges.txt").read_bytes(), b"")
         self.assertEqual(json.loads((self.folder / "out/config.json").read_text())["vocab_size"], 256)
 
     def shape_of(self, ckpt):
@@ -261,6 +263,9 @@ class Refusals(Folders):
         self.assertEqual((self.folder / "out.h5").read_text(), "mine")
         self.fails(2, "folder", "import", FIXTURES / "mixtral", "-o", self.folder / "no/out.h5")
         self.fails(2, "-o is missing", "import", FIXTURES / "mixtral")
+        self.fails(2, "name of a file", "import", FIXTURES / "mixtral", "-o", f"{self.folder}/new.h5/")
+        self.fails(2, "name of a folder", "export", FIXTURES / "mixtral", "-o", "")
+        self.nothing_left("new.h5")
 
     def test_exports_that_would_lose_something_say_what(self):
         self.imports(FIXTURES / "qwen3_moe", "qwen3_moe.h5")

@@ -138,6 +138,7 @@ static void one_shard_is_written_as_the_format_says(void **state)
     assert_false(has(state, "out"));
     assert_int_equal(write_five(w), SY_OK);
     assert_int_equal(sy_st_write_file(w, "config.json", "{}\n", 3), SY_OK);
+    assert_int_equal(sy_st_write_file(w, "empty", NULL, 0), SY_OK);
     assert_false(has(state, "out"));
     assert_int_equal(sy_st_writer_publish(w), SY_OK);
     sy_st_writer_destroy(&w);
@@ -154,6 +155,7 @@ static void one_shard_is_written_as_the_format_says(void **state)
     assert_holds(state, "out/model.safetensors", want.at, want.n);
     st_free(&want);
     assert_holds(state, "out/config.json", "{}\n", 3);
+    assert_holds(state, "out/empty", "", 0);
     assert_false(has(state, "out/model.safetensors.index.json"));
     assert_int_equal(n_others(state), 0);
 }
