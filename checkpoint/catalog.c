@@ -46,15 +46,17 @@ static int by_path(const void *a, const void *b)
     return strcmp(((const sy__item *)a)->path, ((const sy__item *)b)->path);
 }
 
-sy_status sy__catalog_sort(sy__catalog *cat, sy_status if_twice)
+sy_status sy__catalog_sort(sy__catalog *cat, const char *path)
 {
     sy_status st = SY_OK;
     if (cat->n_items > 0) {
         qsort(cat->item, (size_t)cat->n_items, sizeof *cat->item, by_path);
     }
     for (int64_t i = 1; i < cat->n_items; i++) {
-        SY_REQUIRE(by_path(&cat->item[i - 1], &cat->item[i]) != 0, if_twice,
-                   "two datasets are called '%s'", cat->item[i].path);
+        SY_REQUIRE(by_path(&cat->item[i - 1], &cat->item[i]) != 0,
+                   path ? SY_ERR_DAMAGED : SY_ERR_INTERNAL, "%s%s%stwo datasets are called '%s'",
+                   path ? "checkpoint '" : "", path ? path : "", path ? "': " : "",
+                   cat->item[i].path);
     }
 cleanup:
     return st;
@@ -224,7 +226,7 @@ sy_status sy__catalog_from_state(const sy_state *state, sy__catalog *out)
     sy_status st = SY_OK;
     sy__catalog cat = {0};
     SY_TRY(sy__state_walk(state, false, add_field, &cat));
-    SY_TRY(sy__catalog_sort(&cat, SY_ERR_INTERNAL));
+    SY_TRY(sy__catalog_sort(&cat, NULL));
     SY_TRY(cut_pieces(&cat));
     *out = cat;
     cat = (sy__catalog){0};

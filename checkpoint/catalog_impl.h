@@ -62,8 +62,9 @@ void sy__attributes_free(sy__attributes *attributes);
 
 /* Add a dataset; the order does not matter until sy__catalog_sort. Not collective. */
 sy_status sy__catalog_add(sy__catalog *cat, const sy__item *item);
-/* Put the datasets in order. A name twice: if_twice. Not collective. */
-sy_status sy__catalog_sort(sy__catalog *cat, sy_status if_twice);
+/* Put the datasets in order. A name twice: SY_ERR_DAMAGED in the file `path`; SY_ERR_INTERNAL where
+   that is NULL, in a state. Not collective. */
+sy_status sy__catalog_sort(sy__catalog *cat, const char *path);
 /* The dataset of that path, or -1. Not collective. */
 int64_t sy__catalog_find(const sy__catalog *cat, const char *path);
 /* Which dataset a piece belongs to. Not collective. */

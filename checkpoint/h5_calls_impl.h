@@ -31,10 +31,6 @@ hid_t sy__h5_row_type(void);
    HDF5 asks its usual driver for a real path, which such a file has not. Not collective. */
 hid_t sy__h5_access(bool image);
 
-/* Read the attributes of /; not complete, or of another format: SY_ERR_DAMAGED. What was read
-   before an error stays in *out. Not collective. */
-sy_status sy__h5_attributes(const char *path, hid_t file, sy__attributes *out);
-
 #ifdef __cplusplus
 }
 #endif

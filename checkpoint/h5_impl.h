@@ -1,6 +1,6 @@
 /* The HDF5 side: the skeleton of a new file, the mark that it is complete, and a reader that trusts
-   nothing. Called by rank 0 alone, by one thread at a time. No byte of a tensor passes through
-   here. */
+   nothing. Called by rank 0 alone; what writes, by one thread at a time, as the library wants it.
+   No byte of a tensor passes through here. */
 #ifndef SY_CHECKPOINT_H5_IMPL_H
 #define SY_CHECKPOINT_H5_IMPL_H
 

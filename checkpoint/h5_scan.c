@@ -1,277 +1,288 @@
-/* Reading a file that may be anything. The library is given only files with the superblock that we
-   write, whose metadata carries checksums; every object must be as we write it, and every number is
-   bounded before it is used. Nothing is followed out of the file. */
-#include "checkpoint/h5_impl.h"
-
-#include <inttypes.h>
+/* The tree of a file that may be anything: every object must be as we write it. Nothing is followed
+   out of the file. */
 #include <stdio.h>
 #include <string.h>
 
 #include "checkpoint/file_impl.h"
-#include "checkpoint/h5_calls_impl.h"
+#include "checkpoint/h5_impl.h"
+#include "checkpoint/h5_read_impl.h"
 #include "checkpoint/integrity_impl.h"
 
-enum { MAX_ITEMS = 1 << 20, MAX_DEPTH = 16, SUPERBLOCK = 3 };
+enum { MAX_ITEMS = 1 << 20, MAX_DEPTH = 16, TYPE_BYTES = 256 };
 
 typedef struct scanner {
-    const char *path; /* of the file */
+    sy__h5_file file;
     sy__catalog *cat;
-    hid_t file, u64, row, type[SY_N_DTYPES];
     char name[SY__PATH_BYTES]; /* of the object */
     int32_t depth;
-    sy_status st; /* carried out of HDF5's iteration */
 } scanner;
 
 static sy_status damaged(const scanner *s, const char *why)
 {
-    return sy_error(SY_ERR_DAMAGED, "checkpoint '%s': '/%s' %s", s->path, s->name, why);
+    return sy__h5_damaged(&s->file, why);
 }
 
-static sy_status check(const scanner *s, int64_t rc, const char *name)
-{
-    return sy__h5_check(rc, SY_ERR_DAMAGED, "read", s->path, name);
-}
+/* ---- what an object is ---- */
 
-/* ---- before the library ---- */
+/* Its messages, as far as they matter. */
+typedef struct object {
+    scanner *s;
+    bool is_group, is_shared, has_space, has_layout, is_external, is_filtered;
+    sy__item item;                /* shape and place */
+    int64_t numel, storage_bytes; /* where it is stored in one piece */
+    bool in_one_piece;
+    unsigned char type[TYPE_BYTES]; /* [type_bytes] as the message has it; 0: none */
+    int64_t type_bytes;
+    unsigned char heap[16]; /* of a group: see sy__h5_dense */
+} object;
 
-static sy_status check_head(const char *path, int64_t *file_bytes)
+/* Version, flags, a number if bit 0 is set; then the addresses. */
+static sy_status take_links(object *o, const sy__h5_message *m)
 {
     sy_status st = SY_OK;
-    static const unsigned char signature[8] = {0x89, 'H', 'D', 'F', '\r', '\n', 0x1a, '\n'};
-    unsigned char head[9] = {0};
-    int fd = -1;
-    SY_TRY(sy__file_open_read(path, &fd, file_bytes));
-    SY_REQUIRE(*file_bytes >= (int64_t)sizeof head, SY_ERR_DAMAGED,
-               "'%s' is not a checkpoint: it has %" PRId64 " bytes", path, *file_bytes);
-    SY_TRY(sy__file_read(fd, path, head, sizeof head, 0));
-    SY_REQUIRE(memcmp(head, signature, sizeof signature) == 0, SY_ERR_DAMAGED,
-               "'%s' is not a checkpoint: it is not an HDF5 file", path);
-    SY_REQUIRE(head[8] == SUPERBLOCK, SY_ERR_DAMAGED,
-               "'%s' is not a checkpoint: its HDF5 superblock has version %d, ours %d", path,
-               head[8], SUPERBLOCK);
+    const int64_t at = m->n >= 2 && m->body[1] & 1 ? 10 : 2;
+    if (m->n < at + (int64_t)sizeof o->heap) {
+        SY_TRY(damaged(o->s, "has a header that is cut short"));
+    }
+    memcpy(o->heap, m->body + at, sizeof o->heap);
+    o->is_group = true;
 cleanup:
-    sy__file_close(&fd, path, false);
     return st;
+}
+
+/* Version 3 or 4, class; of what lies in one piece: place and bytes. */
+static void take_layout(object *o, const sy__h5_message *m)
+{
+    enum { CONTIGUOUS = 1 };
+    o->has_layout = true;
+    o->in_one_piece =
+        m->n >= 18 && (m->body[0] == 3 || m->body[0] == 4) && m->body[1] == CONTIGUOUS;
+    if (o->in_one_piece) {
+        o->item.offset = sy__h5_number(m->body + 2, 8);
+        o->storage_bytes = sy__h5_number(m->body + 10, 8);
+    }
+}
+
+static void take_type(object *o, const sy__h5_message *m)
+{
+    o->type_bytes = m->n < TYPE_BYTES ? m->n : TYPE_BYTES;
+    memcpy(o->type, m->body, (size_t)o->type_bytes);
+}
+
+static sy_status take_message(void *self, const sy__h5_message *m)
+{
+    object *o = self;
+    switch (m->type) {
+    case SY__H5_LINKS:
+        return take_links(o, m);
+    case SY__H5_SPACE:
+        o->has_space = sy__h5_get_space(m, &o->item, &o->numel);
+        break;
+    case SY__H5_TYPE:
+        take_type(o, m);
+        break;
+    case SY__H5_LAYOUT:
+        take_layout(o, m);
+        break;
+    case SY__H5_EXTERNAL:
+        o->is_external = true;
+        break;
+    case SY__H5_FILTERS:
+        o->is_filtered = true;
+        break;
+    default:
+        return SY_OK; /* attributes, times, fill values: nothing that changes what it holds */
+    }
+    o->is_shared = o->is_shared || (m->flags & SY__H5_SHARED);
+    return SY_OK;
 }
 
 /* ---- datasets ---- */
 
-/* Contiguous, in this file, nothing in between. */
-static sy_status check_storage(const scanner *s, hid_t dataset)
+/* In one piece, in this file, nothing in between. */
+static sy_status check_storage(const object *o)
 {
     sy_status st = SY_OK;
-    hid_t list = H5Dget_create_plist(dataset);
-    SY_TRY(check(s, list, s->name));
-    if (H5Pget_layout(list) != H5D_CONTIGUOUS) {
-        SY_TRY(damaged(s, "is not stored in one piece"));
+    if (o->is_external) {
+        SY_TRY(damaged(o->s, "lies in other files"));
     }
-    if (H5Pget_external_count(list) != 0) {
-        SY_TRY(damaged(s, "lies in other files"));
+    if (!o->in_one_piece) {
+        SY_TRY(damaged(o->s, "is not stored in one piece"));
     }
-    if (H5Pget_nfilters(list) != 0) {
-        SY_TRY(damaged(s, "is stored through a filter"));
+    if (o->is_filtered) {
+        SY_TRY(damaged(o->s, "is stored through a filter"));
     }
-cleanup:
-    sy__h5_close(&list);
-    return st;
-}
-
-static sy_status get_shape(const scanner *s, hid_t dataset, int64_t elem_bytes, sy__item *item)
-{
-    sy_status st = SY_OK;
-    hsize_t dims[H5S_MAX_RANK];
-    hid_t space = H5Dget_space(dataset);
-    SY_TRY(check(s, space, s->name));
-    int n_dim = H5Sget_simple_extent_ndims(space);
-    if (H5Sget_simple_extent_type(space) == H5S_NULL || n_dim < 0 || n_dim > SY_MAX_DIM) {
-        SY_TRY(damaged(s, "has a shape that no tensor has"));
+    if (!o->has_space) {
+        SY_TRY(damaged(o->s, "has a shape that no tensor has"));
     }
-    SY_TRY(check(s, H5Sget_simple_extent_dims(space, dims, NULL), s->name));
-    item->n_dim = n_dim;
-    item->bytes = elem_bytes;
-    for (int32_t d = 0; d < n_dim; d++) {
-        item->shape[d] = (int64_t)dims[d];
-        if (item->shape[d] < 0 ||
-            __builtin_mul_overflow(item->bytes, item->shape[d], &item->bytes)) {
-            SY_TRY(damaged(s, "has a shape that does not fit the file"));
-        }
+    if (o->is_shared) {
+        SY_TRY(damaged(o->s, "has a type that no tensor has"));
     }
-cleanup:
-    sy__h5_close(&space);
-    return st;
-}
-
-static sy_status get_place(const scanner *s, hid_t dataset, sy__item *item)
-{
-    sy_status st = SY_OK;
-    haddr_t at = H5Dget_offset(dataset);
-    if (H5Dget_storage_size(dataset) != (hsize_t)item->bytes) {
-        SY_TRY(damaged(s, "has a shape that does not fit its storage"));
-    }
-    if (item->bytes > 0 && (at == HADDR_UNDEF || at > INT64_MAX)) {
-        SY_TRY(damaged(s, "has no place in the file"));
-    }
-    item->offset = item->bytes > 0 ? (int64_t)at : 0;
 cleanup:
     return st;
 }
 
-/* Where the dataset is one of those below /integrity, and of its type: where it goes. */
-static sy__extent *integrity_extent(const scanner *s, hid_t type, const sy__item *item)
-{
-    if (strcmp(s->name, SY__TABLE_PATH) == 0 && H5Tequal(type, s->row) > 0 && item->n_dim == 1) {
-        return &s->cat->table;
-    }
-    if (item->n_dim != 0 || H5Tequal(type, s->u64) <= 0) {
-        return NULL;
-    }
-    if (strcmp(s->name, SY__DIGEST_PATH) == 0) {
-        return &s->cat->digest;
-    }
-    return strcmp(s->name, SY__STRUCTURE_PATH) == 0 ? &s->cat->structure : NULL;
-}
-
-static sy_status add_dataset(scanner *s, hid_t dataset, hid_t type)
+static sy_status set_place(object *o, int64_t elem_bytes)
 {
     sy_status st = SY_OK;
-    sy__item item = {.dtype = SY_N_DTYPES};
-    sy__extent *extent = NULL;
-    memcpy(item.path, s->name, sizeof item.path);
-    SY_TRY(check_storage(s, dataset));
-    SY_TRY(get_shape(s, dataset, (int64_t)H5Tget_size(type), &item));
-    SY_TRY(get_place(s, dataset, &item));
+    sy__item *item = &o->item;
+    if (__builtin_mul_overflow(o->numel, elem_bytes, &item->bytes) ||
+        item->bytes > o->s->file.bytes) {
+        SY_TRY(damaged(o->s, "has a shape that does not fit the file"));
+    }
+    if (item->bytes != o->storage_bytes) {
+        SY_TRY(damaged(o->s, "has a shape that does not fit its storage"));
+    }
+    if (item->bytes > 0 && (item->offset <= 0 || item->offset > o->s->file.bytes)) {
+        SY_TRY(damaged(o->s, "has no place in the file"));
+    }
+    item->offset = item->bytes > 0 ? item->offset : 0;
+cleanup:
+    return st;
+}
+
+/* One of those below /integrity, of its type and shape. */
+static sy_status add_integrity(object *o)
+{
+    sy_status st = SY_OK;
+    sy__catalog *cat = o->s->cat;
+    const char *name = o->s->name;
+    const bool row = strcmp(name, SY__TABLE_PATH) == 0 && o->item.n_dim == 1 &&
+                     sy__h5_is_row(o->type, o->type_bytes);
+    const bool sum = o->item.n_dim == 0 && sy__h5_is_u64(o->type, o->type_bytes);
+    sy__extent *extent = row                                            ? &cat->table
+                         : sum && strcmp(name, SY__DIGEST_PATH) == 0    ? &cat->digest
+                         : sum && strcmp(name, SY__STRUCTURE_PATH) == 0 ? &cat->structure
+                                                                        : NULL;
+    if (!extent) {
+        SY_TRY(damaged(o->s, "is not known, or has another type or shape than it should"));
+    }
+    SY_TRY(set_place(o, row ? (int64_t)sizeof(sy__row) : (int64_t)sizeof(uint64_t)));
+    *extent = (sy__extent){o->item.offset, o->item.bytes};
+cleanup:
+    return st;
+}
+
+static sy_status add_dataset(object *o)
+{
+    sy_status st = SY_OK;
+    scanner *s = o->s;
+    memcpy(o->item.path, s->name, sizeof o->item.path);
+    SY_TRY(check_storage(o));
     if (strncmp(s->name, "integrity/", strlen("integrity/")) == 0) {
-        extent = integrity_extent(s, type, &item);
-        if (!extent) {
-            SY_TRY(damaged(s, "is not known, or has another type or shape than it should"));
-        }
-        *extent = (sy__extent){item.offset, item.bytes};
-        goto cleanup;
+        return add_integrity(o);
     }
-    for (int32_t t = 0; t < SY_N_DTYPES && item.dtype == SY_N_DTYPES; t++) {
-        item.dtype = H5Tequal(type, s->type[t]) > 0 ? (sy_dtype)t : SY_N_DTYPES;
+    o->item.dtype = sy__h5_get_type(o->type, o->type_bytes);
+    if (o->item.dtype == SY_N_DTYPES) {
+        SY_TRY(damaged(s, "has a type that no tensor has"));
     }
-    if (item.dtype == SY_N_DTYPES || s->cat->n_items >= MAX_ITEMS) {
-        SY_TRY(damaged(s, item.dtype == SY_N_DTYPES ? "has a type that no tensor has"
-                                                    : "is one dataset too many"));
+    SY_TRY(set_place(o, (int64_t)sy_dtype_bytes(o->item.dtype)));
+    if (s->cat->n_items >= MAX_ITEMS) {
+        SY_TRY(damaged(s, "is one dataset too many"));
     }
-    SY_TRY(sy__catalog_add(s->cat, &item));
+    SY_TRY(sy__catalog_add(s->cat, &o->item));
 cleanup:
     return st;
 }
 
 /* ---- the tree ---- */
 
-static herr_t visit_link(hid_t group, const char *name, const H5L_info_t *info, void *self);
+static sy_status visit_object(scanner *s, int64_t at);
 
-static sy_status visit_object(scanner *s, hid_t object)
+static bool is_plain(const unsigned char *name, int64_t n)
 {
-    sy_status st = SY_OK;
-    hid_t type = H5I_INVALID_HID;
-    if (H5Iget_type(object) == H5I_DATASET) {
-        type = H5Dget_type(object);
-        SY_TRY(check(s, type, s->name));
-        SY_TRY(add_dataset(s, object, type));
-    } else if (H5Iget_type(object) == H5I_GROUP) {
-        herr_t rc = H5Literate(object, H5_INDEX_NAME, H5_ITER_NATIVE, NULL, visit_link, s);
-        SY_TRY(s->st);
-        SY_TRY(check(s, rc, s->name));
-    } else {
-        SY_TRY(damaged(s, "is neither group nor dataset"));
+    for (int64_t i = 0; i < n; i++) {
+        if (name[i] < 0x20 || name[i] == 0x7f || name[i] == '/') {
+            return false;
+        }
     }
-cleanup:
-    sy__h5_close(&type);
-    return st;
+    return n > 0;
 }
 
-static sy_status enter_link(scanner *s, hid_t group, const char *name, const H5L_info_t *info)
+/* An object of this name in the group that is being read; at < 0: it is not in this file. What lies
+   below /x belongs to others. */
+static sy_status enter(scanner *s, const unsigned char *name, int64_t n, int64_t at)
 {
     sy_status st = SY_OK;
-    hid_t object = H5I_INVALID_HID;
-    if (info->type != H5L_TYPE_HARD) {
+    const size_t end = strlen(s->name);
+    if (s->depth == 0 && n == 1 && name[0] == 'x') {
+        s->cat->foreign = true;
+        return SY_OK;
+    }
+    if (!is_plain(name, n) || (int64_t)end + n + 2 > (int64_t)sizeof s->name) {
+        SY_TRY(damaged(s, "holds a name that is too long or cannot be printed"));
+    }
+    snprintf(s->name + end, sizeof s->name - end, "%s%.*s", end > 0 ? "/" : "", (int)n,
+             (const char *)name);
+    if (at < 0) {
         SY_TRY(damaged(s, "is a link that leads elsewhere"));
     }
     if (s->depth >= MAX_DEPTH) {
         SY_TRY(damaged(s, "lies too deep"));
     }
-    object = H5Oopen(group, name, H5P_DEFAULT);
-    SY_TRY(check(s, object, s->name));
     s->depth++;
-    SY_TRY(visit_object(s, object));
+    SY_TRY(visit_object(s, at));
     s->depth--;
+    memset(s->name + end, 0, sizeof s->name - end);
 cleanup:
-    sy__h5_close(&object);
     return st;
 }
 
-static bool is_plain(const char *name)
+/* Version, flags, what the flags tell of, length of the name, name, address. Specification,
+   IV.A.2.g "The Link Message". */
+static sy_status take_link(void *self, const sy__h5_message *m)
 {
-    const unsigned char *c = (const unsigned char *)name;
-    while (*c >= 0x20 && *c != 0x7f) {
-        c++;
+    enum { HAS_ORDER = 0x04, HAS_KIND = 0x08, HAS_CHARSET = 0x10, HARD = 0 };
+    sy_status st = SY_OK;
+    scanner *s = self;
+    if (m->type != SY__H5_LINK) {
+        return SY_OK;
     }
-    return *c == '\0';
+    const int32_t flags = m->n >= 2 ? m->body[1] : 0, length_bytes = 1 << (flags & 3);
+    const int64_t kind_at = 2, length_at = kind_at + (flags & HAS_KIND ? 1 : 0) +
+                                           (flags & HAS_ORDER ? 8 : 0) +
+                                           (flags & HAS_CHARSET ? 1 : 0);
+    const int64_t name_at = length_at + length_bytes;
+    const int64_t n = m->n >= name_at ? sy__h5_number(m->body + length_at, length_bytes) : m->n;
+    if (n > m->n - name_at || m->flags & SY__H5_SHARED) {
+        SY_TRY(damaged(s, "holds a link that is cut short"));
+    }
+    const bool hard = (flags & HAS_KIND) == 0 || m->body[kind_at] == HARD;
+    if (hard && m->n - name_at - n < 8) {
+        SY_TRY(damaged(s, "holds a link that is cut short"));
+    }
+    SY_TRY(enter(s, m->body + name_at, n, hard ? sy__h5_number(m->body + name_at + n, 8) : -1));
+cleanup:
+    return st;
 }
 
-/* For H5Literate. What lies below /x belongs to others. */
-static herr_t visit_link(hid_t group, const char *name, const H5L_info_t *info, void *self)
+static sy_status visit_object(scanner *s, int64_t at)
 {
-    scanner *s = self;
-    size_t at = strlen(s->name), n = strlen(name);
-    if (s->depth == 0 && strcmp(name, "x") == 0) {
-        s->cat->foreign = true;
-        return 0;
+    sy_status st = SY_OK;
+    object o = {.s = s};
+    SY_TRY(sy__h5_messages(&s->file, at, take_message, &o));
+    if (o.is_group) {
+        SY_TRY(sy__h5_messages(&s->file, at, take_link, s));
+        SY_TRY(sy__h5_dense(&s->file, o.heap, SY__H5_TREE_LINKS, take_link, s));
+    } else if (o.has_layout) {
+        SY_TRY(add_dataset(&o));
+    } else {
+        SY_TRY(damaged(s, "is neither group nor dataset"));
     }
-    if (at + n + 2 > sizeof s->name || !is_plain(name)) {
-        s->st = damaged(s, "holds a name that is too long or cannot be printed");
-        return -1;
-    }
-    snprintf(s->name + at, sizeof s->name - at, "%s%s", at > 0 ? "/" : "", name);
-    s->st = enter_link(s, group, name, info);
-    memset(s->name + at, 0, sizeof s->name - at);
-    return s->st == SY_OK ? 0 : -1;
+cleanup:
+    return st;
 }
 
 static sy_status scan_tree(scanner *s)
 {
     sy_status st = SY_OK;
-    herr_t rc = H5Literate(s->file, H5_INDEX_NAME, H5_ITER_NATIVE, NULL, visit_link, s);
-    SY_TRY(s->st);
-    SY_TRY(check(s, rc, "/"));
+    SY_TRY(visit_object(s, s->file.root));
     SY_REQUIRE(s->cat->digest.bytes > 0 && s->cat->structure.bytes > 0, SY_ERR_DAMAGED,
-               "checkpoint '%s' lacks its checksums ('/integrity')", s->path);
-    SY_TRY(sy__catalog_sort(s->cat, SY_ERR_DAMAGED));
-    SY_TRY(sy__extents_check(s->path, s->cat));
+               "checkpoint '%s' lacks its checksums ('/integrity')", s->file.path);
+    SY_TRY(sy__catalog_sort(s->cat, s->file.path));
+    SY_TRY(sy__extents_check(s->file.path, s->cat));
 cleanup:
     return st;
-}
-
-/* ---- the file ---- */
-
-static sy_status open_file(scanner *s)
-{
-    sy_status st = SY_OK;
-    hid_t access = sy__h5_access(false);
-    s->file = H5Fopen(s->path, H5F_ACC_RDONLY, access);
-    SY_TRY(sy__h5_check(s->file, SY_ERR_DAMAGED, "open checkpoint", s->path, NULL));
-    s->u64 = H5Tcopy(H5T_STD_U64LE);
-    s->row = sy__h5_row_type();
-    for (int32_t t = 0; t < SY_N_DTYPES; t++) {
-        s->type[t] = sy__h5_type((sy_dtype)t);
-    }
-cleanup:
-    sy__h5_close(&access);
-    return st;
-}
-
-static void close_file(scanner *s)
-{
-    for (int32_t t = 0; t < SY_N_DTYPES; t++) {
-        sy__h5_close(&s->type[t]);
-    }
-    sy__h5_close(&s->row);
-    sy__h5_close(&s->u64);
-    sy__h5_close(&s->file);
 }
 
 sy_status sy__h5_scan(const char *path, sy__catalog *cat, sy__attributes *attributes)
@@ -279,18 +290,19 @@ sy_status sy__h5_scan(const char *path, sy__catalog *cat, sy__attributes *attrib
     sy_status st = SY_OK;
     sy__catalog found = {0};
     sy__attributes read = {0};
-    scanner s = {.path = path, .cat = &found};
-    SY_TRY(check_head(path, &found.file_bytes));
-    SY_TRY(sy__h5_begin());
-    SY_TRY(open_file(&s));
-    SY_TRY(sy__h5_attributes(path, s.file, &read));
+    scanner s = {.cat = &found};
+    int fd = -1;
+    SY_TRY(sy__file_open_read(path, &fd, &found.file_bytes));
+    SY_TRY(sy__h5_attach(fd, path, &s.file));
+    SY_TRY(sy__h5_attributes(&s.file, &read));
+    s.file.object = s.name;
     SY_TRY(scan_tree(&s));
     *cat = found;
     *attributes = read;
     found = (sy__catalog){0};
     read = (sy__attributes){0};
 cleanup:
-    close_file(&s);
+    sy__file_close(&fd, path, false);
     sy__attributes_free(&read);
     sy__catalog_free(&found);
     return st;

@@ -272,7 +272,7 @@ static sy_status structure_hash(int fd, const char *path, const sy__catalog *cat
     XXH3_state_t *hash = XXH3_createState();
     SY_REQUIRE(hash, SY_ERR_MEMORY, "out of memory: no state for a checksum");
     XXH3_64bits_reset(hash);
-    SY_TRY(sy__created_extents(fd, path, cat->file_bytes, &created[0], &created[1]));
+    SY_TRY(sy__created_extents(fd, path, &created[0], &created[1]));
     SY_TRY(walk_between(fd, path, cat, created, 2, hash_bytes, hash));
     *out = XXH3_64bits_digest(hash);
 cleanup:

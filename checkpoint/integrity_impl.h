@@ -28,8 +28,7 @@ sy_status sy__extents_check(const char *path, const sy__catalog *cat);
 sy_status sy__structure_copy(int from, int to, const char *path, const sy__catalog *cat);
 /* Where the value of attribute `created` lies, and the checksum that HDF5 keeps over it; no bytes
    where they are not found. Not collective. */
-sy_status sy__created_extents(int fd, const char *path, int64_t file_bytes, sy__extent *value,
-                              sy__extent *checksum);
+sy_status sy__created_extents(int fd, const char *path, sy__extent *value, sy__extent *checksum);
 /* Write, or check, the checksum of what lies between the datasets, but `created`. Not collective.
  */
 sy_status sy__structure_write(int fd, const char *path, const sy__catalog *cat);
