@@ -207,12 +207,25 @@ static const sy__hf_name fused_names[] = {
     QWEN_SHARED,
     {NULL, SY__HF_NO_SLOT, SY__HF_NO_SLOT}};
 
+#define GRANITE_SHARED                                                                             \
+    {"shared_mlp.input_linear.weight", SY__HF_SHARED_GATE, SY__HF_SHARED_UP},                      \
+    {                                                                                              \
+        "shared_mlp.output_linear.weight", SY__HF_SHARED_DOWN, SY__HF_NO_SLOT                      \
+    }
+
 static const sy__hf_name granite_names[] = {
     {"block_sparse_moe.router.layer.weight", SY__HF_ROUTER, SY__HF_NO_SLOT},
     {"block_sparse_moe.input_linear.weight", SY__HF_EXPERT_GATE, SY__HF_EXPERT_UP},
     {"block_sparse_moe.output_linear.weight", SY__HF_EXPERT_DOWN, SY__HF_NO_SLOT},
-    {"shared_mlp.input_linear.weight", SY__HF_SHARED_GATE, SY__HF_SHARED_UP},
-    {"shared_mlp.output_linear.weight", SY__HF_SHARED_DOWN, SY__HF_NO_SLOT},
+    GRANITE_SHARED,
+    {NULL, SY__HF_NO_SLOT, SY__HF_NO_SLOT}};
+
+/* As transformers v5 has it in memory. */
+static const sy__hf_name granite_fused_names[] = {
+    {"block_sparse_moe.router.weight", SY__HF_ROUTER, SY__HF_NO_SLOT},
+    {"block_sparse_moe.experts.gate_up_proj", SY__HF_EXPERT_GATE, SY__HF_EXPERT_UP},
+    {"block_sparse_moe.experts.down_proj", SY__HF_EXPERT_DOWN, SY__HF_NO_SLOT},
+    GRANITE_SHARED,
     {NULL, SY__HF_NO_SLOT, SY__HF_NO_SLOT}};
 
 /* ---- the table ---- */
@@ -300,7 +313,7 @@ static const sy__hf_arch archs[SY_N_HF_ARCHS] = {
                                   .extra = "{" EXTRA_MOE "}",
                                   .rope_theta = 1e4,
                                   .shared = SY__HF_SHARED_PLAIN,
-                                  .moe_names = {granite_names, granite_names}},
+                                  .moe_names = {granite_names, granite_fused_names}},
 };
 
 const sy__hf_arch *sy__hf_arch_at(sy_hf_arch arch)

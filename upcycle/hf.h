@@ -87,8 +87,9 @@ typedef struct sy_hf_map {
     int32_t n_our, n_their, n_links;
 } sy_hf_map;
 
-/* How a file holds experts: a tensor for each, or all of a layer's in one (transformers v5 in
-   memory, mergekit). Granite has one form, fused, whichever is asked for. */
+/* How a file holds experts: a tensor for each, as files have them, or all of a layer's in one
+   (transformers v5 in memory, mergekit). Granite's own files have one too, under other names: that
+   is its SY_HF_PER_EXPERT. */
 typedef enum sy_hf_form { SY_HF_PER_EXPERT, SY_HF_FUSED } sy_hf_form;
 
 /* The map of a model that the architecture can hold (else SY_ERR_USAGE; also where it has more than
@@ -98,8 +99,8 @@ typedef enum sy_hf_form { SY_HF_PER_EXPERT, SY_HF_FUSED } sy_hf_form;
 sy_status sy_hf_map_create(sy_hf_arch arch, sy_hf_form form, const sy_model_config *model,
                            const sy_moe_config *moe, sy_hf_map *out);
 void sy_hf_map_free(sy_hf_map *map);
-/* Which form has a tensor of this name? SY_HF_FUSED where it is one of the fused experts'; for
-   looking at a file before making the map. *known: is it one of the experts' at all? */
+/* Which form has a tensor of this name? For looking at a file before making the map. *known: is it
+ * one of the experts' at all? */
 sy_hf_form sy_hf_form_of(const char *their_name, bool *known);
 /* A tensor that loaders ignore (rotary_emb.inv_freq; lm_head.weight where embeddings are tied). */
 bool sy_hf_is_ignored(const char *their_name, const sy_model_config *model);

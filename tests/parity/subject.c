@@ -65,9 +65,8 @@ static sy_status import(subject *s)
                                        .out = s->checkpoint,
                                        .comm = world},
                      &receipt));
-    SY_TRY(sy_hf_map_create(s->arch,
-                            s->arch == SY_HF_GRANITE_MOE_SHARED ? SY_HF_FUSED : SY_HF_PER_EXPERT,
-                            s->settings.model, s->settings.moe, &s->map));
+    SY_TRY(
+        sy_hf_map_create(s->arch, SY_HF_PER_EXPERT, s->settings.model, s->settings.moe, &s->map));
 cleanup:
     sy_free(&yaml);
     sy_source_close(&source);
