@@ -77,6 +77,23 @@ cleanup:
     return st;
 }
 
+/* A source of v4 may have 0 for 0.0, which v5 refuses. */
+static sy_status make_real(json_t *root, json_t *extra)
+{
+    sy_status st = SY_OK;
+    const char *key;
+    json_t *value;
+    json_object_foreach(extra, key, value)
+    {
+        const json_t *kept = json_object_get(root, key);
+        if (json_is_real(value) && json_is_integer(kept)) {
+            SY_TRY(set(root, key, json_real((double)json_integer_value(kept))));
+        }
+    }
+cleanup:
+    return st;
+}
+
 static sy_status keep(json_t *root, json_t *source, const sy__hf_arch *a)
 {
     sy_status st = SY_OK;
@@ -86,6 +103,7 @@ static sy_status keep(json_t *root, json_t *source, const sy__hf_arch *a)
                "out of memory for config.json");
     if (type != NULL && strcmp(type, a->model_type) == 0) {
         SY_TRY(keep_all(root, source, a));
+        SY_TRY(make_real(root, extra));
     } else {
         SY_TRY(keep_tokens(root, source));
     }

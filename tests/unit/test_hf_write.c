@@ -135,6 +135,20 @@ static void the_source_is_kept_where_the_architecture_is_the_same(void **state)
 }
 
 /* 1/sqrt(D) is nobody's default: Granite's is 1. */
+static void whole_numbers_of_the_source_become_real_where_they_must(void **state)
+{
+    sy_run_settings s = {0};
+    (void)state;
+    char *source = hf_with("mixtral.json", "router_jitter_noise", "0");
+    hf_settings(source, &s);
+    char *json = write_as(SY_HF_MIXTRAL, &s, SY_BF16, source);
+    assert_non_null(strstr(json, "\"router_jitter_noise\": 0.0"));
+    assert_non_null(strstr(json, "\"bos_token_id\": 1,"));
+    sy_free(&json);
+    sy_run_settings_free(&s);
+    free(source);
+}
+
 static void granite_is_told_the_attention_scale(void **state)
 {
     sy_run_settings s = {0};
@@ -159,6 +173,7 @@ int main(void)
         cmocka_unit_test(numbers_have_the_types_of_the_classes),
         cmocka_unit_test(rope_is_written_for_both_generations),
         cmocka_unit_test(the_source_is_kept_where_the_architecture_is_the_same),
+        cmocka_unit_test(whole_numbers_of_the_source_become_real_where_they_must),
         cmocka_unit_test(granite_is_told_the_attention_scale),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
