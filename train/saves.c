@@ -52,7 +52,9 @@ sy_status sy_saves_open(const sy_saves_spec *spec, int64_t saved_step, sy_saves 
     sy_status st = SY_OK;
     *out = (sy_saves){.spec = *spec, .saved_step = saved_step, .begun_s = sy_clock_s()};
     if (config(out)->checkpoint_async) {
+        sy_engine *e = spec->trainer->engine;
         SY_TRY(sy_agree(world(out), create_saver(out)));
+        e->predicted_bytes = e->dev->ledger.total_now; /* the copy's memory is part of it */
     }
 cleanup:
     return st;
