@@ -1,6 +1,7 @@
 /* import: a Hugging Face folder becomes a checkpoint. */
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "core/alloc.h"
 #include "launch/output.h"
@@ -14,6 +15,17 @@ static sy_status parse(const sy_cli *cli, const sy_source *source, sy_run_settin
     const char *const *set = sy_cli_list(cli, "set", &n);
     const char *yaml = source->yaml;
     return sy_run_settings_parse(yaml, strlen(yaml), "config.json", set, n, out);
+}
+
+/* A source that is a file would be taken for a checkpoint. */
+static sy_status check_source(const char *path)
+{
+    sy_status st = SY_OK;
+    struct stat info;
+    SY_REQUIRE(stat(path, &info) != 0 || S_ISDIR(info.st_mode), SY_ERR_USAGE,
+               "import: '%s' is a file; give a Hugging Face folder", path);
+cleanup:
+    return st;
 }
 
 static void print_receipt(const char *out, const char *from, const sy_transfer_receipt *r)
@@ -38,9 +50,8 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     sy_import_spec spec = {.comm = world, .progress = sy_output_progress_update};
     (void)exit_code;
     SY_TRY(sy_output_path(cli, world, false, &spec.out));
+    SY_TRY(sy_agree(world, world->rank == 0 ? check_source(cli->operand[0]) : SY_OK));
     SY_TRY(sy_source_open(cli->operand[0], world, &source));
-    SY_REQUIRE(strcmp(source->form, "checkpoint") != 0, SY_ERR_USAGE,
-               "import: '%s' is a checkpoint already; give a Hugging Face folder", cli->operand[0]);
     SY_TRY(sy_agree(world, parse(cli, source, &settings)));
     SY_TRY(sy_agree(world, sy_config_echo(settings.config, &yaml)));
     spec.source = source;

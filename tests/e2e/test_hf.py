@@ -255,6 +255,7 @@ class Refusals(Folders):
 
     def test_paths(self):
         self.refuses("nowhere", source=self.folder / "nowhere")
+        self.refuses(["mixtral/model.safetensors", "folder"], source=FIXTURES / "mixtral/model.safetensors", ranks=2)
         hf_files.write(self.source, self.tensors, self.spec)
         (self.source / "model.safetensors").unlink()
         self.refuses("safetensors")
