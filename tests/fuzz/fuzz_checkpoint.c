@@ -171,7 +171,7 @@ static void begin(void)
     sy_log_setup(0, 1, SY_LOG_ERROR);
     PROVE(scratch_setup(&state) == 0 && sy_comm_world(false, &io) == SY_OK);
     scratch_path(&state, "a.h5", path);
-#ifndef __SANITIZE_ADDRESS__
+#if !defined(__SANITIZE_ADDRESS__) && !defined(SY_LIBFUZZER)
     PROVE(setrlimit(RLIMIT_DATA, &memory) == 0);
 #endif
 }

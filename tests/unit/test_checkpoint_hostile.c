@@ -145,6 +145,63 @@ static void changed_attributes_are_refused(void **state)
     assert_status(sy_checkpoint_verify(path, NULL, NULL), SY_ERR_DAMAGED, "digest");
 }
 
+/* An attribute in the place of that of this name; takes type and space. */
+static void put_attribute(const char *path, const char *name, hid_t type, hid_t space,
+                          const void *value)
+{
+    hid_t file = open_to_change(path);
+    H5Adelete(file, name);
+    hid_t attribute = H5Acreate2(file, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
+    assert_true(attribute >= 0 && (value == NULL || H5Awrite(attribute, type, value) >= 0));
+    H5Aclose(attribute);
+    H5Sclose(space);
+    H5Tclose(type);
+    H5Fclose(file);
+}
+
+static hid_t text_type(size_t bytes)
+{
+    hid_t type = H5Tcopy(H5T_C_S1);
+    H5Tset_size(type, bytes);
+    return type;
+}
+
+static void attributes_of_another_kind_are_refused(void **state)
+{
+    enum { ABSURD = (16 << 20) + 1 };
+    char path[2 * SCRATCH_PATH], *text = calloc(ABSURD, 1);
+    const hsize_t two = 2;
+    memset(text, 'a', ABSURD - 1);
+    const struct {
+        const char *name;
+        hid_t type, space;
+        const void *value;
+        const char *words;
+    } cases[] = {
+        {"step", text_type(9), H5Screate(H5S_SCALAR), text, "attribute 'step' is not an integer"},
+        {"step", H5Tcopy(H5T_IEEE_F64LE), H5Screate(H5S_SCALAR), text, "'step' is not an integer"},
+        {"step", H5Tcopy(H5T_STD_I64LE), H5Screate_simple(1, &two, NULL), text,
+         "attribute 'step' is not one value"},
+        {"step", H5Tcopy(H5T_STD_I64LE), H5Screate(H5S_NULL), NULL, "'step' is not one value"},
+        {"format_version", text_type(2), H5Screate(H5S_SCALAR), "1", "'format_version' is not"},
+        {"complete", H5Tcopy(H5T_STD_U8LE), H5Screate(H5S_SCALAR), "\1", "'complete' is not"},
+        {"kind", H5Tcopy(H5T_STD_I64LE), H5Screate(H5S_SCALAR), text, "'kind' is not a text"},
+        {"kind", text_type(H5T_VARIABLE), H5Screate(H5S_SCALAR), &text, "'kind' is not a text"},
+        {"kind", text_type(257), H5Screate(H5S_SCALAR), text, "'kind' is not a text of 1 to 256"},
+        {"kind", text_type(9), H5Screate(H5S_SCALAR), "\033[2J", "'kind' cannot be printed"},
+        {"format", text_type(9), H5Screate(H5S_SCALAR), "othermod", "its format is 'othermod'"},
+        {"config", text_type(ABSURD), H5Screate(H5S_SCALAR), text,
+         "'config' is not a text of 1 to"},
+    };
+    scratch_path(state, "a.h5", path);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        save_few(path);
+        put_attribute(path, cases[i].name, cases[i].type, cases[i].space, cases[i].value);
+        expect_damaged(path, SY_ERR_DAMAGED, cases[i].words);
+    }
+    free(text);
+}
+
 /* ---- files made to hurt ---- */
 
 static void add_dataset(hid_t file, const char *name, hid_t type, hid_t space, hid_t list)
@@ -215,6 +272,11 @@ static void add_soft_link(hid_t file)
     H5Lcreate_soft("/model/embed", file, "model/extra", H5P_DEFAULT, H5P_DEFAULT);
 }
 
+static void add_soft_loop(hid_t file)
+{
+    H5Lcreate_soft("/model", file, "model/extra", H5P_DEFAULT, H5P_DEFAULT);
+}
+
 static void add_hard_link(hid_t file)
 {
     H5Lcreate_hard(file, "model/embed", file, "model/extra", H5P_DEFAULT, H5P_DEFAULT);
@@ -223,6 +285,20 @@ static void add_hard_link(hid_t file)
 static void add_loop(hid_t file)
 {
     H5Lcreate_hard(file, "model", file, "model/extra", H5P_DEFAULT, H5P_DEFAULT);
+}
+
+/* Groups in which eight names each lead to the next: 8^13 ways through a few kB. */
+static void add_web(hid_t file)
+{
+    char name[64], again[64];
+    for (int depth = 0; depth < 13; depth++) {
+        snprintf(name, sizeof name, "extra%.*s", 2 * depth, "/0/0/0/0/0/0/0/0/0/0/0/0/0");
+        H5Gclose(H5Gcreate2(file, name, H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+        for (int way = 1; depth > 0 && way < 8; way++) {
+            snprintf(again, sizeof again, "%.*s%d", (int)strlen(name) - 1, name, way);
+            H5Lcreate_hard(file, name, file, again, H5P_DEFAULT, H5P_DEFAULT);
+        }
+    }
 }
 
 static void add_named_type(hid_t file)
@@ -270,8 +346,10 @@ static void files_made_to_hurt_are_refused(void **state)
         {add_too_many_dimensions, "'/model/extra' has a shape that no tensor has"},
         {add_external_link, "'/model/extra' is a link that leads elsewhere"},
         {add_soft_link, "'/model/extra' is a link that leads elsewhere"},
+        {add_soft_loop, "'/model/extra' is a link that leads elsewhere"},
         {add_hard_link, "two datasets share byte"},
         {add_loop, "lies too deep"},
+        {add_web, "is described by more than the file can hold"},
         {add_named_type, "'/model/extra' is neither group nor dataset"},
         {add_to_integrity, "'/integrity/extra' is not known"},
         {remove_digest, "lacks its checksums"},
@@ -299,6 +377,30 @@ static void extra_dataset_is_not_covered_by_the_table(void **state)
     H5Fclose(file);
     assert_status(sy_checkpoint_verify(path, NULL, NULL), SY_ERR_DAMAGED,
                   "table of checksums does not fit dataset 'model/extra'");
+}
+
+static void dataset_of_another_shape_or_type_is_refused(void **state)
+{
+    static const struct {
+        int rank;
+        hsize_t dims[2];
+        bool whole_numbers;
+    } cases[] = {{2, {5, 8}, false}, {1, {40}, true}, {1, {20}, false}, {0, {0}, false}};
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        save_few(path);
+        hid_t file = open_to_change(path), list = H5Pcreate(H5P_DATASET_CREATE);
+        H5Ldelete(file, "model/layers/000/attn_norm", H5P_DEFAULT);
+        H5Pset_alloc_time(list, H5D_ALLOC_TIME_EARLY);
+        add_dataset(file, "model/layers/000/attn_norm",
+                    cases[i].whole_numbers ? H5T_STD_I32LE : H5T_IEEE_F32LE,
+                    H5Screate_simple(cases[i].rank, cases[i].dims, NULL), list);
+        H5Fclose(file);
+        assert_status(sy_checkpoint_verify(path, NULL, NULL), SY_ERR_DAMAGED,
+                      cases[i].rank == 0 || cases[i].dims[0] == 20 ? "model/layers/000/attn_norm"
+                                                                   : "digest");
+    }
 }
 
 /* What is below /x is nobody's business: neither its types nor where its links lead. */
@@ -382,8 +484,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(what_is_no_checkpoint_is_refused),
         CASE(changed_attributes_are_refused),
+        CASE(attributes_of_another_kind_are_refused),
         CASE(files_made_to_hurt_are_refused),
         CASE(extra_dataset_is_not_covered_by_the_table),
+        CASE(dataset_of_another_shape_or_type_is_refused),
         CASE(groups_below_x_are_allowed),
         CASE(damage_is_told_with_dataset_and_bytes),
         CASE(newest_valid_passes_over_what_is_damaged),
