@@ -122,6 +122,29 @@ class Whole(Damage):
         self.is_damaged(unfinished)
 
 
+class Verified(Damage):
+    N_FLIPS, BATCH = 1000, 100
+
+    def test_every_flipped_bit_is_reported_by_verify(self):
+        """Anywhere, and as often where there is something: weights, names, tables, what HDF5 keeps."""
+        seed = int.from_bytes(os.urandom(4), "little")
+        dice = random.Random(seed)
+        filled = [i for i, byte in enumerate(self.good) if byte]
+        for first in range(0, self.N_FLIPS, self.BATCH):
+            flips = {}
+            for k in range(self.BATCH):
+                at = dice.choice(filled) if k % 2 else dice.randrange(len(self.good))
+                data = bytearray(self.good)
+                data[at] ^= 1 << dice.randrange(8)
+                flips[self.damaged(data, f"flip{k}.h5")] = at
+            job = self.job("verify", *flips, ranks=2 if first == 0 else 0)
+            self.assertEqual(job.status, 3, job.text())
+            self.assertEqual(job.stdout, "")
+            missed = {at: path for path, at in flips.items() if f"'{path}'" not in job.stderr}
+            self.assertEqual(missed, {}, f"seed {seed}")
+            self.assertEqual(len(job.errors()), self.BATCH, job.text())
+
+
 class PassedOver(Damage):
     def spoil(self, run, step):
         path = self.folder / run / f"checkpoints/step_{step:08d}.h5"
