@@ -113,7 +113,7 @@ cleanup:
 static const sy_option options[] = {
     {"output", SY_OPTION_VALUE, "HF_DIR", "The folder to write; must not exist."},
     {"dtype", SY_OPTION_VALUE, "TYPE",
-     "bf16, fp32 or fp16 (default: as the checkpoint's embedding). fp32 comes from the "
+     "bf16, fp32 or fp16 (default: each tensor as it is). fp32 comes from the "
      "optimizer's masters where there are any."},
     {"architecture", SY_OPTION_VALUE, "NAME",
      "MixtralForCausalLM, ... (default: the one it was imported from, else the first that holds "

@@ -17,9 +17,10 @@ typedef struct exporter {
     const sy_export_spec *spec;
     sy_reader *reader;
     sy_hf_map map;
-    int32_t *first; /* [n_our + 1] links */
-    int32_t *entry; /* [n_our] of the reader */
-    sy_dtype dtype; /* of the folder */
+    int32_t *first;  /* [n_our + 1] links */
+    int32_t *entry;  /* [n_our] of the reader */
+    sy_dtype *dtype; /* [n_their] */
+    sy_dtype main;   /* of the embedding: what config.json says */
     sy_st_writer *writer;
     void *h_out;         /* [CHUNK] elements */
     int64_t total, done; /* bytes of the entries; of this rank's share so far */
@@ -58,19 +59,37 @@ cleanup:
     return st;
 }
 
-/* The type of the folder: as asked for, or the embedding's. */
-static sy_status choose_type(exporter *ex)
+static sy_dtype entry_type(const exporter *ex, int32_t our)
+{
+    return sy_reader_entry(ex->reader, ex->entry[our]).dtype;
+}
+
+/* The type of each of their tensors: as asked for, or as the checkpoint has what it is made of,
+   the wider where that differs. No loader expects doubles. */
+static sy_status choose_types(exporter *ex)
 {
     sy_status st = SY_OK;
-    int32_t embed = sy_reader_find(ex->reader, "model/embed");
-    ex->dtype = ex->spec->dtype;
-    if (ex->dtype == SY_N_DTYPES) {
-        SY_REQUIRE(embed >= 0, SY_ERR_DAMAGED, "checkpoint '%s' has no dataset '/model/embed'",
-                   ex->spec->checkpoint);
-        ex->dtype = sy_reader_entry(ex->reader, embed).dtype;
-        ex->dtype = ex->dtype == SY_F64 ? SY_F32 : ex->dtype;
+    const int32_t n_links = ex->first[ex->map.n_our];
+    SY_TRY(sy_alloc(ex->map.n_their, sizeof *ex->dtype, (void **)&ex->dtype));
+    for (int32_t i = 0; i < ex->map.n_our; i++) {
+        if (strcmp(ex->map.our[i].name, "embed") == 0) {
+            ex->main = ex->spec->dtype != SY_N_DTYPES ? ex->spec->dtype : entry_type(ex, i);
+        }
     }
-    ex->receipt->dtype = ex->dtype;
+    ex->main = ex->main == SY_F64 ? SY_F32 : ex->main;
+    for (int32_t i = 0; i < ex->map.n_their; i++) {
+        ex->dtype[i] = SY_N_DTYPES;
+    }
+    for (int32_t i = 0; i < n_links; i++) {
+        const sy_hf_link *link = &ex->map.link[i];
+        sy_dtype *type = &ex->dtype[link->their], own = entry_type(ex, link->our);
+        own = ex->spec->dtype != SY_N_DTYPES ? ex->spec->dtype : own == SY_F64 ? SY_F32 : own;
+        *type = *type == SY_N_DTYPES || *type == own ? own : SY_F32;
+    }
+    for (int32_t i = 0; i < ex->map.n_their; i++) { /* fills alone */
+        ex->dtype[i] = ex->dtype[i] == SY_N_DTYPES ? ex->main : ex->dtype[i];
+    }
+    ex->receipt->dtype = ex->main;
 cleanup:
     return st;
 }
@@ -81,7 +100,7 @@ static sy_status find_entries(exporter *ex)
     SY_TRY(sy_alloc(ex->map.n_our, sizeof *ex->entry, (void **)&ex->entry));
     for (int32_t i = 0; i < ex->map.n_our; i++) {
         const sy_hf_tensor *our = &ex->map.our[i];
-        int32_t master = ex->dtype == SY_F32 ? find(ex, "optim/master", our) : -1;
+        int32_t master = ex->spec->dtype == SY_F32 ? find(ex, "optim/master", our) : -1;
         ex->entry[i] = master >= 0 ? master : find(ex, "model", our);
         SY_TRY(check_entry(ex, i));
         ex->total += sy__hf_numel(our) *
@@ -98,9 +117,9 @@ static sy_status plan(exporter *ex)
     SY_TRY(sy_hf_can_hold(spec->arch, spec->model, spec->moe));
     SY_TRY(sy_hf_map_create(spec->arch, SY_HF_PER_EXPERT, spec->model, spec->moe, &ex->map));
     SY_TRY(sy__hf_first_links(&ex->map, &ex->first));
-    SY_TRY(choose_type(ex));
     SY_TRY(find_entries(ex));
-    SY_TRY(sy_alloc(CHUNK, sy_dtype_bytes(ex->dtype), &ex->h_out));
+    SY_TRY(choose_types(ex));
+    SY_TRY(sy_alloc(CHUNK, sy_dtype_bytes(SY_F32), &ex->h_out));
 cleanup:
     return st;
 }
@@ -114,12 +133,12 @@ static sy_status create_writer(exporter *ex)
     SY_TRY(sy_agree(comm, sy_alloc(n, sizeof *specs, (void **)&specs)));
     for (int32_t i = 0; i < n; i++) {
         const sy_hf_tensor *their = &ex->map.their[i];
-        specs[i] = (sy_st_spec){.name = their->name, .dtype = ex->dtype, .n_dim = their->n_dim};
+        specs[i] = (sy_st_spec){.name = their->name, .dtype = ex->dtype[i], .n_dim = their->n_dim};
         memcpy(specs[i].shape, their->shape, sizeof their->shape);
         ex->receipt->n_params += sy__hf_numel(their);
+        ex->receipt->n_bytes += sy__hf_numel(their) * (int64_t)sy_dtype_bytes(ex->dtype[i]);
     }
     ex->receipt->n_tensors = n;
-    ex->receipt->n_bytes = ex->receipt->n_params * (int64_t)sy_dtype_bytes(ex->dtype);
     SY_TRY(
         sy_st_writer_create(ex->spec->out, specs, n, ex->spec->max_shard_bytes, comm, &ex->writer));
 cleanup:
@@ -135,14 +154,15 @@ static sy_status write_run(exporter *ex, const sy_hf_link *link, sy_dtype dtype,
 {
     sy_status st = SY_OK;
     const char *name = ex->map.their[link->their].name;
-    const int64_t out_bytes = (int64_t)sy_dtype_bytes(ex->dtype);
+    const sy_dtype out = ex->dtype[link->their];
+    const int64_t out_bytes = (int64_t)sy_dtype_bytes(out);
     const int64_t at = (link->their_first + first - link->our_first) * out_bytes;
-    if (dtype == ex->dtype && link->scale == 1) {
+    if (dtype == out && link->scale == 1) {
         return sy_st_write(ex->writer, link->their, at, h_bytes, n * out_bytes);
     }
     for (int64_t done = 0; done < n; done += CHUNK) {
         int64_t m = n - done < CHUNK ? n - done : CHUNK;
-        SY_TRY(sy__convert_counted(name, ex->dtype, ex->h_out, dtype,
+        SY_TRY(sy__convert_counted(name, out, ex->h_out, dtype,
                                    h_bytes + done * (int64_t)sy_dtype_bytes(dtype), m, link->scale,
                                    ex->receipt));
         SY_TRY(
@@ -201,10 +221,11 @@ cleanup:
 static sy_status write_fill(exporter *ex, const sy_hf_link *link)
 {
     sy_status st = SY_OK;
-    const int64_t out_bytes = (int64_t)sy_dtype_bytes(ex->dtype);
+    const sy_dtype out = ex->dtype[link->their];
+    const int64_t out_bytes = (int64_t)sy_dtype_bytes(out);
     int64_t m = link->n < CHUNK ? link->n : CHUNK;
     for (int64_t i = 0; i < m; i++) {
-        sy_convert(ex->dtype, (char *)ex->h_out + i * out_bytes, SY_F64, &link->fill, 1);
+        sy_convert(out, (char *)ex->h_out + i * out_bytes, SY_F64, &link->fill, 1);
     }
     for (int64_t done = 0; done < link->n; done += m) {
         m = link->n - done < CHUNK ? link->n - done : CHUNK;
@@ -243,7 +264,7 @@ static sy_status write_files(exporter *ex, const sy_tokenizer_files *files)
     SY_TRY(sy_hf_config_write(&(sy_hf_config_spec){.arch = ex->spec->arch,
                                                    .model = ex->spec->model,
                                                    .moe = ex->spec->moe,
-                                                   .dtype = ex->dtype,
+                                                   .dtype = ex->main,
                                                    .source_json = source_json},
                               &json));
     SY_TRY(sy_st_write_file(ex->writer, "config.json", json, (int64_t)strlen(json)));
@@ -302,6 +323,7 @@ cleanup:
     sy_st_writer_destroy(&ex.writer);
     sy_reader_close(&ex.reader);
     sy_free(&ex.h_out);
+    sy_free(&ex.dtype);
     sy_free(&ex.entry);
     sy_free(&ex.first);
     sy_hf_map_free(&ex.map);

@@ -195,7 +195,7 @@ static sy_hf_form find_form(const sy_st_set *set)
     return SY_HF_PER_EXPERT;
 }
 
-/* The type that all parts of a tensor have; F32 where they differ, or at least where it is wide. */
+/* The type that all parts of a tensor have; F32 where they differ. */
 static sy_dtype type_of(const hf *h, int32_t our)
 {
     sy_dtype dtype = h->their[h->map.link[h->first[our]].their]->dtype;
@@ -203,7 +203,7 @@ static sy_dtype type_of(const hf *h, int32_t our)
         sy_dtype other = h->their[h->map.link[i].their]->dtype;
         dtype = other == dtype ? dtype : other == SY_F64 || dtype == SY_F64 ? SY_F64 : SY_F32;
     }
-    return h->map.our[our].wide && dtype != SY_F64 ? SY_F32 : dtype;
+    return dtype;
 }
 
 static int by_our_name(const void *a, const void *b)

@@ -36,7 +36,7 @@ typedef struct sy_import_spec {
 } sy_import_spec;
 
 /* Check every tensor's name, shape and type, then write the checkpoint (kind model). Every tensor
-   keeps its type, but the router, which is F32 at least. config.json and the tokenizer's files
+   keeps its type. config.json and the tokenizer's files
    travel along as /tokenizer/<file>. Collective over comm. Nothing stands under `out` after an
    error. */
 sy_status sy_import(const sy_import_spec *spec, sy_transfer_receipt *receipt);
@@ -49,7 +49,7 @@ typedef struct sy_export_spec {
     const sy_model_config *model;
     const sy_moe_config *moe;
     sy_hf_arch arch;
-    sy_dtype dtype;          /* SY_N_DTYPES: as the checkpoint's embedding (F64: F32) */
+    sy_dtype dtype;          /* SY_N_DTYPES: each tensor as it is (F64: F32) */
     int64_t max_shard_bytes; /* 0: 5e9 */
     sy_comm *comm;
     sy_transfer_progress *progress;

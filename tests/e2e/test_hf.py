@@ -97,6 +97,17 @@ class RoundTrip(Folders):
             self.exports(f"{name}.h5", f"{name}.out")
             self.assertEqual(hf_files.read(self.folder / f"{name}.out/model.safetensors"), tensors)
 
+    def test_types_may_be_mixed(self):
+        """Norms and router in F32 beside weights in BF16, as some publish them."""
+        narrow = hf_files.to_bf16(self.tensors)
+        mixed = {k: self.tensors[k] if "norm" in k or ".gate." in k else v for k, v in narrow.items()}
+        self.assertEqual({t[0] for t in mixed.values()}, {"F32", "BF16"})
+        hf_files.write(self.source, mixed, self.spec)
+        self.imports(self.source, "a.h5", ranks=2)
+        self.assertNotIn("rounded", self.exports("a.h5", "out", ranks=3).stdout)
+        self.assertEqual(hf_files.read(self.folder / "out/model.safetensors"), mixed)
+        self.assertEqual(json.loads((self.folder / "out/config.json").read_text())["dtype"], "bfloat16")
+
     def test_rounding_is_told_and_exact_widening_is_not(self):
         self.imports(FIXTURES / "mixtral", "a.h5")
         self.assertIn("values were rounded to bf16", self.exports("a.h5", "narrow", "--dtype", "bf16").stdout)
