@@ -8,9 +8,7 @@
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
                "tensors lie in the file as they lie in memory: little-endian");
 
-/* Less than 2048 bytes is packed: aligned, each object leaves a hole that HDF5 looks through for
-   the next, and thousands of datasets take minutes. */
-enum { ALIGN_FROM_BYTES = 2048, ALIGN_BYTES = 4096, TEXT_BYTES = 256 };
+enum { TEXT_BYTES = 256 };
 
 sy_status sy__h5_begin(void)
 {
@@ -107,7 +105,6 @@ hid_t sy__h5_access(bool image)
 {
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     bool ok = access >= 0 && H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110) >= 0 &&
-              H5Pset_alignment(access, ALIGN_FROM_BYTES, ALIGN_BYTES) >= 0 &&
               (!image || H5Pset_fapl_stdio(access) >= 0) &&
               H5Pset_file_locking(access, false, true) >= 0 &&
               H5Pset_fclose_degree(access, H5F_CLOSE_STRONG) >= 0;
