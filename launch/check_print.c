@@ -152,10 +152,10 @@ static json_t *row_json(const sy_layout_check *check, int32_t i)
         json_object_set_new(worst, sy_layout_figure_name((sy_layout_figure)f),
                             deviation_json(&row->worst[f]));
     }
-    return json_pack("{s:s, s:i, s:i, s:i, s:b, s:b, s:o}", "layout",
+    return json_pack("{s:s, s:i, s:i, s:i, s:b, s:o, s:o}", "layout",
                      sy_layout_format(&row->layout, text), "ranks", row->layout.ranks, "ep",
                      row->layout.ep, "zero", row->layout.zero, "skipped", row->skipped, "passes",
-                     passes, "worst", worst);
+                     row->skipped ? json_null() : json_boolean(passes), "worst", worst);
 }
 
 static sy_status print_layout_json(const sy_run_settings *s, const sy_layout_check *check,

@@ -301,12 +301,17 @@ static sy_status prepare(checker *c, sy_layout_check *check)
     SY_TRY(record_alloc(c, &c->now));
     SY_TRY(sy_alloc(spec->n_layouts, sizeof *check->row, (void **)&check->row));
     check->n = spec->n_layouts;
+    int32_t n_compared = -1; /* the first is what the others are compared with */
     for (int32_t i = 0; i < check->n; i++) {
         check->row[i].layout = spec->layouts[i];
         check->row[i].skipped =
             !sy_layout_same_rounds(spec->settings, &spec->layouts[i], &spec->layouts[0]);
         progress.total += check->row[i].skipped ? 0 : spec->steps;
+        n_compared += !check->row[i].skipped;
     }
+    SY_REQUIRE(n_compared > 0, SY_ERR_USAGE,
+               "check layout: there is nothing to compare; give two layouts that go through the "
+               "micro-batches in the same rounds");
     if (spec->progress && spec->world->rank == 0) {
         SY_TRY(sy_progress_create(&progress, &c->progress));
     }

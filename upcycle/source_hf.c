@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "checkpoint/safetensors.h"
 #include "core/alloc.h"
@@ -33,7 +34,10 @@ static sy_status read_config(const char *folder, char **path, char **out)
     sy_status st = SY_OK;
     char *text = NULL;
     FILE *f = NULL;
+    struct stat info;
     SY_TRY(sy_asprintf(path, "%s/config.json", folder));
+    SY_REQUIRE(stat(*path, &info) != 0 || S_ISREG(info.st_mode), SY_ERR_USAGE, "'%s' is not a file",
+               *path);
     f = fopen(*path, "r");
     SY_REQUIRE(f != NULL, SY_ERR_USAGE, "cannot read '%s': %s; is '%s' a Hugging Face folder?",
                *path, strerror(errno), folder);

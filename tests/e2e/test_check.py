@@ -40,8 +40,8 @@ class CheckLayout(harness.Case):
         text = self.succeeds("check", "layout", config, "--steps", 1, ranks=2).stdout
         self.assertEqual(self.labels(text)[:5], ["2:1:0", "2:1:1", "2:2:0", "2:2:1", "1:1:0:mb2"])
         self.assertNotIn("skipped", text)
-        text = self.succeeds("check", "layout", config, "--steps", 1, "--layouts", "2:1,1:1", ranks=2).stdout
-        self.assertEqual(["skipped" in row for row in self.rows(text)], [False, True])
+        text = self.succeeds("check", "layout", config, "--steps", 1, "--layouts", "2:1,1:1,2:2", ranks=2).stdout
+        self.assertEqual(["skipped" in row for row in self.rows(text)], [False, True, False])
 
     def test_backend_and_layouts_are_the_users(self):
         text = self.succeeds("check", "layout", self.config(), "--backend", "cpu", "--steps", 6, "--layouts",
@@ -72,6 +72,7 @@ class CheckLayout(harness.Case):
 
     def test_what_cannot_be_checked_is_refused(self):
         config, dense = self.config(), self.config("dense.yaml", moe={"experts": 0})
+        self.fails(2, "nothing to compare", "check", "layout", config, "--layouts", "1:1")
         self.fails(2, "did you mean 'layout'", "check", "lay", config)
         self.fails(2, "a configuration is missing", "check", "layout")
         self.fails(2, ["layout 3:1:1 has 3 ranks, this job has 2", "mpirun -n 3"], "check", "layout", config, "--layouts",
@@ -134,6 +135,7 @@ class CheckGradients(harness.Case):
         self.fails(2, "a configuration is missing", "check", "gradients", ranks=2)
         self.fails(2, "no option --layouts", "check", "gradients", config, "--layouts", "1:1")
         self.fails(2, "--samples", "check", "gradients", config, "--samples", 0)
+        self.fails(2, "nothing to check", "check", "gradients", config, "--set", "train.freeze=['*']", ranks=2)
         self.fails(2, ["unknown key 'moe.topk'", "moe.top_k"], "check", "gradients", config, "--set", "moe.topk=1", ranks=2)
         self.fails(2, "nowhere", "check", "gradients", self.config("lost.yaml", data={"train": [{"path": "nowhere/x"}]}))
         self.fails(2, "data.train", "check", "gradients", self.config("none.yaml", data={"train": harness.UNSET}))
