@@ -71,6 +71,9 @@ static sy_status check_superblock(sy__h5_file *file)
                file->path);
     SY_REQUIRE(sy__h5_number(head + 44, 4) == (int64_t)sy__h5_checksum(head, 44), SY_ERR_DAMAGED,
                "checkpoint '%s' has a damaged superblock: its checksum does not hold", file->path);
+    SY_REQUIRE(sy__h5_number(head + 28, 8) <= file->bytes, SY_ERR_DAMAGED,
+               "checkpoint '%s' ends at byte %" PRId64 " of %" PRId64 ": it is truncated",
+               file->path, file->bytes, sy__h5_number(head + 28, 8));
     file->root = sy__h5_number(head + 36, 8);
 cleanup:
     return st;
