@@ -19,7 +19,7 @@ typedef struct slot {
 struct sy__ahead {
     const char *path;
     const sy__catalog *cat;
-    const int64_t *piece;
+    const sy__want *want;
     int64_t n;
     int fd;
     pthread_t thread[THREADS];
@@ -34,10 +34,10 @@ struct sy__ahead {
 
 /* ---- the threads ---- */
 
-static void fill(sy__ahead *a, slot *to, int64_t piece)
+static void fill(sy__ahead *a, slot *to, const sy__want *want)
 {
-    to->st = sy__piece_read(a->fd, a->path, a->cat, sy__catalog_item_of(a->cat, piece), piece,
-                            to->h_bytes);
+    to->st = sy__piece_read(a->fd, a->path, a->cat, sy__catalog_item_of(a->cat, want->piece),
+                            want->piece, want->h_to ? want->h_to : to->h_bytes);
     sy_error_take(&to->trace);
     sy_error_clear();
 }
@@ -54,7 +54,7 @@ static void *thread_main(void *arg)
         }
         a->n_begun++;
         pthread_mutex_unlock(&a->lock);
-        fill(a, &a->slot[i % SLOTS], a->piece[i]);
+        fill(a, &a->slot[i % SLOTS], &a->want[i]);
         pthread_mutex_lock(&a->lock);
         a->slot[i % SLOTS].n_ready = i + 1;
         pthread_cond_broadcast(&a->changed);
@@ -79,7 +79,7 @@ sy_status sy__ahead_next(sy__ahead *ahead, const void **h_bytes)
     if (from->st != SY_OK) {
         (void)sy_error_raise(&from->trace);
     }
-    *h_bytes = from->h_bytes;
+    *h_bytes = ahead->want[i].h_to ? ahead->want[i].h_to : from->h_bytes;
     return from->st;
 }
 
@@ -90,7 +90,7 @@ static sy_status make_slots(sy__ahead *a)
     sy_status st = SY_OK;
     int64_t largest = 0;
     for (int64_t i = 0; i < a->n; i++) {
-        const int64_t length = a->cat->piece[a->piece[i]].length;
+        const int64_t length = a->cat->piece[a->want[i].piece].length;
         largest = length > largest ? length : largest;
     }
     for (int32_t k = 0; k < SLOTS; k++) {
@@ -112,7 +112,7 @@ cleanup:
     return st;
 }
 
-sy_status sy__ahead_open(const char *path, const sy__catalog *cat, const int64_t *piece, int64_t n,
+sy_status sy__ahead_open(const char *path, const sy__catalog *cat, const sy__want *want, int64_t n,
                          sy__ahead **out)
 {
     sy_status st = SY_OK;
@@ -120,7 +120,7 @@ sy_status sy__ahead_open(const char *path, const sy__catalog *cat, const int64_t
     SY_TRY(sy_alloc(1, sizeof *a, (void **)&a));
     a->path = path;
     a->cat = cat;
-    a->piece = piece;
+    a->want = want;
     a->n = n;
     a->fd = -1;
     pthread_mutex_init(&a->lock, NULL);

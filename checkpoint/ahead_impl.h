@@ -11,13 +11,17 @@ extern "C" {
 
 typedef struct sy__ahead sy__ahead;
 
-/* Start threads that read the pieces of that number, piece [n], in this order. path, cat and piece
-   stay valid until the close. A file of another size than the catalog's: SY_ERR_IO.
-   Not collective. */
-sy_status sy__ahead_open(const char *path, const sy__catalog *cat, const int64_t *piece, int64_t n,
+typedef struct sy__want {
+    int64_t piece; /* its number */
+    void *h_to;    /* where it is to be read to; NULL: into memory of the reader's */
+} sy__want;
+
+/* Start threads that read pieces, want [n], in this order. path, cat and want stay valid until the
+   close. A file of another size than the catalog's: SY_ERR_IO. Not collective. */
+sy_status sy__ahead_open(const char *path, const sy__catalog *cat, const sy__want *want, int64_t n,
                          sy__ahead **out);
-/* The bytes of the next piece, valid until the next call; see sy__piece_read. Requires that there
-   is one. Not collective. */
+/* The bytes of the next piece, in memory of the reader's valid until the next call; see
+   sy__piece_read. Requires that there is one. Not collective. */
 sy_status sy__ahead_next(sy__ahead *ahead, const void **h_bytes);
 /* Also before all pieces were taken. Not collective. */
 void sy__ahead_close(sy__ahead **ahead);

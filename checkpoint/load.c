@@ -24,8 +24,8 @@ typedef struct loader {
     bool *wanted; /* [n_items] by a field of the state */
     range *range; /* of the field, in the order of the dataset */
     int32_t n_ranges, capacity;
-    int64_t *piece; /* [n_pieces] that will be taken, in this order */
-    int64_t n_pieces, piece_capacity;
+    sy__want *want; /* [n_wants] pieces that will be taken, in this order */
+    int64_t n_wants, want_capacity;
     sy__ahead *ahead; /* NULL: they are still being listed */
     sy__stage stage;
 } loader;
@@ -171,15 +171,28 @@ static sy_status store_overlap(loader *l, const sy_field *field, sy_dtype file_t
         h_bytes + (begin - first) * (int64_t)sy_dtype_bytes(file_type), end - begin);
 }
 
-static sy_status list_piece(loader *l, int64_t piece)
+/* A piece that is all of a range's, in its type, can be read right to where it belongs. */
+static void *place_of(const loader *l, const sy_field *field, sy_dtype file_type, int32_t open,
+                      int64_t first, int64_t n)
+{
+    const range *r = &l->range[open];
+    const bool alone = r->begin <= first && r->end >= first + n &&
+                       (open + 1 == l->n_ranges || r[1].begin >= first + n);
+    return alone && file_type == field->dtype
+               ? sy__stage_view(field->dev,
+                                r->data + (first - r->begin) * (int64_t)sy_dtype_bytes(file_type))
+               : NULL;
+}
+
+static sy_status list_piece(loader *l, int64_t piece, void *h_to)
 {
     sy_status st = SY_OK;
-    if (l->n_pieces == l->piece_capacity) {
-        const int64_t capacity = 2 * l->piece_capacity + 64;
-        SY_TRY(sy_realloc(capacity, sizeof *l->piece, (void **)&l->piece));
-        l->piece_capacity = capacity;
+    if (l->n_wants == l->want_capacity) {
+        const int64_t capacity = 2 * l->want_capacity + 64;
+        SY_TRY(sy_realloc(capacity, sizeof *l->want, (void **)&l->want));
+        l->want_capacity = capacity;
     }
-    l->piece[l->n_pieces++] = piece;
+    l->want[l->n_wants++] = (sy__want){piece, h_to};
 cleanup:
     return st;
 }
@@ -191,6 +204,9 @@ static sy_status take_piece(loader *l, const sy_field *field, sy_dtype file_type
     sy_status st = SY_OK;
     const void *h_bytes = NULL;
     SY_TRY(sy__ahead_next(l->ahead, &h_bytes));
+    if (h_bytes == place_of(l, field, file_type, open, first, n)) {
+        return SY_OK;
+    }
     for (int32_t r = open; r < l->n_ranges && l->range[r].begin < first + n; r++) {
         SY_TRY(store_overlap(l, field, file_type, &l->range[r], h_bytes, first, n));
     }
@@ -214,7 +230,8 @@ static sy_status walk_pieces(loader *l, const sy_field *field, int64_t item_idx)
         if (open == l->n_ranges || l->range[open].begin >= first + n) {
             continue;
         }
-        SY_TRY(l->ahead == NULL ? list_piece(l, item->first_piece + k)
+        SY_TRY(l->ahead == NULL ? list_piece(l, item->first_piece + k,
+                                             place_of(l, field, item->dtype, open, first, n))
                                 : take_piece(l, field, item->dtype, open, first, n));
     }
 cleanup:
@@ -251,7 +268,7 @@ static sy_status read_state(loader *l, const sy_state *state)
     sy_status st = SY_OK;
     SY_TRY(sy__stage_init(&l->stage));
     SY_TRY(walk_state(l, state));
-    SY_TRY(sy__ahead_open(l->path, &l->cat, l->piece, l->n_pieces, &l->ahead));
+    SY_TRY(sy__ahead_open(l->path, &l->cat, l->want, l->n_wants, &l->ahead));
     SY_TRY(walk_state(l, state));
 cleanup:
     return st;
@@ -289,7 +306,7 @@ sy_status sy_checkpoint_load(const char *path, const sy_state *state, sy_load_wh
 cleanup:
     sy__ahead_close(&l.ahead);
     sy__stage_free(&l.stage);
-    sy_free(&l.piece);
+    sy_free(&l.want);
     sy_free(&l.range);
     sy_free(&l.wanted);
     sy__catalog_free(&l.cat);

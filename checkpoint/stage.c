@@ -32,12 +32,17 @@ cleanup:
     return st;
 }
 
+void *sy__stage_view(sy_device *dev, void *ptr)
+{
+    return dev == NULL || sy_device_host_view(dev, ptr) == ptr ? ptr : NULL;
+}
+
 sy_status sy__stage_fetch(sy__stage *stage, sy_device *dev, const void *src, int64_t n,
                           const void **h_out)
 {
     sy_status st = SY_OK;
-    const void *h_src = src;
-    if (dev) {
+    const void *h_src = sy__stage_view(dev, (void *)(uintptr_t)src);
+    if (!h_src) {
         SY_TRY(sy__stage_use(stage, dev));
         SY_TRY(sy_copy_d2h(stage->stream, stage->h_buf, src, n));
         SY_TRY(sy_stream_sync(stage->stream));

@@ -22,6 +22,9 @@ void sy__stage_free(sy__stage *stage);
 /* Make the stream of a device now, on the thread that allocates; later calls find it. A stage keeps
    one. Not collective. */
 sy_status sy__stage_use(sy__stage *stage, sy_device *dev);
+/* Device memory that is host memory, where it lies; NULL where it is not, or may not be touched.
+   For fields whose device has nothing left to do. Not collective. */
+void *sy__stage_view(sy_device *dev, void *ptr);
 /* Host bytes of n <= SY__STAGE_BYTES bytes at src: *h_out is valid until the next call.
    Not collective. */
 sy_status sy__stage_fetch(sy__stage *stage, sy_device *dev, const void *src, int64_t n,

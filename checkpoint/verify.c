@@ -13,20 +13,20 @@ static sy_status check_pieces(const char *path, const sy_comm *comm, const sy__c
     sy_status st = SY_OK;
     const int64_t first = cat->n_pieces * comm->rank / comm->size;
     const int64_t n = cat->n_pieces * (comm->rank + 1) / comm->size - first;
-    int64_t *piece = NULL;
+    sy__want *want = NULL;
     sy__ahead *ahead = NULL;
     const void *ignored = NULL;
-    SY_TRY(sy_alloc(n, sizeof *piece, (void **)&piece));
+    SY_TRY(sy_alloc(n, sizeof *want, (void **)&want));
     for (int64_t i = 0; i < n; i++) {
-        piece[i] = first + i;
+        want[i].piece = first + i;
     }
-    SY_TRY(sy__ahead_open(path, cat, piece, n, &ahead));
+    SY_TRY(sy__ahead_open(path, cat, want, n, &ahead));
     for (int64_t i = 0; i < n; i++) {
         SY_TRY(sy__ahead_next(ahead, &ignored));
     }
 cleanup:
     sy__ahead_close(&ahead);
-    sy_free(&piece);
+    sy_free(&want);
     return st;
 }
 
