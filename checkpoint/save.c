@@ -1,5 +1,7 @@
 /* The stages of a save in their order, run in a thread of this rank or, for a save that training
    waits for, at once. */
+#include <string.h>
+
 #include "checkpoint/save_impl.h"
 #include "checkpoint/saver.h"
 #include "core/alloc.h"
@@ -54,6 +56,8 @@ static void run_stage(sy_saver *saver, stage todo)
 static void *thread_main(void *arg)
 {
     sy_saver *saver = arg;
+    memset(saver->ring, 0,
+           (size_t)saver->spec.staging_bytes); /* no page is new in the first save */
     pthread_mutex_lock(&saver->lock);
     while (saver->todo != STAGE_END) {
         if (saver->todo == STAGE_NONE) {
