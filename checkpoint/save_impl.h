@@ -4,6 +4,7 @@
 
 #include "checkpoint/catalog_impl.h"
 #include "checkpoint/hash_impl.h"
+#include "checkpoint/out_impl.h"
 #include "checkpoint/stage_impl.h"
 
 #ifdef __cplusplus
@@ -43,7 +44,8 @@ typedef struct sy__save {
     int64_t *written; /* [n_pieces] bytes, by this rank */
     int32_t *hashed;  /* [n_pieces] 1: this rank has the piece's checksum */
     uint64_t *xxh3;   /* [n_pieces] what this rank contributes */
-    int fd;
+    sy__out out;      /* of the first stage, */
+    int fd;           /* of the others */
     sy__stage stage;
     XXH3_state_t *hash; /* over the piece that is being written ... */
     int64_t item, next; /* ... as long as it goes on at this byte of this dataset */

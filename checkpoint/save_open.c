@@ -146,6 +146,7 @@ cleanup:
 
 void sy__save_close(sy__save *s)
 {
+    sy__out_close(&s->out, false);
     sy__file_close(&s->fd, s->temporary, false);
     sy__file_close(&s->image, s->path, false);
     XXH3_freeState(s->hash);

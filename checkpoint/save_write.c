@@ -121,9 +121,9 @@ static sy_status write_chunk(sy__save *s, sy__cursor *tail)
     const int64_t at = stretch->at + tail->done;
     const void *h_bytes = NULL;
     SY_TRY(fetch(s, tail, stretch, n, &h_bytes));
-    SY_TRY(sy__file_write(s->fd, s->temporary, h_bytes, n, s->cat.item[stretch->item].offset + at));
+    SY_TRY(sy__out_write(&s->out, h_bytes, n, s->cat.item[stretch->item].offset + at));
     if (n >= FLUSH_BYTES) {
-        sy__file_flush(s->fd, n, s->cat.item[stretch->item].offset + at);
+        sy__out_flush(&s->out, n, s->cat.item[stretch->item].offset + at);
     }
     account(s, stretch->item, at, h_bytes, n);
     step_over(s, tail, n);
@@ -136,8 +136,8 @@ sy_status sy__save_write(sy__save *s, sy__copied *copied, void *self)
     sy_status st = SY_OK;
     sy__cursor head = {0}, tail = {0};
     bool told = false;
-    SY_TRY(sy__file_open_write(s->temporary, &s->fd));
-    SY_TRY(s->io->rank == 0 ? sy__file_claim(s->fd, s->temporary, s->cat.file_bytes) : SY_OK);
+    SY_TRY(sy__out_open(s->temporary, &s->out));
+    SY_TRY(s->io->rank == 0 ? sy__out_claim(&s->out, s->cat.file_bytes) : SY_OK);
     while (tail.stretch < s->n_stretches || !told) {
         SY_TRY(copy_ahead(s, &head, &tail));
         if (head.stretch == s->n_stretches && !told) {
@@ -147,12 +147,12 @@ sy_status sy__save_write(sy__save *s, sy__copied *copied, void *self)
             SY_TRY(write_chunk(s, &tail));
         }
     }
-    SY_TRY(sy__file_sync(s->fd, s->temporary));
+    SY_TRY(sy__out_sync(&s->out));
 cleanup:
     if (!told) {
         copied(self);
     }
-    return sy__file_close(&s->fd, s->temporary, st == SY_OK) == SY_OK ? st : SY_ERR_IO;
+    return sy__out_close(&s->out, st == SY_OK) == SY_OK ? st : SY_ERR_IO;
 }
 
 /* ---- after ---- */

@@ -211,6 +211,40 @@ static void file_written_beside_is_the_same(void **state)
     beside = false;
 }
 
+static void file_written_by_mpi_io_is_the_same(void **state)
+{
+    (void)state;
+    sy_comm *world = mpi_test_world();
+    char one[2 * SCRATCH_PATH], other[2 * SCRATCH_PATH];
+    save_by(world->size, 4, path_of("one.h5", one));
+    setenv("SY_CHECKPOINT_IO", "mpi", 1);
+    for (int32_t turn = 0; turn < 2 * N_DEALS; turn++) {
+        beside = turn >= N_DEALS;
+        save_by(world->size, turn % N_DEALS, path_of("other.h5", other));
+        int64_t difference = world->rank == 0 ? ckpt_file_difference(one, other) : 0;
+        assert_all(difference >= 0 && difference <= 24);
+    }
+    expect_failed_save("checkpoint_write", 2);
+    expect_failed_save("checkpoint_fsync", 1);
+    beside = false;
+    unsetenv("SY_CHECKPOINT_IO");
+}
+
+static void unknown_way_to_write_fails_the_save(void **state)
+{
+    (void)state;
+    sy_comm *world = mpi_test_world();
+    char path[2 * SCRATCH_PATH];
+    part_of_world p;
+    open_part(&p, world->size, 0);
+    setenv("SY_CHECKPOINT_IO", "tape", 1);
+    sy_status st = save(&p, path_of("a.h5", path));
+    unsetenv("SY_CHECKPOINT_IO");
+    assert_all(strstr(sy_error_message(), "'tape' is not posix or mpi") != NULL);
+    assert_all_status(st, SY_ERR_USAGE);
+    close_part(&p);
+}
+
 static void write_beside_that_fails_on_one_rank_fails_on_all(void **state)
 {
     (void)state;
@@ -314,6 +348,8 @@ int main(void)
         CASE(file_is_the_same_whoever_writes_it),
         CASE(load_at_another_layout_gives_the_values),
         CASE(file_written_beside_is_the_same),
+        CASE(file_written_by_mpi_io_is_the_same),
+        CASE(unknown_way_to_write_fails_the_save),
         CASE(write_that_fails_on_one_rank_fails_on_all),
         CASE(write_beside_that_fails_on_one_rank_fails_on_all),
         CASE(owner_that_fails_on_one_rank_fails_the_save_on_all),
