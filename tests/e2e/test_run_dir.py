@@ -115,7 +115,7 @@ class FailedSave(harness.Case):
     def test_full_disk_keeps_the_checkpoint_and_trains_on(self):
         disk = self.folder / "disk"
         disk.mkdir()
-        mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1800k", "tmpfs", disk], capture_output=True)
+        mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", disk], capture_output=True)
         if mount.returncode != 0:
             self.skipTest("mounting a small disk needs root")
         try:
