@@ -1,8 +1,6 @@
 /* Checkpoints beside plain calls: a save beside pwrite and fsync of the same bytes by as many ranks
    at the same offsets, a load and a verification beside pread of the same file, and how long a save
    in the background keeps the training waiting. */
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,6 +11,7 @@
 #include "core/alloc.h"
 #include "core/clock.h"
 #include "launch/bench_impl.h"
+#include "launch/bench_plain_impl.h"
 #include "parallel/agree.h"
 
 enum {
@@ -22,8 +21,7 @@ enum {
     FIELDS = LAYERS * TREES,
     COLUMNS = 1024,
     UNIT_BYTES = FIELDS * COLUMNS * 4, /* one row of every field */
-    ALIGN_BYTES = 4096,
-    CHUNK_BYTES = 4 << 20, /* of a reader that keeps nothing */
+    CHUNK_BYTES = 4 << 20,             /* of a reader that keeps nothing */
     NAME_BYTES = 96
 };
 static const int64_t default_bytes = 512 << 20, smallest_copy = 8 << 20;
@@ -39,11 +37,11 @@ typedef struct checkpoint_bench {
     sy_owner owner;
     sy_state state;
     int32_t repeats;
-    int64_t part_bytes; /* of a field, on each rank */
-    char *data;         /* [FIELDS * part_bytes] device memory */
-    char *h_data;       /* [FIELDS * part_bytes] */
-    char *path, *plain; /* the two files */
-    double save_s;      /* median */
+    int64_t part_bytes;      /* of a field, on each rank */
+    char *data;              /* [FIELDS * part_bytes] device memory */
+    char *path, *plain_path; /* the two files */
+    sy__plain plain;
+    double save_s; /* median */
     json_t *rows, *stall;
 } checkpoint_bench;
 
@@ -98,77 +96,19 @@ static sy_status verify(checkpoint_bench *b)
     return sy_checkpoint_verify(b->path, b->io, NULL);
 }
 
-/* ---- the same bytes, plainly ---- */
-
-static sy_status io_error(const char *path)
-{
-    return sy_error(SY_ERR_IO, "bench: '%s': %s", path, strerror(errno));
-}
-
-static sy_status write_parts(const checkpoint_bench *b, int fd)
-{
-    const int64_t part = b->part_bytes, stride = b->world->size * part;
-    for (int32_t f = 0; f < FIELDS; f++) {
-        const int64_t at = ALIGN_BYTES + f * stride + b->world->rank * part;
-        for (int64_t done = 0, n = 0; done < part; done += n) {
-            n = pwrite(fd, b->h_data + f * part + done, (size_t)(part - done), at + done);
-            if (n <= 0) {
-                return io_error(b->plain);
-            }
-        }
-    }
-    return fsync(fd) == 0 ? SY_OK : io_error(b->plain);
-}
-
-static sy_status write_file(const checkpoint_bench *b, int flags)
-{
-    int fd = open(b->plain, O_WRONLY | O_CLOEXEC | flags, 0666);
-    sy_status st = fd >= 0 ? SY_OK : io_error(b->plain);
-    st = st == SY_OK && flags == 0 ? write_parts(b, fd) : st;
-    if (fd >= 0) {
-        close(fd);
-    }
-    return st;
-}
-
 static sy_status plain_write(checkpoint_bench *b)
 {
-    sy_status st = SY_OK;
-    SY_TRY(sy_agree(b->world, b->world->rank == 0 ? write_file(b, O_CREAT | O_TRUNC) : SY_OK));
-    SY_TRY(sy_agree(b->world, write_file(b, 0)));
-cleanup:
-    return st;
-}
-
-/* This rank's share of the checkpoint, in calls of at most `chunk` bytes; keep: each to a place of
-   its own. */
-static sy_status read_share(const checkpoint_bench *b, int64_t chunk, bool keep)
-{
-    sy_status st = SY_OK;
-    const int64_t bytes = rank_bytes(b), at = b->world->rank * bytes;
-    int fd = open(b->path, O_RDONLY | O_CLOEXEC);
-    SY_TRY(fd >= 0 ? SY_OK : io_error(b->path));
-    for (int64_t done = 0, n = 0; done < bytes; done += n) {
-        const int64_t rest = bytes - done;
-        n = pread(fd, b->h_data + (keep ? done : 0), (size_t)(rest < chunk ? rest : chunk),
-                  at + done);
-        SY_TRY(n > 0 ? SY_OK : io_error(b->path));
-    }
-cleanup:
-    if (fd >= 0) {
-        close(fd);
-    }
-    return st;
+    return sy__plain_write(&b->plain);
 }
 
 static sy_status plain_load(checkpoint_bench *b)
 {
-    return sy_agree(b->world, read_share(b, b->part_bytes, true));
+    return sy__plain_read(&b->plain, b->path, b->part_bytes, true);
 }
 
 static sy_status plain_verify(checkpoint_bench *b)
 {
-    return sy_agree(b->world, read_share(b, CHUNK_BYTES, false));
+    return sy__plain_read(&b->plain, b->path, CHUNK_BYTES, false);
 }
 
 /* ---- before each ---- */
@@ -177,21 +117,14 @@ static sy_status remove_files(checkpoint_bench *b)
 {
     if (b->world->rank == 0) {
         unlink(b->path);
-        unlink(b->plain);
+        unlink(b->plain_path);
     }
     return SY_OK;
 }
 
-/* Nothing of the file is left in memory, where the file system can do that. */
 static sy_status drop_cache(checkpoint_bench *b)
 {
-    sy_status st = SY_OK;
-    int fd = open(b->path, O_RDONLY | O_CLOEXEC);
-    SY_TRY(fd >= 0 ? SY_OK : io_error(b->path));
-    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
-    close(fd);
-cleanup:
-    return st;
+    return sy__plain_drop(b->path);
 }
 
 static sy_status leave_cache(checkpoint_bench *b)
@@ -371,7 +304,9 @@ static sy_status name_files(checkpoint_bench *b)
     SY_TRY(sy_host_broadcast(b->world, &job, sizeof job, 0, "bench checkpoint"));
     SY_TRY(sy_agree(b->world, sy_asprintf(&b->path, "%s/bench_checkpoint_%" PRId64 ".h5",
                                           dir != NULL ? dir : ".", job)));
-    SY_TRY(sy_agree(b->world, sy_asprintf(&b->plain, "%s.plain", b->path)));
+    SY_TRY(sy_agree(b->world, sy_asprintf(&b->plain_path, "%s.plain", b->path)));
+    b->plain = (sy__plain){
+        .world = b->world, .path = b->plain_path, .n_fields = FIELDS, .part_bytes = b->part_bytes};
 cleanup:
     return st;
 }
@@ -381,9 +316,9 @@ static sy_status fill(checkpoint_bench *b)
     uint64_t x = (uint64_t)b->world->rank + 1;
     for (int64_t i = 0; i < rank_bytes(b); i += (int64_t)sizeof x) {
         x = x * 6364136223846793005U + 1442695040888963407U;
-        memcpy(b->h_data + i, &x, sizeof x);
+        memcpy(b->plain.h_data + i, &x, sizeof x);
     }
-    return sy_copy_h2d(b->stream, b->data, b->h_data, rank_bytes(b));
+    return sy_copy_h2d(b->stream, b->data, b->plain.h_data, rank_bytes(b));
 }
 
 static sy_status open_all(checkpoint_bench *b)
@@ -394,7 +329,7 @@ static sy_status open_all(checkpoint_bench *b)
     SY_TRY(sy_device_open(&spec, &b->dev));
     SY_TRY(sy_stream_create(b->dev, "bench", &b->stream));
     SY_TRY(sy_device_alloc(b->dev, rank_bytes(b), SY_MEM_OTHER, (void **)&b->data));
-    SY_TRY(sy_alloc(rank_bytes(b), 1, (void **)&b->h_data));
+    SY_TRY(sy_alloc(rank_bytes(b), 1, (void **)&b->plain.h_data));
     SY_TRY(fill(b));
     SY_TRY(sy_stream_sync(b->stream));
     SY_TRY(sy_cpu_peak_create(SY_F32, SY__PEAK_N, b->bench->threads, &b->peak));
@@ -409,12 +344,12 @@ static void release(checkpoint_bench *b)
 {
     sy_saver_destroy(&b->saver);
     sy_cpu_peak_destroy(&b->peak);
-    if (b->path != NULL && b->plain != NULL) {
+    if (b->path != NULL && b->plain_path != NULL) {
         remove_files(b);
     }
-    sy_free(&b->plain);
+    sy_free(&b->plain_path);
     sy_free(&b->path);
-    sy_free(&b->h_data);
+    sy_free(&b->plain.h_data);
     if (b->dev != NULL) {
         sy_device_free(b->dev, &b->data);
     }

@@ -45,9 +45,25 @@ class Bench(harness.Case):
         for s in o["sizes"]:
             self.assertAlmostEqual(s["gb_per_s"] * s["us"] * 1e3, 2 * 2 * s["bytes_per_pair"], delta=1)
 
+    def test_checkpoint_measures_each_way_and_leaves_no_file(self):
+        folder = self.folder / "disk"
+        folder.mkdir()
+        o = self.bench("checkpoint", "--dir", folder, "--size", 1000000, "--repeats", 2, "--threads", 1, ranks=2)
+        self.assertEqual((o["ranks"], o["bytes_per_rank"]), (2, 983040))  # whole rows
+        self.assertEqual([f["figure"] for f in o["figures"]],
+                         ["save", "load, cold", "load, warm", "verify, cold", "verify, warm"])
+        for f in o["figures"]:
+            self.assertAlmostEqual(f["percent_of_plain"], 100 * f["plain_s"] / f["s"], delta=1e-6)
+            self.assertAlmostEqual(f["mb_per_s"] * f["s"], 2 * 0.98304, delta=1e-6)
+        self.assertAlmostEqual(o["stall"]["percent_of_blocking"],
+                               100 * o["stall"]["stall_ms"] / o["stall"]["blocking_ms"], delta=1e-6)
+        self.assertEqual(os.listdir(folder), [])
+
     def test_wrong_use_is_refused(self):
         self.fails(2, ["'stp'", "step"], "bench", "stp")
         self.fails(2, "at least two ranks", "bench", "dispatch")
+        self.fails(2, ["--size", "3"], "bench", "checkpoint", "--size", 3)
+        self.fails(1, self.folder / "nowhere", "bench", "checkpoint", "--size", 1000000, "--dir", self.folder / "nowhere", ranks=2)
         self.fails(2, ["--shape", "3x"], "bench", "gemm", "--shape", "3x")
         self.fails(2, ["moe.expert", "moe.experts"], "bench", "step", "--set", "moe.expert=3")
         self.fails(2, ["parallel.ep"], "bench", "step", "--config", self.config(), "--set", "parallel.ep=3", ranks=2)
