@@ -188,7 +188,7 @@ static void attributes_of_another_kind_are_refused(void **state)
         {"kind", H5Tcopy(H5T_STD_I64LE), H5Screate(H5S_SCALAR), text, "'kind' is not a text"},
         {"kind", text_type(H5T_VARIABLE), H5Screate(H5S_SCALAR), &text, "'kind' is not a text"},
         {"kind", text_type(257), H5Screate(H5S_SCALAR), text, "'kind' is not a text of 1 to 256"},
-        {"kind", text_type(9), H5Screate(H5S_SCALAR), "\033[2J", "'kind' cannot be printed"},
+        {"kind", text_type(5), H5Screate(H5S_SCALAR), "\033[2J", "'kind' cannot be printed"},
         {"format", text_type(9), H5Screate(H5S_SCALAR), "othermod", "its format is 'othermod'"},
         {"config", text_type(ABSURD), H5Screate(H5S_SCALAR), text,
          "'config' is not a text of 1 to"},
