@@ -117,7 +117,13 @@ cleanup:
     return st;
 }
 
-static sy_status want_counters(checker *c)
+/* Older files lack it. */
+static sy_status want_if_there(checker *c, const char *path, int32_t n_dim, const int64_t *shape)
+{
+    return find(c, path) != NULL ? want(c, path, false, n_dim, shape) : SY_OK;
+}
+
+static sy_status want_state(checker *c, const sy_run_settings *s)
 {
     static const char *const name[] = {"state/step", "state/data_step", "state/tokens_seen",
                                        "state/skipped_steps", "state/optim_t"};
@@ -125,8 +131,9 @@ static sy_status want_counters(checker *c)
     for (size_t i = 0; i < sizeof name / sizeof name[0]; i++) {
         SY_TRY(want(c, name[i], false, 1, &(int64_t){1}));
     }
-    if (find(c, "state/schedule_start") != NULL) { /* older files have it not */
-        SY_TRY(want(c, "state/schedule_start", false, 1, &(int64_t){1}));
+    SY_TRY(want_if_there(c, "state/schedule_start", 1, &(int64_t){1}));
+    if (s->moe->experts > 0) {
+        SY_TRY(want_if_there(c, "state/loads", 2, (int64_t[]){s->model->layers, s->moe->experts}));
     }
 cleanup:
     return st;
@@ -163,7 +170,7 @@ sy_status sy_checkpoint_complete(const char *path, const sy_checkpoint_info *inf
     SY_TRY(sy_run_settings_parse(info->config_yaml, strlen(info->config_yaml), path, NULL, 0,
                                  &settings));
     SY_TRY(want_params(&c, &settings, training));
-    SY_TRY(training ? want_counters(&c) : SY_OK);
+    SY_TRY(training ? want_state(&c, &settings) : SY_OK);
     SY_TRY(check_leftover(&c));
 cleanup:
     sy_run_settings_free(&settings);

@@ -184,6 +184,11 @@ sy_status sy_trainer_update(sy_trainer *t, sy_step_result *r)
     t->count.data_step += r->n_sequences;
     t->count.tokens_seen += r->loss_tokens;
     t->count.skipped += r->verdict == SY_STEP_SKIPPED;
+    if (r->load != NULL) {
+        memcpy(t->h_loads, r->load,
+               (size_t)(t->settings->model->layers * sy_engine_experts(t->engine)) *
+                   sizeof *t->h_loads);
+    }
     r->step_s += sy_clock_s() - t0;
     return SY_OK;
 }

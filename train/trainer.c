@@ -62,6 +62,21 @@ static sy_status walk_sublayers(void *self, sy_emit *emit, void *to)
     return sy_model_walk(t->engine->model, emit, to);
 }
 
+/* Integers that every rank has; rank 0 writes them. Older files lack some. */
+static sy_status emit_i64(const sy_trainer *t, const char *name, int64_t *value, sy_box box,
+                          bool optional, sy_emit *emit, void *to)
+{
+    sy_part part = {.box = box, .data = value, .write = t->engine->mesh->host->rank == 0};
+    sy_field field = {.name = name,
+                      .dtype = SY_I64,
+                      .n_dim = box.n_dim,
+                      .n_parts = 1,
+                      .parts = &part,
+                      .optional = optional};
+    memcpy(field.shape_glb, box.shape, sizeof field.shape_glb);
+    return emit(to, &field);
+}
+
 static sy_status walk_counters(void *self, sy_emit *emit, void *to)
 {
     sy_status st = SY_OK;
@@ -69,24 +84,20 @@ static sy_status walk_counters(void *self, sy_emit *emit, void *to)
     struct {
         const char *name;
         int64_t *value;
-        bool optional; /* older files have it not */
+        bool optional;
     } counter[] = {{"state/step", &t->count.step, false},
                    {"state/data_step", &t->count.data_step, false},
                    {"state/tokens_seen", &t->count.tokens_seen, false},
                    {"state/skipped_steps", &t->count.skipped, false},
                    {"state/schedule_start", &t->count.schedule_start, true}};
     for (size_t i = 0; i < sizeof counter / sizeof counter[0]; i++) {
-        sy_part part = {.box = {.n_dim = 1, .start = {0}, .shape = {1}},
-                        .data = counter[i].value,
-                        .write = t->engine->mesh->host->rank == 0};
-        sy_field field = {.name = counter[i].name,
-                          .dtype = SY_I64,
-                          .n_dim = 1,
-                          .n_parts = 1,
-                          .shape_glb = {1},
-                          .parts = &part,
-                          .optional = counter[i].optional};
-        SY_TRY(emit(to, &field));
+        SY_TRY(emit_i64(t, counter[i].name, counter[i].value, (sy_box){.n_dim = 1, .shape = {1}},
+                        counter[i].optional, emit, to));
+    }
+    if (t->h_loads != NULL) {
+        sy_box all = {.n_dim = 2,
+                      .shape = {t->settings->model->layers, sy_engine_experts(t->engine)}};
+        SY_TRY(emit_i64(t, "state/loads", t->h_loads, all, true, emit, to));
     }
 cleanup:
     return st;
@@ -118,6 +129,10 @@ static sy_status build_local(sy_trainer *t)
     SY_TRY(sy_optimizer_create(t->settings->optim, e->params, &t->opt));
     SY_TRY(sy_grad_sync_create(e->params, e->compute_stream, e->comm_stream, &t->grads));
     SY_TRY(open_data(t));
+    if (sy_engine_experts(e) > 0) {
+        SY_TRY(sy_alloc((int64_t)t->settings->model->layers * sy_engine_experts(e),
+                        sizeof *t->h_loads, (void **)&t->h_loads));
+    }
     SY_TRY(sy_params_init(e->params, (uint64_t)t->settings->run->seed, e->compute_stream));
     SY_TRY(sy_optimizer_sync_masters(t->opt, e->compute_stream));
     SY_TRY(sy_stream_sync(e->compute_stream));
@@ -158,5 +173,6 @@ void sy_trainer_destroy(sy_trainer **trainer)
     sy_grad_sync_destroy(&t->grads);
     sy_optimizer_destroy(&t->opt);
     sy_engine_destroy(&t->engine);
+    sy_free(&t->h_loads);
     sy_free(trainer);
 }

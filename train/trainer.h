@@ -52,6 +52,7 @@ typedef struct sy_trainer {
     sy_grad_sync *grads;
     sy_loader *loader;
     sy_train_counters count;
+    int64_t *h_loads; /* [L, E] rows that the last step sent to each expert; NULL: dense */
     sy_step_votes votes;
     sy_owner owner[4];
 } sy_trainer;

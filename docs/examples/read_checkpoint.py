@@ -3,9 +3,7 @@
 
     read_checkpoint.py RUN_DIR/checkpoints/latest [LAYER [EXPERT]]
 """
-import json
 import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -20,14 +18,11 @@ def read(dataset, part):
     return (bits[part].astype(np.uint32) << 16).view(np.float32)
 
 
-path = Path(sys.argv[1]).resolve()
 layer, expert = (sys.argv[2:] + ["0", "0"][len(sys.argv) - 2:])[:2]
-with h5py.File(path, "r") as f:
+with h5py.File(sys.argv[1], "r") as f:
     for name in ("format", "format_version", "kind", "step", "tokens_seen", "complete"):
         print(f"{name}: {f.attrs[name].decode() if isinstance(f.attrs[name], bytes) else f.attrs[name]}")
-    for line in open(path.parents[1] / "metrics.jsonl"):  # the run's record of each step lies beside its checkpoints
-        record = json.loads(line)
-        if record["step"] == f.attrs["step"]:
-            print(*(f"{name}: {record[name]}" for name in record if name.endswith("/load")), sep="\n")
+    for i, load in enumerate(f["state/loads"] if "state/loads" in f else []):  # rows that the last step sent to each
+        print(f"layer {i}: {'dense' if not load.any() else load}")
     gate = read(f[f"model/layers/{int(layer):03d}/moe/experts/gate"], int(expert))
     print(f"layer {layer}, expert {expert}, gate {gate.shape}: norm {np.linalg.norm(gate):.6f}\n{gate}")

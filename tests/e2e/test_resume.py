@@ -3,6 +3,7 @@
 another. What may change on the way, what may not, and what lies in the run directory afterwards."""
 
 import shutil
+import struct
 
 import harness
 from harness import snapshot
@@ -77,6 +78,14 @@ class OtherLayout(harness.Case):
         self.continues_within(1e-9, [(1, 1, 1), (3, 1, 1), (4, 4, 1), (4, 2, 0)], device={"backend": "ref"},
                               moe={"score": "sigmoid", "bias_update_rate": 0.01})
 
+    def test_resume_ref_of_four_ranks_at_two_three_and_eight_agrees(self):
+        self.train(self.config(parallel={"ep": 4}, device={"backend": "ref"}, moe={"experts": 8}), "whole", ranks=4)
+        for ranks, ep in ((0, 1), (2, 2), (3, 1), (8, 8)):
+            self.rewind("whole", f"n{ranks}", 3)
+            self.train(self.config(parallel={"ep": ep}, device={"backend": "ref"}, moe={"experts": 8}), f"n{ranks}",
+                       "--resume", ranks=ranks)
+            self.near(self.losses(f"n{ranks}"), self.losses("whole"), 1e-9)
+
     def test_resume_fp32_at_other_layouts_agrees(self):
         self.continues_within(1e-4, [(0, 1, 1), (4, 2, 1)])
 
@@ -102,6 +111,15 @@ class Files(harness.Case):
         self.train(self.config(train={"checkpoint_every": 2, "checkpoint_keep": 2}), "run")
         self.assertEqual(self.checkpoints("run"), ["latest", "step_00000006.h5", "step_00000008.h5"])
         self.assertEqual((self.folder / "run/checkpoints/latest").readlink().name, "step_00000008.h5")
+
+    def test_checkpoint_holds_the_loads_of_its_step(self):
+        self.train(self.config(moe={"layers": [1]}), "run", ranks=2)
+        for name, record in (("step_00000003.h5", 2), ("step_00000006.h5", 5)):
+            loads = [int(float(x)) for x in self.metrics("run")[record]["moe/layer_1/load"]]
+            self.assertGreater(sum(loads), 0)
+            rows = [0] * len(loads) + loads  # layer 0 is dense
+            whole = (self.folder / "run/checkpoints" / name).read_bytes()
+            self.assertIn(struct.pack(f"<{len(rows)}q", *rows), whole)
 
     def test_checkpoint_every_zero_saves_at_the_end(self):
         self.train(self.config(train={"checkpoint_every": 0}), "run")

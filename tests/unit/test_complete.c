@@ -179,6 +179,25 @@ static void every_wrong_shape_or_type_is_named(void **state)
     }
 }
 
+/* Older files lack these. */
+static void what_may_be_there_has_its_shape_and_type(void **state)
+{
+    static const dataset more[] = {{"state/schedule_start", SY_I64, 1, {1}},
+                                   {"state/loads", SY_I64, 2, {2, E}}};
+    (void)state;
+    for (size_t i = 0; i < sizeof more / sizeof more[0]; i++) {
+        file f;
+        whole(&f, true);
+        add(&f, "", &more[i]);
+        assert_int_equal(check(&f), SY_OK);
+        f.set[f.n - 1].shape[0]++;
+        expect_damaged(&f, more[i].path);
+        f.set[f.n - 1] = more[i];
+        f.set[f.n - 1].dtype = SY_F32;
+        expect_damaged(&f, more[i].path);
+    }
+}
+
 static void what_is_one_too_many_is_named(void **state)
 {
     static const char *const extra[] = {"model/layers/002/attn_norm", "model/layers/000/moe/router",
@@ -225,6 +244,7 @@ int main(void)
         cmocka_unit_test(whole_files_are_complete),
         cmocka_unit_test(every_dataset_that_is_missing_is_named),
         cmocka_unit_test(every_wrong_shape_or_type_is_named),
+        cmocka_unit_test(what_may_be_there_has_its_shape_and_type),
         cmocka_unit_test(what_is_one_too_many_is_named),
         cmocka_unit_test(narrow_values_need_their_masters),
         cmocka_unit_test(unknown_kind_is_damaged),
