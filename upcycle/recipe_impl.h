@@ -1,0 +1,48 @@
+/* The recipe's inside: what each tensor of the new model is made of, and the files that make it. */
+#ifndef SY_UPCYCLE_RECIPE_IMPL_H
+#define SY_UPCYCLE_RECIPE_IMPL_H
+
+#include "upcycle/recipe.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { SY__RECIPE_BLOCK = 4096 };
+
+typedef enum sy__role { SY__ROLE_MIX, SY__ROLE_EXPERT, SY__ROLE_ROUTER, SY__ROLE_ZERO } sy__role;
+
+/* Mean and standard deviation of the weights that an expert loses. */
+typedef struct sy__lost {
+    bool known;
+    double mean, std;
+} sy__lost;
+
+/* Of one tensor of the new model. */
+typedef struct sy__ingredient {
+    sy__role role;
+    int32_t *from;  /* [n_sources] tensor there */
+    bool down;      /* units are columns, not rows */
+    sy__lost *lost; /* [experts] SY__ROLE_EXPERT of DROP */
+} sy__ingredient;
+
+struct sy_recipe {
+    sy_recipe_spec spec;
+    sy_blueprint plan;
+    sy__ingredient *item; /* [plan.n] */
+    double *block;        /* [2, SY__RECIPE_BLOCK] */
+};
+
+/* "/moe/experts/" within a tensor's name. */
+extern const char sy__expert_part[];
+
+/* Elements [first, first + n) of a tensor, as in sy_recipe_make: what is no expert, copied from one
+   source or the mean of all; and experts. Not collective. */
+sy_status sy__recipe_mix(sy_recipe *r, int32_t tensor, int64_t first, int64_t n, void *h_buf,
+                         const void **h_out);
+sy_status sy__recipe_experts(sy_recipe *r, int32_t tensor, int64_t first, int64_t n, char *h_to);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
