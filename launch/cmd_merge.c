@@ -42,10 +42,23 @@ cleanup:
     return st;
 }
 
+static sy_status check_together(const sy_cli *cli)
+{
+    sy_status st = SY_OK;
+    SY_REQUIRE(!sy_cli_given(cli, "always-on") || sy_cli_given(cli, "seed-model"), SY_ERR_USAGE,
+               "merge: --always-on is of the seed model; give --seed-model M");
+    SY_REQUIRE(!sy_cli_given(cli, "equal") || !sy_cli_given(cli, "top-k"), SY_ERR_USAGE,
+               "merge: --equal routes every token to all experts; leave out --top-k");
+    SY_REQUIRE(!sy_cli_given(cli, "equal") || !sy_cli_given(cli, "router-init-std"), SY_ERR_USAGE,
+               "merge: with --equal the routers are zero; leave out --router-init-std");
+cleanup:
+    return st;
+}
+
 static sy_status read_options(job *j)
 {
-    static const char *const of_btx[] = {"experts-per-source", "top-k",           "layers",
-                                         "seed-model",         "router-init-std", "seed"};
+    static const char *const of_btx[] = {"experts-per-source", "top-k", "layers", "seed-model",
+                                         "router-init-std",    "seed",  "equal",  "always-on"};
     sy_status st = SY_OK;
     const sy_cli *cli = j->grow.cli;
     int32_t n = 0;
@@ -62,10 +75,15 @@ static sy_status read_options(job *j)
                n == 0 ? "there is no source" : "one source is nothing to merge");
     SY_REQUIRE(n < MAX_SOURCES, SY_ERR_USAGE, "merge: %d sources are more than %d", n,
                MAX_SOURCES - 1);
+    SY_TRY(check_together(cli));
     SY_TRY(sy_cli_i64(cli, "experts-per-source", 1, 1 << 10, &j->each));
     SY_TRY(sy_cli_i64(cli, "top-k", 1, 1 << 10, &j->top_k));
     SY_TRY(sy_cli_f64(cli, "router-init-std", 0, 10, &j->grow.spec.router_std));
     SY_TRY(sy_cli_i64(cli, "seed", 0, INT64_MAX, &j->seed));
+    if (sy_cli_given(cli, "equal")) {
+        j->grow.spec.router_std = 0;
+        j->top_k = n * j->each;
+    }
     memcpy(j->path, source, (size_t)n * sizeof *source);
     j->n = n;
     if (sy_cli_given(cli, "seed-model")) {
@@ -95,6 +113,7 @@ static sy_status derive_config(job *j)
         SY_TRY(sy_grow_derive(g, "moe.top_k", "%ld", (long)j->top_k));
         SY_TRY(sy_grow_derive(g, "moe.normalize_weights", j->top_k > 1 ? "true" : "false"));
         SY_TRY(sy_grow_derive(g, "moe.expert_hidden", "%d", source->model->ffn_hidden));
+        SY_TRY(sy_grow_derive_shared(g, sy_cli_given(g->cli, "always-on") ? 1 : 0));
         if (sy_cli_given(g->cli, "layers")) {
             SY_TRY(sy_grow_derive(g, "moe.layers", "%s", sy_cli_text(g->cli, "layers")));
         }
@@ -184,6 +203,12 @@ static const sy_option options[] = {
     {"source", SY_OPTION_LIST, "MODEL", "A model to merge, checkpoint or Hugging Face folder."},
     {"seed-model", SY_OPTION_VALUE, "MODEL",
      "btx: take what is no expert from this model instead of the mean."},
+    {"always-on", SY_OPTION_FLAG, NULL,
+     "btx: the seed model's MLP is a shared expert beside the others; it makes half of the "
+     "output."},
+    {"equal", SY_OPTION_FLAG, NULL,
+     "btx: every token goes to all experts with equal weights: top_k is their number, the routers "
+     "are zero (train.freeze: 'layers/*/moe/router' keeps them so)."},
     {"experts-per-source", SY_OPTION_VALUE, "N", "btx: experts made of each source (1)."},
     {"top-k", SY_OPTION_VALUE, "K",
      "btx: experts per token (default: the first source's moe.top_k, 2)."},

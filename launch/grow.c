@@ -132,6 +132,17 @@ sy_status sy_grow_derive(sy_grow *g, const char *key, const char *format, ...)
     return sy_asprintf(&g->derived[g->n_derived++], list ? "%s=[%s]" : "%s=%s", key, value);
 }
 
+sy_status sy_grow_derive_shared(sy_grow *g, int64_t n)
+{
+    sy_status st = SY_OK;
+    const int32_t F = g->source_settings[0].model->ffn_hidden;
+    SY_TRY(sy_grow_derive(g, "moe.shared_experts", "%ld", (long)n));
+    SY_TRY(sy_grow_derive(g, "moe.shared_hidden", "%d", n > 0 ? F : 0));
+    SY_TRY(n == 0 ? sy_grow_derive(g, "moe.shared_gate", "false") : SY_OK);
+cleanup:
+    return st;
+}
+
 bool sy_grow_user_sets(const sy_grow *g, const char *key)
 {
     int32_t n = 0;
@@ -170,9 +181,24 @@ cleanup:
     return st;
 }
 
+static sy_status check_vocabulary(const sy_grow *g)
+{
+    const int32_t old = g->source_settings[0].model->vocab_size,
+                  now = g->settings.model->vocab_size;
+    return now >= old ? SY_OK
+                      : sy_config_error(g->settings.config, "model.vocab_size",
+                                        "model.vocab_size %d is smaller than the %d of '%s': rows "
+                                        "may be added, not left out",
+                                        now, old, g->source[0]->path);
+}
+
 sy_status sy_grow_configure(sy_grow *g)
 {
-    return sy_agree(g->env->world, parse(g));
+    sy_status st = SY_OK;
+    SY_TRY(sy_agree(g->env->world, parse(g)));
+    SY_TRY(sy_agree(g->env->world, check_vocabulary(g)));
+cleanup:
+    return st;
 }
 
 /* ---- the file ---- */
@@ -232,7 +258,7 @@ sy_status sy_grow_publish(sy_grow *g)
 
 /* ---- the proof ---- */
 
-/* What the user sets that is not about experts or layout holds for the source too. */
+/* What the user sets that is not about experts, layout or added rows holds for the source too. */
 static sy_status source_engine(const sy_grow *g, const sy_probe_spec *probe,
                                sy_run_settings *settings, sy_engine **out)
 {
@@ -248,7 +274,8 @@ static sy_status source_engine(const sy_grow *g, const sy_probe_spec *probe,
                            .threads = g->env->threads};
     SY_TRY(sy_alloc(n + 1, sizeof *mine, (void **)&mine));
     for (int32_t i = 0; i < n; i++) {
-        if (strncmp(set[i], "moe.", 4) != 0 && strncmp(set[i], "parallel.", 9) != 0) {
+        if (strncmp(set[i], "moe.", 4) != 0 && strncmp(set[i], "parallel.", 9) != 0 &&
+            strncmp(set[i], "model.vocab_size=", 17) != 0) {
             mine[n_mine++] = set[i];
         }
     }
@@ -273,6 +300,7 @@ sy_status sy_grow_compare(sy_grow *g, sy_probe_spec *probe, sy_probe_gap *gap, s
     probe->n_sequences = PROBE_SEQUENCES;
     probe->S = S < PROBE_TOKENS ? S : PROBE_TOKENS;
     probe->seed = g->spec.seed;
+    probe->vocab_size = g->source_settings[0].model->vocab_size;
     SY_TRY(source_engine(g, probe, &settings, &engine));
     *compute = engine->compute;
     SY_TRY(sy_probe_run(engine, probe, &old));

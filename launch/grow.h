@@ -38,8 +38,11 @@ void sy_grow_close(sy_grow *g);
 /* Add "key=value" to what the new configuration says before --set. Not collective. */
 sy_status sy_grow_derive(sy_grow *g, const char *key, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* So many shared experts, together as wide as the first source's MLP. Not collective. */
+sy_status sy_grow_derive_shared(sy_grow *g, int64_t n);
 bool sy_grow_user_sets(const sy_grow *g, const char *key);
-/* The first source's configuration with what was derived and --set. Collective. */
+/* The first source's configuration with what was derived and --set. Its vocabulary may be larger
+   than the source's, not smaller (SY_ERR_USAGE). Collective. */
 sy_status sy_grow_configure(sy_grow *g);
 /* Write the new model under the hidden name, as g->spec says. Collective. */
 sy_status sy_grow_write(sy_grow *g, sy_transfer_receipt *receipt);

@@ -14,6 +14,7 @@ typedef struct prober {
     int64_t *token_glb;           /* [S] */
     void *h_raw;                  /* [max(S, V)] wide */
     sy_tensor logits;             /* [V] device */
+    int64_t V;                    /* tokens and logits of interest */
 } prober;
 
 static sy_status allocate(prober *x)
@@ -22,8 +23,9 @@ static sy_status allocate(prober *x)
     sy_engine *e = x->engine;
     int64_t S = x->spec->S, V = e->settings->model->vocab_size;
     void *data = NULL;
+    x->V = x->spec->vocab_size > 0 ? x->spec->vocab_size : V;
     x->probe->n_nll = x->spec->n_sequences * S;
-    x->probe->n_logits = x->spec->n_sequences * V;
+    x->probe->n_logits = x->spec->n_sequences * x->V;
     SY_TRY(sy_alloc(x->probe->n_nll, sizeof(double), (void **)&x->probe->nll));
     SY_TRY(sy_alloc(x->probe->n_logits, sizeof(double), (void **)&x->probe->logits));
     SY_TRY(sy_alloc(S, sizeof *x->ids, (void **)&x->ids));
@@ -50,7 +52,7 @@ static void release(prober *x)
 /* Sequence i of this rank. */
 static sy_batch draw(prober *x, int32_t i)
 {
-    int64_t S = x->spec->S, V = x->logits.shape[0];
+    int64_t S = x->spec->S, V = x->V;
     int64_t first = ((int64_t)x->engine->mesh->host->rank * x->spec->n_sequences + i) * S;
     uint64_t stream = sy_rng_stream_of("probe");
     for (int64_t t = 0; t < S; t++) {
@@ -85,6 +87,7 @@ static sy_status run_sequence(prober *x, int32_t i)
     sy_status st = SY_OK;
     sy_engine *e = x->engine;
     sy_batch batch = draw(x, i);
+    sy_tensor logits = sy_tensor_1d(x->logits.data, x->logits.dtype, x->V);
     sy_pass p;
     SY_TRY(sy_engine_begin(e, SY_PASS_EVAL, &batch, 0, i, &p));
     SY_TRY(sy_model_forward(e->model, &p, NULL));
@@ -93,7 +96,7 @@ static sy_status run_sequence(prober *x, int32_t i)
     SY_TRY(sy_engine_begin(e, SY_PASS_EVAL, &batch, 0, i, &p));
     SY_TRY(sy_model_decode(e->model, &p, &x->logits)); /* the last token's, without a cache */
     SY_TRY(sy_engine_end(e, &p));
-    SY_TRY(fetch(x, &x->logits, x->probe->logits + i * x->logits.shape[0]));
+    SY_TRY(fetch(x, &logits, x->probe->logits + i * x->V));
 cleanup:
     return st;
 }

@@ -11,13 +11,14 @@ extern "C" {
 
 typedef struct sy_probe_spec {
     int32_t n_sequences, S; /* of each rank */
+    int32_t vocab_size;     /* tokens and logits below this; 0: all of the model's */
     uint64_t seed;
 } sy_probe_spec;
 
 typedef struct sy_probe {
     int64_t n_nll, n_logits;
     double *nll;    /* [n_sequences * S] of random targets */
-    double *logits; /* [n_sequences, V] after the last token of each */
+    double *logits; /* [n_sequences, vocab_size] after the last token of each */
 } sy_probe;
 
 /* Run the engine's model over random sequences, every rank over its own, in evaluation. Collective
@@ -31,7 +32,7 @@ void sy_probe_free(sy_probe *probe);
 typedef struct sy_probe_gap {
     double logits_abs, logits_rel, nll_abs, nll_rel;
 } sy_probe_gap;
-/* Collective over host. Requires probes of one spec and vocabulary. */
+/* Collective over host. Requires probes of one spec and vocab_size. */
 sy_status sy_probe_compare(const sy_probe *a, const sy_probe *b, sy_comm *host, sy_probe_gap *out);
 
 #ifdef __cplusplus

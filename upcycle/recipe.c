@@ -8,6 +8,7 @@
 #include "upcycle/source_impl.h"
 
 const char sy__expert_part[] = "/moe/experts/";
+static const char shared_part[] = "/moe/shared/";
 
 static bool ends_with(const char *text, const char *end)
 {
@@ -17,19 +18,45 @@ static bool ends_with(const char *text, const char *end)
 
 /* ---- the plan ---- */
 
-/* "layers/003/moe/experts/down" -> "layers/003/mlp/down"; other names stay. */
+/* "layers/003/moe/experts/down", "layers/003/moe/shared/down" -> "layers/003/mlp/down"; other names
+   stay. A shut gate of shared experts lets half of them through. */
 static sy__role classify(const char *name, char from[SY_PARAM_NAME])
 {
-    const char *part = strstr(name, sy__expert_part);
+    const char *expert = strstr(name, sy__expert_part), *shared = strstr(name, shared_part);
+    const char *part = expert != NULL ? expert : shared;
     snprintf(from, SY_PARAM_NAME, "%s", name);
-    if (part != NULL) {
-        snprintf(from, SY_PARAM_NAME, "%.*s/mlp/%s", (int)(part - name), name,
-                 part + sizeof sy__expert_part - 1);
-        return SY__ROLE_EXPERT;
+    if (ends_with(name, "/moe/router")) {
+        return SY__ROLE_ROUTER;
     }
-    return ends_with(name, "/moe/router") ? SY__ROLE_ROUTER
-           : ends_with(name, "/moe/bias") ? SY__ROLE_ZERO
-                                          : SY__ROLE_MIX;
+    if (ends_with(name, "/moe/bias") || ends_with(name, "/moe/shared/router")) {
+        return SY__ROLE_ZERO;
+    }
+    if (part != NULL) {
+        snprintf(from, SY_PARAM_NAME, "%.*s/mlp%s", (int)(part - name), name, strrchr(name, '/'));
+    }
+    return expert != NULL ? SY__ROLE_EXPERT : SY__ROLE_MIX;
+}
+
+/* The outputs of the routed experts add up to one MLP, and with shared experts to half of one; the
+   shared ones, which a gate of sigmoid(0) halves already, are the other half. Only the last matrix
+   is linear in what comes out. */
+static double scale_of(const sy_recipe_spec *spec, const char *name)
+{
+    const sy_moe_config *moe = spec->moe;
+    const bool shared = strstr(name, shared_part) != NULL;
+    if (!ends_with(name, "/down") || (!shared && strstr(name, sy__expert_part) == NULL)) {
+        return 1;
+    }
+    if (shared) {
+        return moe->shared_gate ? 1 : 0.5;
+    }
+    return spec->granularity * (moe->shared_experts > 0 ? 0.5 : 1);
+}
+
+/* Rows may be added to a vocabulary. */
+static bool may_grow(const sy_source_tensor *to)
+{
+    return strcmp(to->name, "embed") == 0 || strcmp(to->name, "head") == 0;
 }
 
 /* Of an expert's block: the dense matrix, or a share of its units. */
@@ -40,7 +67,8 @@ static bool fits(const sy_recipe_spec *spec, const sy__ingredient *item, const s
     bool same = to->n_dim == from->n_dim + lead;
     for (int32_t d = 0; same && d < from->n_dim; d++) {
         int64_t parts = item->role == SY__ROLE_EXPERT && d == unit ? spec->granularity : 1;
-        same = to->shape[d + lead] * parts == from->shape[d];
+        same = to->shape[d + lead] * parts == from->shape[d] ||
+               (d == 0 && may_grow(to) && to->shape[0] > from->shape[0]);
     }
     return same;
 }
@@ -59,10 +87,12 @@ static sy_status find_sources(sy_recipe *r, int32_t tensor, const char *name)
         SY_REQUIRE(item->from[s] >= 0, SY_ERR_USAGE, "'%s' has no tensor '%s' to fill '%s' with",
                    source->path, name, to->name);
         const sy_source_tensor *from = &source->tensor[item->from[s]];
-        SY_REQUIRE(fits(spec, item, to, from), SY_ERR_USAGE,
+        SY_REQUIRE(fits(spec, item, to, from) && (s == 0 || from->numel == item->known),
+                   SY_ERR_USAGE,
                    "'%s': tensor '%s' has shape %s, which cannot fill '%s' of %s", source->path,
                    name, sy__shape_text(from->n_dim, from->shape, have, sizeof have), to->name,
                    sy__shape_text(to->n_dim, to->shape, want, sizeof want));
+        item->known = from->numel;
         to->dtype = s == 0 || from->dtype == to->dtype             ? from->dtype
                     : from->dtype == SY_F64 || to->dtype == SY_F64 ? SY_F64
                                                                    : SY_F32;
@@ -83,6 +113,7 @@ static sy_status plan_tensor(sy_recipe *r, int32_t tensor)
         snprintf(from, sizeof from, "%s", name);
     }
     item->down = ends_with(name, "/down");
+    item->scale = r->spec.expert_source != NULL ? scale_of(&r->spec, name) : 1;
     if (item->role == SY__ROLE_MIX || item->role == SY__ROLE_EXPERT) {
         SY_TRY(find_sources(r, tensor, from));
     }
@@ -157,6 +188,7 @@ void sy_recipe_destroy(sy_recipe **recipe)
         return;
     }
     for (int32_t i = 0; i < r->plan.n && r->item != NULL; i++) {
+        sy_free(&r->item[i].mean);
         sy_free(&r->item[i].lost);
         sy_free(&r->item[i].from);
     }
@@ -177,7 +209,7 @@ bool sy_recipe_preserves(const sy_recipe_spec *spec)
     const bool exact = spec->method == SY_UPCYCLE_COPY ||
                        (spec->method == SY_UPCYCLE_GRANULAR && moe->top_k % spec->granularity == 0);
     return exact && spec->n_sources == 1 && moe->normalize_weights && moe->routed_scale == 1 &&
-           moe->shared_experts == 0 && !moe->eval_capacity_factor.set;
+           !moe->eval_capacity_factor.set;
 }
 
 /* ---- values ---- */

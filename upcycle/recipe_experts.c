@@ -109,7 +109,7 @@ cleanup:
     return st;
 }
 
-/* A narrow expert: some rows of gate and up, some columns of down, those times the granularity. */
+/* A narrow expert: some rows of gate and up, some columns of down. */
 static sy_status cut_shard(sy_recipe *r, int32_t tensor, int64_t expert, int64_t first, int64_t n,
                            char *h_to)
 {
@@ -126,13 +126,9 @@ static sy_status cut_shard(sy_recipe *r, int32_t tensor, int64_t expert, int64_t
     for (int64_t done = 0, m = 0; done < n; done += m) {
         int64_t row = (first + done) / columns, column = (first + done) % columns;
         m = columns - column < n - done ? columns - column : n - done;
-        m = m < SY__RECIPE_BLOCK ? m : SY__RECIPE_BLOCK;
         SY_TRY(sy_source_read(r->spec.source[s], item->from[s],
-                              row * columns * G + shard * columns + column, m, SY_F64, r->block));
-        for (int64_t i = 0; i < m; i++) {
-            r->block[i] *= G;
-        }
-        sy_convert(t->dtype, h_to + done * bytes, SY_F64, r->block, m);
+                              row * columns * G + shard * columns + column, m, t->dtype,
+                              h_to + done * bytes));
     }
 cleanup:
     return st;
@@ -146,14 +142,17 @@ static sy_status make_expert(sy_recipe *r, int32_t tensor, int64_t expert, int64
     const sy_source_tensor *t = &r->plan.tensor[tensor];
     const int32_t s = r->spec.expert_source[expert];
     if (r->spec.method == SY_UPCYCLE_GRANULAR) {
-        return cut_shard(r, tensor, expert, first, n, h_to);
+        SY_TRY(cut_shard(r, tensor, expert, first, n, h_to));
+    } else {
+        SY_TRY(
+            sy_source_read(r->spec.source[s], r->item[tensor].from[s], first, n, t->dtype, h_to));
     }
-    SY_TRY(sy_source_read(r->spec.source[s], r->item[tensor].from[s], first, n, t->dtype, h_to));
     if (r->spec.method == SY_UPCYCLE_NOISE) {
         SY_TRY(add_noise(r, t, expert, first, n, h_to));
     } else if (r->spec.method == SY_UPCYCLE_DROP) {
         SY_TRY(drop_units(r, tensor, expert, first, n, h_to));
     }
+    sy__recipe_scale(r, t->dtype, r->item[tensor].scale, n, h_to);
 cleanup:
     return st;
 }

@@ -23,6 +23,9 @@ typedef struct sy__ingredient {
     sy__role role;
     int32_t *from;  /* [n_sources] tensor there */
     bool down;      /* units are columns, not rows */
+    double scale;   /* of all values */
+    int64_t known;  /* MIX: elements that the sources have; rows behind them are the mean row */
+    double *mean;   /* [H] of them; NULL: not needed yet */
     sy__lost *lost; /* [experts] SY__ROLE_EXPERT of DROP */
 } sy__ingredient;
 
@@ -41,6 +44,8 @@ extern const char sy__expert_part[];
 sy_status sy__recipe_mix(sy_recipe *r, int32_t tensor, int64_t first, int64_t n, void *h_buf,
                          const void **h_out);
 sy_status sy__recipe_experts(sy_recipe *r, int32_t tensor, int64_t first, int64_t n, char *h_to);
+/* Values times a factor, each rounded once. Not collective. */
+void sy__recipe_scale(sy_recipe *r, sy_dtype dtype, double scale, int64_t n, char *h_values);
 
 #ifdef __cplusplus
 }

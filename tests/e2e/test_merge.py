@@ -76,6 +76,27 @@ class Merge(harness.Case):
         found = self.values_that_differ(c, self.folder / "mix.h5")
         self.assertTrue(found and all("/mlp/" in line or "/moe/" in line for line in found), found)
 
+    def test_seed_model_can_be_always_on_and_weights_equal(self):
+        a, b, c = self.models
+        self.merge("one.h5", "--method", "btx", "--seed-model", a, "--always-on", "--equal", sources=[a, a, a])
+        self.assertAlmostEqual(self.loss(self.folder / "one.h5"), self.loss(a), delta=1e-5)
+        self.merge("mix.h5", "--method", "btx", "--seed-model", c, "--always-on", "--equal", sources=[a, b], ranks=2)
+        info = json.loads(self.succeeds("inspect", self.folder / "mix.h5", "--json").stdout)
+        for line in ("experts: 2", "top_k: 2", "shared_experts: 1", "shared_hidden: 48"):
+            self.assertRegex(info["config"], rf"(?m)^  {line}$")
+        self.succeeds("verify", self.folder / "mix.h5")
+        cfg = self.config(moe={"experts": 2, "shared_experts": 1}, train={"steps": 2, "freeze": ["layers/*/moe/router"]})
+        self.train(cfg, "run", "--init-from", self.folder / "mix.h5")
+        differ = self.values_that_differ(self.folder / "mix.h5", self.folder / "run")
+        self.assertTrue(differ and not any("moe/router" in line for line in differ), differ)
+
+    def test_vocabulary_grows(self):
+        self.merge("mean.h5", "--method", "average", "--set", "model.vocab_size=260")
+        self.merge("mix.h5", "--method", "btx", "--set", "model.vocab_size=260", ranks=2)
+        for name in ("mean.h5", "mix.h5"):
+            self.succeeds("verify", self.folder / name)
+            self.loss(self.folder / name)
+
     def test_hugging_face_folders_are_sources(self):
         out = self.merge("mix.h5", "--method", "btx", sources=[FIXTURES / "llama", FIXTURES / "llama"], ranks=2)
         self.assertIn("experts 1 of every MoE layer", out)
@@ -97,6 +118,12 @@ class Merge(harness.Case):
         self.refused("ensemble", "--method", "ensemble", *two)
         self.refused(["--top-k", "btx"], "--method", "average", "--top-k", 2, *two)
         self.refused("top_k 5", "--method", "btx", "--top-k", 5, *two)
+        self.refused(["--equal", "--top-k"], "--method", "btx", "--equal", "--top-k", 2, *two)
+        self.refused(["--equal", "--router-init-std"], "--method", "btx", "--equal", "--router-init-std", 1, *two)
+        self.refused("--seed-model", "--method", "btx", "--always-on", *two)
+        self.refused(["--equal", "btx"], "--method", "average", "--equal", *two)
+        self.refused("smaller", "--method", "average", *two, "--set", "model.vocab_size=200", "--set",
+                     "data.tokenizer=none")
         self.refused("no layer 7", "--method", "btx", "--layers", "7", *two)
         self.refused("nowhere", "--method", "btx", *two, "--source", self.folder / "nowhere")
         bad = self.folder / "bad.h5"

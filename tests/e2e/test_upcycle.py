@@ -102,6 +102,30 @@ class Upcycle(harness.Case):
             self.assertAlmostEqual(self.loss(none), self.loss(self.dense), delta=1e-5)
             self.assertNotAlmostEqual(self.loss(alone), self.loss(self.dense), delta=1e-5)
 
+    def test_shared_expert_is_made_of_the_dense_mlp(self):
+        plain, text = self.upcycle("plain.h5", "--shared-experts", 1)
+        self.assertNotIn("no bound", text)
+        self.assertAlmostEqual(self.loss(plain), self.loss(self.dense), delta=1e-5)
+        gated, text = self.upcycle("gated.h5", "--shared-experts", 2, "--set", "moe.shared_gate=true", ranks=2)
+        self.assertNotIn("no bound", text)
+        self.assertAlmostEqual(self.loss(gated), self.loss(self.dense), delta=1e-5)
+        shapes = {p["path"].strip("/"): p["shape"] for p in self.inspect(gated)["params"]}
+        self.assertEqual(shapes["model/layers/000/moe/shared/gate"], [48, 32])
+        self.succeeds("verify", plain, gated)
+        config = self.config(moe={"shared_experts": 1}, train={"steps": 2, "checkpoint_every": 0}, parallel={"ep": 2})
+        self.train(config, "run", "--init-from", plain, ranks=2)
+
+    def test_vocabulary_grows_and_keeps_its_logits(self):
+        out, text = self.upcycle("moe.h5", "--set", "model.vocab_size=300", ranks=3)
+        self.assertRegex(text, r"logits +\S+ +\S+ +1e-05")
+        self.assertRegex(text, r"nll +\S+ +\S+ +none")
+        shapes = {p["path"].strip("/"): p["shape"] for p in self.inspect(out)["params"]}
+        self.assertEqual(shapes["model/embed"], [300, 32])
+        self.assertEqual(shapes["model/head"], [300, 32])
+        grown = self.loss(out)  # what the new tokens take of the probabilities: 44 like the mean of 256
+        self.assertTrue(self.loss(self.dense) < grown < self.loss(self.dense) + 0.1, grown)
+        self.train(self.config(model={"vocab_size": 300}, train={"steps": 1}), "run", "--init-from", out)
+
     def test_hugging_face_folder_is_a_source(self):
         source = harness.ROOT / "tests/parity/fixtures/llama"
         job = self.succeeds("upcycle", source, "-o", self.folder / "a.h5", "--experts", 4, ranks=2)
@@ -132,7 +156,11 @@ class Upcycle(harness.Case):
         self.refused("top_k 5 is larger", *experts, "--top-k", 5)
         self.refused("no layer 2", *experts, "--layers", "2")
         self.refused("layers", *experts, "--layers", "every:9")
-        self.refused("shared", *experts, "--set", "moe.shared_experts=1")
+        self.refused("--shared-experts", *experts, "--set", "moe.shared_experts=1")
+        self.refused(["shared_hidden 24", "48"], *experts, "--shared-experts", 1, "--set", "moe.shared_hidden=24")
+        self.refused(["200", "smaller than the 256"], *experts, "--set", "model.vocab_size=200",
+                     "--set", "data.tokenizer=none")
+        self.refused("embed", *experts, "--set", "model.hidden=16")
         self.refused("nowhere", *experts, out="nowhere/moe.h5")
         self.refused("nothing.h5", *experts, source=self.folder / "nothing.h5")
 
