@@ -40,7 +40,8 @@ typedef struct sy_cast_args {
 } sy_cast_args;
 #define SY_OPERANDS_cast(I, O, U, Z) I(x) O(y)
 
-/* y = a + b, in fp32 for bf16. A or W, contiguous, same shape and dtype. y may be a or b. */
+/* y = a + b, in fp32 for bf16. A or W, same shape and dtype, 1 to 3 dimensions, strided. y may be a
+   or b. */
 typedef struct sy_add_args {
     sy_tensor a, b, y;
 } sy_add_args;

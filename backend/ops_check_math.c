@@ -31,10 +31,15 @@ sy_status sy__check_cast(const sy_device *dev, const sy_cast_args *args)
 sy_status sy__check_add(const sy_device *dev, const sy_add_args *args)
 {
     sy__check c = sy__check_start(dev, SY_OP_add, args);
-    sy__want_any_shape(&c, &args->a, sy__set_a(&c) | sy__set_w(&c));
-    const unsigned same = SY_SET(args->a.dtype);
-    sy__want(&c, &args->b, same, SY_CONTIGUOUS, args->a.n_dim, args->a.shape);
-    sy__want(&c, &args->y, same, SY_CONTIGUOUS, args->a.n_dim, args->a.shape);
+    const sy_tensor *a = &args->a;
+    const unsigned same = SY_SET(a->dtype);
+    sy__want_that(&c, a->n_dim >= 1 && a->n_dim <= 3, "a has 1 to 3 dimensions");
+    if (c.st == SY_OK) {
+        sy__want(&c, a, sy__set_a(&c) | sy__set_w(&c), SY_STRIDED, a->n_dim,
+                 SY__SHAPE(SY_ANY, SY_ANY, SY_ANY));
+        sy__want(&c, &args->b, same, SY_STRIDED, a->n_dim, a->shape);
+        sy__want(&c, &args->y, same, SY_STRIDED, a->n_dim, a->shape);
+    }
     sy__may_alias(&c, &args->y, &args->a);
     sy__may_alias(&c, &args->y, &args->b);
     return sy__check_end(&c);

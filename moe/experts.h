@@ -2,6 +2,7 @@
 #ifndef SY_MOE_EXPERTS_H
 #define SY_MOE_EXPERTS_H
 
+#include "model/mlp.h"
 #include "moe/moe_config.h"
 #include "model/pass.h"
 
@@ -11,11 +12,18 @@ extern "C" {
 
 typedef struct sy_experts {
     int64_t E, hidden, ffn; /* ffn = F_e */
+    int64_t rank;           /* r of the deltas on a base; 0: every expert has matrices of its own */
     double init_std, down_std;
-    sy_param *gate_up, *down; /* [E, 2F_e, H] (file: gate, up), [E, H, F_e]; sharded over ep */
+    /* rank 0. [E, 2F_e, H] (file: gate, up), [E, H, F_e]; sharded over ep */
+    sy_param *gate_up, *down;
+    /* rank > 0. The base, whole on every rank; the deltas B A, sharded over ep: in_a [E, 2r, H]
+       (file: gate_a, up_a), gate_b and up_b [E, F_e, r], down_a [E, r, F_e], down_b [E, H, r] */
+    sy_mlp base;
+    sy_param *in_a, *gate_b, *up_b, *down_a, *down_b;
 } sy_experts;
 
-/* Declare "<prefix>/experts/{gate,up,down}". Not collective. */
+/* Declare "<prefix>/experts/{gate,up,down}", or "<prefix>/base/{gate,up,down}" and
+   "<prefix>/experts/{gate,up,down}_{a,b}". Not collective. */
 sy_status sy_experts_declare(sy_experts *x, const char *prefix, sy_params *params);
 /* h [R, 2F_e] = rows W_gate_up^T, per expert; start [E_loc+1]. What backward needs, next to the
  * rows. Not collective, all three. */

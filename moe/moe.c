@@ -378,8 +378,13 @@ sy_status sy_moe_create(const sy_model_config *model, const sy_moe_config *confi
         .config = config,
         .router = sy_router_find(config->router),
         .layer = layer,
-        .experts = {config->experts, model->hidden, config->expert_hidden, std, down_std, NULL,
-                    NULL},
+        .experts = {.E = config->experts,
+                    .hidden = model->hidden,
+                    .ffn = config->expert_hidden,
+                    .rank = config->adapter_rank,
+                    .init_std = std,
+                    .down_std = down_std,
+                    .base = {model->hidden, config->expert_hidden, std, down_std, NULL, NULL}},
         .shared = {.mlp = {model->hidden, config->shared_hidden, std, down_std, NULL, NULL},
                    .gated = config->shared_gate},
         .has_shared = config->shared_experts > 0};
@@ -401,5 +406,7 @@ int64_t sy_moe_active_params(const sy_model_config *model, const sy_moe_config *
 {
     int64_t H = model->hidden;
     int64_t shared = config->shared_experts > 0 ? config->shared_hidden : 0;
-    return H * config->experts + 3 * H * ((int64_t)config->top_k * config->expert_hidden + shared);
+    int64_t expert = 3 * H * config->expert_hidden +
+                     3 * config->adapter_rank * (H + (int64_t)config->expert_hidden);
+    return H * config->experts + config->top_k * expert + 3 * H * shared;
 }

@@ -21,6 +21,10 @@ static const sy_config_key keys[] = {
     KEY(top_k, SY_CFG_I32, "2", 1, 1 << 10, NULL, "Experts per token (K)."),
     KEY(expert_hidden, SY_CFG_I32, "0", 0, 1 << 22, NULL,
         "Width of an expert (F_e). 0: model.ffn_hidden."),
+    KEY(adapter_rank, SY_CFG_I32, "0", 0, 1 << 16, NULL,
+        "Experts are deltas B A of this rank on one MLP that they share (LoRA), which "
+        "train.freeze: [layers/*/moe/base/*] keeps as it is. 0: every expert has matrices of its "
+        "own."),
     KEY(layers, SY_CFG_STR_LIST, "all", 0, 0, NULL,
         "Which layers are MoE: all, every:N (layers i with i mod N = N-1), or a list of layer "
         "numbers from 0."),

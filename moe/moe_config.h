@@ -12,7 +12,7 @@ typedef enum sy_drop_policy { SY_DROP_POSITION, SY_DROP_PROBABILITY } sy_drop_po
 typedef enum sy_aux_scope { SY_AUX_MICRO_BATCH, SY_AUX_SEQUENCE, SY_AUX_GLOBAL_BATCH } sy_aux_scope;
 
 typedef struct sy_moe_config {
-    int32_t experts, top_k, expert_hidden;
+    int32_t experts, top_k, expert_hidden, adapter_rank;
     sy_str_list layers;
     int32_t shared_experts, shared_hidden;
     bool shared_gate;

@@ -84,6 +84,12 @@ static bool shared_fits(const sy__hf_arch *a, const sy_moe_config *moe, char *wh
     return true;
 }
 
+static bool experts_fit(const sy_moe_config *moe, char *why)
+{
+    snprintf(why, SY__HF_WHY, "moe.adapter_rank is %d", moe->adapter_rank);
+    return moe->adapter_rank == 0;
+}
+
 static bool routing_fits(const sy__hf_arch *a, const sy_model_config *model,
                          const sy_moe_config *moe, char *why)
 {
@@ -109,7 +115,8 @@ bool sy__hf_fits(const sy__hf_arch *a, const sy_model_config *model, const sy_mo
         return false;
     }
     return constants_fit(a, model, moe, why, trick) && heads_fit(a, model, why) &&
-           (!a->moe || (shared_fits(a, moe, why, trick) && routing_fits(a, model, moe, why)));
+           (!a->moe || (experts_fit(moe, why) && shared_fits(a, moe, why, trick) &&
+                        routing_fits(a, model, moe, why)));
 }
 
 /* "Qwen3ForCausalLM, ..." or "". Returns how many. */

@@ -71,41 +71,59 @@ static int64_t row_offset(const sy_tensor *t, int64_t r)
     return t->n_dim == 2 ? r * t->stride[0] : 0;
 }
 
+/* Rows of columns, cut into tiles; one row where every operand is contiguous. */
+typedef struct tiling {
+    int64_t columns, n_tiles, n;
+} tiling;
+
+static tiling tile_rows(int32_t n_operands, sy_tensor *const *operand)
+{
+    const int64_t numel = sy_tensor_numel(operand[0]);
+    bool flat = true;
+    tiling t;
+    for (int32_t i = 0; i < n_operands; i++) {
+        flat = flat && sy_tensor_is_contiguous(operand[i]);
+    }
+    for (int32_t i = 0; i < n_operands && flat; i++) {
+        *operand[i] = sy_tensor_1d(operand[i]->data, operand[i]->dtype, numel);
+    }
+    t.columns = operand[0]->shape[operand[0]->n_dim - 1];
+    t.n_tiles = sy__cpu_blocks(t.columns, SY_CPU_TILE);
+    t.n = numel > 0 ? numel / t.columns * t.n_tiles : 0;
+    return t;
+}
+
 sy_status sy__cpu_cast(sy_stream *stream, const sy_cast_args *args)
 {
     const int64_t numel = sy_tensor_numel(&args->x);
-    if (numel == 0) {
-        return SY_OK;
-    }
     sy_tensor x = args->x, y = args->y;
-    if (sy_tensor_is_contiguous(&x) && sy_tensor_is_contiguous(&y)) {
-        x = sy_tensor_1d(x.data, x.dtype, numel);
-        y = sy_tensor_1d(y.data, y.dtype, numel);
-    }
-    const int64_t columns = x.shape[x.n_dim - 1];
-    const int64_t n_tiles = sy__cpu_blocks(columns, SY_CPU_TILE), n = numel / columns * n_tiles;
+    const tiling t = tile_rows(2, (sy_tensor *[]){&x, &y});
     const int threads = sy__cpu_threads(stream);
 #pragma omp parallel for num_threads(threads) schedule(static) if (numel > SY_CPU_PARALLEL_MIN)
-    for (int64_t i = 0; i < n; i++) {
-        const int64_t row = i / n_tiles, at = i % n_tiles * SY_CPU_TILE;
+    for (int64_t i = 0; i < t.n; i++) {
+        const int64_t row = i / t.n_tiles, at = i % t.n_tiles * SY_CPU_TILE;
         convert_run(&y, row_offset(&y, row) + at, &x, row_offset(&x, row) + at,
-                    sy__cpu_min(SY_CPU_TILE, columns - at));
+                    sy__cpu_min(SY_CPU_TILE, t.columns - at));
     }
     return SY_OK;
 }
 
 sy_status sy__cpu_add(sy_stream *stream, const sy_add_args *args)
 {
-    const int64_t n = sy_tensor_numel(&args->y);
+    const int64_t numel = sy_tensor_numel(&args->y);
+    sy_tensor a = args->a, b = args->b, y = args->y;
+    const tiling t = tile_rows(3, (sy_tensor *[]){&y, &a, &b});
     const int threads = sy__cpu_threads(stream);
-#pragma omp parallel for num_threads(threads) schedule(static) if (n > SY_CPU_PARALLEL_MIN)
-    for (int64_t at = 0; at < n; at += SY_CPU_TILE) {
+#pragma omp parallel for num_threads(threads) schedule(static) if (numel > SY_CPU_PARALLEL_MIN)
+    for (int64_t i = 0; i < t.n; i++) {
         float a_buf[SY_CPU_TILE], b_buf[SY_CPU_TILE];
-        const int64_t len = sy__cpu_min(SY_CPU_TILE, n - at);
-        const float *a = sy__tile_read(&args->a, at, len, a_buf);
-        const float *b = sy__tile_read(&args->b, at, len, b_buf);
-        sy__cpu_add_run(sy__tile_target(&args->y, at, a_buf), a, b, len);
-        sy__tile_write(&args->y, at, len, a_buf);
+        const int64_t row = i / t.n_tiles, at = i % t.n_tiles * SY_CPU_TILE;
+        const int64_t len = sy__cpu_min(SY_CPU_TILE, t.columns - at);
+        const float *from_a = sy__tile_read(&a, row_offset(&a, row) + at, len, a_buf);
+        const float *from_b = sy__tile_read(&b, row_offset(&b, row) + at, len, b_buf);
+        const int64_t to = row_offset(&y, row) + at;
+        sy__cpu_add_run(sy__tile_target(&y, to, a_buf), from_a, from_b, len);
+        sy__tile_write(&y, to, len, a_buf);
     }
     return SY_OK;
 }

@@ -62,11 +62,18 @@ sy_status sy__ref_cast(sy_stream *stream, const sy_cast_args *args)
 sy_status sy__ref_add(sy_stream *stream, const sy_add_args *args)
 {
     (void)stream;
-    const double *a = args->a.data, *b = args->b.data;
-    double *y = args->y.data;
-    const int64_t n = sy_tensor_numel(&args->y);
-    for (int64_t i = 0; i < n; i++) {
-        y[i] = a[i] + b[i];
+    const sy_tensor *a = &args->a, *b = &args->b, *y = &args->y;
+    const int32_t last = y->n_dim - 1;
+    const int64_t n0 = last >= 1 ? y->shape[0] : 1, n1 = last >= 2 ? y->shape[1] : 1;
+    for (int64_t i = 0; i < n0; i++) {
+        for (int64_t j = 0; j < n1; j++) {
+            const double *from_a = (double *)a->data + i * a->stride[0] + j * a->stride[1];
+            const double *from_b = (double *)b->data + i * b->stride[0] + j * b->stride[1];
+            double *to = (double *)y->data + i * y->stride[0] + j * y->stride[1];
+            for (int64_t k = 0; k < y->shape[last]; k++) {
+                to[k] = from_a[k] + from_b[k];
+            }
+        }
     }
     return SY_OK;
 }

@@ -61,14 +61,14 @@ static const op_case cast_cases[] = {
 static void build_add(op_instance *in, const op_case *c)
 {
     const op_kind kind = (op_kind)c->mode;
-    op_operand *a = op_rows(op_tensor(in, "a", kind, 0, OP_SHAPE(c->T, c->H)), 0);
-    op_operand *b = op_rows(op_tensor(in, "b", kind, 0, OP_SHAPE(c->T, c->H)), 0);
+    op_operand *a = op_rows(op_tensor(in, "a", kind, c->pad, OP_SHAPE(c->T, c->H)), 0);
+    op_operand *b = op_rows(op_tensor(in, "b", kind, 2 * c->pad, OP_SHAPE(c->T, c->H)), 0);
     op_normal(in, a, 1);
     op_normal(in, b, 1);
     if (c->alias) {
         op_alias(in, "y", c->alias == 1 ? a : b);
     } else {
-        op_rows(op_tensor(in, "y", kind, 0, OP_SHAPE(c->T, c->H)), 0);
+        op_rows(op_tensor(in, "y", kind, 3 * c->pad, OP_SHAPE(c->T, c->H)), 0);
     }
 }
 
@@ -79,6 +79,9 @@ static const op_case add_cases[] = {
     {.T = 3, .H = 5, .mode = OP_A, .alias = 1},
     {.T = 31, .H = 5, .mode = OP_W, .alias = 2},
     {.T = 300, .H = 257, .mode = OP_A},
+    {.T = 5, .H = 7, .mode = OP_A, .pad = 3},
+    {.T = 31, .H = 5, .mode = OP_W, .pad = 2, .alias = 1},
+    {.T = 300, .H = 1030, .mode = OP_A, .pad = 1},
 };
 
 /* mode: the dtype; alias: y is x. */

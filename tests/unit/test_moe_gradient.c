@@ -317,6 +317,7 @@ static const check_case cases[] = {
      .set = {"train.recompute=block", "moe.jitter=0.3", "moe.capacity_factor=0.7",
              "moe.shared_experts=1", "moe.shared_gate=true", "moe.aux_loss_scope=global_batch"}},
     {.name = "gradient_shared_experts_is_that_of_the_loss", .set = {"moe.shared_experts=2"}},
+    {.name = "gradient_adapter_experts_is_that_of_the_loss", .set = {"moe.adapter_rank=3"}},
     {.name = "gradient_gated_shared_experts_is_that_of_the_loss",
      .set = {"moe.shared_experts=1", "moe.shared_gate=true", "moe.shared_hidden=7"}},
     {.name = "gradient_with_bias_is_that_of_the_loss",
