@@ -161,6 +161,27 @@ static bool adds_tokens(const sy_grow *g)
     return g->settings.model->vocab_size > g->source_settings[0].model->vocab_size;
 }
 
+/* Keys of the dense model's function that were set anew: it is compared as it would be with them.
+ */
+static bool is_of_function(const char *key)
+{
+    return strncmp(key, "model.", 6) == 0 && strcmp(key, "model.vocab_size") != 0 &&
+           strcmp(key, "model.init_std") != 0;
+}
+
+static void print_settings(const sy_grow *g)
+{
+    char *text = NULL;
+    if (sy_config_diff(g->source_settings[0].config, g->settings.config, is_of_function, &text) ==
+        SY_OK) {
+        for (char *rest = text, *line = strtok_r(rest, "\n", &rest); line != NULL;
+             line = strtok_r(NULL, "\n", &rest)) {
+            printf("  both with %s\n", line);
+        }
+    }
+    sy_free(&text);
+}
+
 static void print_receipt(const job *j, const sy_probe_spec *probe, const sy_probe_gap *gap,
                           sy_dtype compute, bool exact)
 {
@@ -170,6 +191,7 @@ static void print_receipt(const job *j, const sy_probe_spec *probe, const sy_pro
     }
     printf("receipt: dense against MoE, %d sequences of %d random tokens on each of %d ranks, %s\n",
            probe->n_sequences, probe->S, j->grow.env->world->size, sy_dtype_name(compute));
+    print_settings(&j->grow);
     printf("          largest difference   relative to the largest   bound\n");
     printf("  logits  %-20.3e %-25.3e %s\n", gap->logits_abs, gap->logits_rel, bound);
     printf("  nll     %-20.3e %-25.3e %s\n", gap->nll_abs, gap->nll_rel,

@@ -37,8 +37,8 @@ class Upcycle(harness.Case):
     def inspect(self, path):
         return json.loads(self.succeeds("inspect", path, "--json").stdout)
 
-    def loss(self, path, ranks=0):
-        job = self.succeeds("eval", path, "--data", self.home / "held_out", "--json", ranks=ranks)
+    def loss(self, path, *args, ranks=0):
+        job = self.succeeds("eval", path, "--data", self.home / "held_out", "--json", *args, ranks=ranks)
         return json.loads(job.stdout)["sets"][0]["loss"]
 
     def test_moe_says_what_the_dense_model_says(self):
@@ -125,6 +125,19 @@ class Upcycle(harness.Case):
         grown = self.loss(out)  # what the new tokens take of the probabilities: 44 like the mean of 256
         self.assertTrue(self.loss(self.dense) < grown < self.loss(self.dense) + 0.1, grown)
         self.train(self.config(model={"vocab_size": 300}, train={"steps": 1}), "run", "--init-from", out)
+
+    def test_longer_sequences_come_with_their_rotary_angles(self):
+        longer = ("--set", "model.seq_len=64", "--set", "model.rope_theta=500000", "--set", "model.rope_scaling=linear",
+                  "--set", "model.rope_factor=2")
+        out, text = self.upcycle("moe.h5", *longer, ranks=2)
+        self.assertIn("64 random tokens", text)
+        self.assertRegex(text, r"both with model.rope_theta: 10000\S* -> 500000")
+        self.assertRegex(text, r"both with model.seq_len: 32 -> 64")
+        dense = self.loss(self.dense, *longer)
+        self.assertAlmostEqual(self.loss(out), dense, delta=1e-5)
+        self.assertNotAlmostEqual(self.loss(self.dense), dense, delta=1e-4)
+        model = {"seq_len": 64, "rope_theta": 500000, "rope_scaling": "linear", "rope_factor": 2}
+        self.train(self.config(model=model, train={"steps": 1}), "run", "--init-from", out)
 
     def test_hugging_face_folder_is_a_source(self):
         source = harness.ROOT / "tests/parity/fixtures/llama"
