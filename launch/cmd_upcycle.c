@@ -66,10 +66,12 @@ static sy_status read_options(job *j)
     sy_status st = SY_OK;
     const sy_cli *cli = j->grow.cli;
     sy_recipe_spec *spec = &j->grow.spec;
-    *spec = (sy_recipe_spec){.router_std = 0.02, .drop_ratio = 0.5, .noise_std = 0.02};
+    *spec = (sy_recipe_spec){.router_std = 0.02, .noise_std = 0.02};
     j->seed = -1;
     j->granularity = 1;
     SY_TRY(read_method(cli, &spec->method));
+    spec->drop_ratio = spec->method == SY_UPCYCLE_DROP ? 0.5 : 0;
+    spec->shuffle = sy_cli_given(cli, "shuffle");
     SY_REQUIRE(sy_cli_given(cli, "experts"), SY_ERR_USAGE, "upcycle: --experts E is missing");
     SY_TRY(sy_cli_i64(cli, "experts", 1, 1 << 16, &j->experts));
     SY_TRY(sy_cli_i64(cli, "granularity", 1, 1 << 10, &j->granularity));
@@ -77,7 +79,9 @@ static sy_status read_options(job *j)
     SY_TRY(sy_cli_f64(cli, "noise-std", 0, 10, &spec->noise_std));
     SY_TRY(sy_cli_f64(cli, "router-init-std", 0, 10, &spec->router_std));
     SY_TRY(sy_cli_i64(cli, "seed", 0, INT64_MAX, &j->seed));
-    SY_TRY(check_belongs(cli, "drop-ratio", spec->method == SY_UPCYCLE_DROP, "drop"));
+    SY_TRY(check_belongs(cli, "drop-ratio", spec->method == SY_UPCYCLE_DROP || spec->shuffle,
+                         "drop, or with granular --shuffle"));
+    SY_TRY(check_belongs(cli, "shuffle", spec->method == SY_UPCYCLE_GRANULAR, "granular"));
     SY_TRY(check_belongs(cli, "noise-std", spec->method == SY_UPCYCLE_NOISE, "noise"));
     SY_TRY(check_belongs(cli, "granularity", spec->method == SY_UPCYCLE_GRANULAR, "granular"));
     SY_REQUIRE(spec->method != SY_UPCYCLE_GRANULAR || sy_cli_given(cli, "granularity"),
@@ -101,10 +105,13 @@ static sy_status derive_config(job *j)
     SY_REQUIRE(source->moe->experts == 0, SY_ERR_USAGE,
                "upcycle: '%s' is a MoE of %d experts already; give a dense model",
                g->source[0]->path, source->moe->experts);
-    SY_REQUIRE(F % j->granularity == 0 && j->experts % j->granularity == 0, SY_ERR_USAGE,
-               "upcycle: --granularity %ld divides not both the model's ffn_hidden %d and "
-               "--experts %ld",
-               (long)j->granularity, F, (long)j->experts);
+    SY_REQUIRE(F % j->granularity == 0, SY_ERR_USAGE,
+               "upcycle: --granularity %ld does not divide the model's ffn_hidden %d",
+               (long)j->granularity, F);
+    SY_REQUIRE(j->experts % j->granularity == 0 || g->spec.shuffle, SY_ERR_USAGE,
+               "upcycle: --experts %ld are not whole copies of %ld shards (--granularity); with "
+               "--shuffle the rest of the last copy is left out",
+               (long)j->experts, (long)j->granularity);
     j->top_k = granular ? source->moe->top_k * j->granularity : source->moe->top_k;
     SY_TRY(sy_cli_i64(g->cli, "top-k", 1, 1 << 10, &j->top_k));
     SY_TRY(sy_grow_derive(g, "moe.experts", "%ld", (long)j->experts));
@@ -267,9 +274,14 @@ static const sy_option options[] = {
      "How the experts begin (default copy): the dense MLP; with noise on half of its weights; with "
      "a share of its hidden units drawn anew; cut into narrow experts."},
     {"noise-std", SY_OPTION_VALUE, "S", "noise: standard deviation (0.02)."},
-    {"drop-ratio", SY_OPTION_VALUE, "R", "drop: share of the hidden units (0.5)."},
+    {"drop-ratio", SY_OPTION_VALUE, "R",
+     "drop: share of the hidden units (0.5); granular with --shuffle: of the weights (0; "
+     "Qwen2-MoE: 0.5)."},
     {"granularity", SY_OPTION_VALUE, "G",
      "granular: an expert is 1/G of the MLP; G experts, with one router row, are a copy."},
+    {"shuffle", SY_OPTION_FLAG, NULL,
+     "granular: permute the hidden units of each copy before it is cut, as Qwen2-MoE; --experts "
+     "need not be whole copies then."},
     {"shared-experts", SY_OPTION_VALUE, "N",
      "Shared experts beside the routed ones, together as wide as the dense MLP and made of it; the "
      "routed experts and they then make half of the output each (default: the source's "

@@ -88,10 +88,9 @@ static sy_status find_sources(sy_recipe *r, int32_t tensor, const char *name)
                    source->path, name, to->name);
         const sy_source_tensor *from = &source->tensor[item->from[s]];
         SY_REQUIRE(fits(spec, item, to, from) && (s == 0 || from->numel == item->known),
-                   SY_ERR_USAGE,
-                   "'%s': tensor '%s' has shape %s, which cannot fill '%s' of %s", source->path,
-                   name, sy__shape_text(from->n_dim, from->shape, have, sizeof have), to->name,
-                   sy__shape_text(to->n_dim, to->shape, want, sizeof want));
+                   SY_ERR_USAGE, "'%s': tensor '%s' has shape %s, which cannot fill '%s' of %s",
+                   source->path, name, sy__shape_text(from->n_dim, from->shape, have, sizeof have),
+                   to->name, sy__shape_text(to->n_dim, to->shape, want, sizeof want));
         item->known = from->numel;
         to->dtype = s == 0 || from->dtype == to->dtype             ? from->dtype
                     : from->dtype == SY_F64 || to->dtype == SY_F64 ? SY_F64
@@ -119,6 +118,8 @@ static sy_status plan_tensor(sy_recipe *r, int32_t tensor)
     }
     if (item->role == SY__ROLE_EXPERT && r->spec.method == SY_UPCYCLE_DROP) {
         SY_TRY(sy_alloc(r->spec.moe->experts, sizeof *item->lost, (void **)&item->lost));
+    } else if (item->role == SY__ROLE_EXPERT && r->spec.method == SY_UPCYCLE_GRANULAR) {
+        SY_TRY(sy_alloc(r->spec.n_sources, sizeof *item->lost, (void **)&item->lost));
     }
 cleanup:
     return st;
@@ -163,12 +164,16 @@ static void set_types(sy_recipe *r)
 sy_status sy_recipe_create(const sy_recipe_spec *spec, sy_recipe **out)
 {
     sy_status st = SY_OK;
+    const int64_t F = (int64_t)spec->moe->expert_hidden * spec->granularity;
     sy_recipe *r = NULL;
     SY_TRY(sy_alloc(1, sizeof *r, (void **)&r));
     r->spec = *spec;
     SY_TRY(sy_blueprint_create(spec->model, spec->moe, &r->plan));
     SY_TRY(sy_alloc(r->plan.n, sizeof *r->item, (void **)&r->item));
     SY_TRY(sy_alloc(2 * SY__RECIPE_BLOCK, sizeof *r->block, (void **)&r->block));
+    SY_TRY(sy_alloc(F, sizeof *r->unit, (void **)&r->unit));
+    SY_TRY(sy_alloc(F, sizeof(double), (void **)&r->row));
+    r->unit_tensor = -1;
     for (int32_t i = 0; i < r->plan.n; i++) {
         SY_TRY(plan_tensor(r, i));
     }
@@ -192,6 +197,8 @@ void sy_recipe_destroy(sy_recipe **recipe)
         sy_free(&r->item[i].lost);
         sy_free(&r->item[i].from);
     }
+    sy_free(&r->row);
+    sy_free(&r->unit);
     sy_free(&r->block);
     sy_free(&r->item);
     sy_blueprint_free(&r->plan);
@@ -203,13 +210,27 @@ const sy_blueprint *sy_recipe_plan(const sy_recipe *recipe)
     return &recipe->plan;
 }
 
+/* Are the routed experts of a token, together, the dense MLP, whatever they are? */
+static bool is_whole(const sy_recipe_spec *spec)
+{
+    const int32_t G = spec->granularity;
+    switch (spec->method) {
+    case SY_UPCYCLE_COPY:
+        return true;
+    case SY_UPCYCLE_NOISE:
+        return spec->noise_std == 0;
+    case SY_UPCYCLE_DROP:
+        return spec->drop_ratio == 0;
+    default:
+        return spec->drop_ratio == 0 && spec->moe->top_k % G == 0 && spec->moe->experts % G == 0;
+    }
+}
+
 bool sy_recipe_preserves(const sy_recipe_spec *spec)
 {
     const sy_moe_config *moe = spec->moe;
-    const bool exact = spec->method == SY_UPCYCLE_COPY ||
-                       (spec->method == SY_UPCYCLE_GRANULAR && moe->top_k % spec->granularity == 0);
-    return exact && spec->n_sources == 1 && moe->normalize_weights && moe->routed_scale == 1 &&
-           !moe->eval_capacity_factor.set;
+    return is_whole(spec) && spec->n_sources == 1 && moe->normalize_weights &&
+           moe->routed_scale == 1 && !moe->eval_capacity_factor.set;
 }
 
 /* ---- values ---- */

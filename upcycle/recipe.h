@@ -18,7 +18,11 @@ typedef enum sy_upcycle_method {
                            of what it replaces */
     SY_UPCYCLE_GRANULAR /* He et al. 2024 (arXiv 2410.07524): each copy is cut into narrow experts
                            with one router row, down times granularity: exact where top_k is a
-                           multiple of it */
+                           multiple of it. With shuffle and drop_ratio as Qwen2-MoE (arXiv
+                           2407.10671 section 2.2.2): the hidden units of each copy are permuted
+                           before, the same in gate, up and down; a share of the weights is drawn
+                           anew, like those of the dense matrix; what is left of the last copy goes
+                         */
 } sy_upcycle_method;
 
 typedef struct sy_recipe_spec {
@@ -31,6 +35,7 @@ typedef struct sy_recipe_spec {
     sy_upcycle_method method;
     double drop_ratio, noise_std;
     int32_t granularity; /* 1 for the other methods */
+    bool shuffle;        /* of GRANULAR */
     double router_std;   /* of the routers, drawn and cut at 3 std; 0: all zero */
     uint64_t seed;
 } sy_recipe_spec;
@@ -46,9 +51,9 @@ const sy_blueprint *sy_recipe_plan(const sy_recipe *recipe);
 sy_status sy_recipe_make(void *self, int32_t tensor, int64_t first, int64_t n, void *h_buf,
                          const void **h_out);
 
-/* Does the new model compute what a source does? Yes for copies whose weights add up to 1 for every
-   token (normalised, not scaled, nothing dropped in evaluation), granular ones where whole copies
-   are chosen. Not collective. */
+/* Does the new model compute what its source does? Yes for copies of one source whose weights add
+   up to 1 for every token (normalised, not scaled, nothing dropped in evaluation), granular ones
+   where whole copies are chosen; for the other methods where their amount is 0. Not collective. */
 bool sy_recipe_preserves(const sy_recipe_spec *spec);
 
 #ifdef __cplusplus

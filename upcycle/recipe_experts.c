@@ -36,27 +36,38 @@ static sy_status add_noise(sy_recipe *r, const sy_source_tensor *t, int64_t expe
     return SY_OK;
 }
 
-/* Is a hidden unit of an expert drawn anew? The same for gate, up and down of a layer. */
-typedef struct drops {
-    uint64_t seed, stream;
-    int64_t F, n; /* units; of them dropped */
-} drops;
-
-static drops drops_of(const sy_recipe *r, const char *name, int64_t F, int64_t expert)
+/* Which unit of the dense MLP a hidden unit of this expert is, the same for gate, up and down; -1:
+   none, it is drawn anew. Kept until another expert is asked for. */
+static const int64_t *units_of(sy_recipe *r, int32_t tensor, int64_t expert)
 {
+    const sy_recipe_spec *spec = &r->spec;
+    const sy_source_tensor *t = &r->plan.tensor[tensor];
+    const int64_t n = r->item[tensor].down ? t->shape[2] : t->shape[1], G = spec->granularity;
+    const int64_t n_dropped = llround(spec->drop_ratio * (double)n);
+    const bool drop = spec->method == SY_UPCYCLE_DROP;
     char layer[SY_PARAM_NAME];
-    snprintf(layer, sizeof layer, "%.*s", (int)(strstr(name, sy__expert_part) - name), name);
-    return (drops){r->spec.seed, stream_of(layer, expert, "drop"), F,
-                   llround(r->spec.drop_ratio * (double)F)};
+    if (r->unit_tensor == tensor && r->unit_expert == expert) {
+        return r->unit;
+    }
+    snprintf(layer, sizeof layer, "%.*s", (int)(strstr(t->name, sy__expert_part) - t->name),
+             t->name);
+    const uint64_t dropped = stream_of(layer, expert, "drop"),
+                   shuffled = stream_of(layer, expert / G, "shuffle");
+    for (int64_t u = 0; u < n; u++) {
+        int64_t at = expert % G * n + u; /* of its copy */
+        bool lost = drop && sy_rng_permute(spec->seed, dropped, n, u) < n_dropped;
+        r->unit[u] = lost            ? -1
+                     : spec->shuffle ? sy_rng_permute(spec->seed, shuffled, G * n, at)
+                                     : at;
+    }
+    r->unit_tensor = tensor;
+    r->unit_expert = expert;
+    return r->unit;
 }
 
-static bool is_dropped(const drops *d, int64_t unit)
-{
-    return sy_rng_permute(d->seed, d->stream, d->F, unit) < d->n;
-}
-
-/* Mean and unbiased standard deviation of the weights that are replaced, by two passes. */
-static sy_status measure_lost(sy_recipe *r, sy_source *source, int32_t from, const drops *d,
+/* Mean and unbiased standard deviation of the weights of a dense matrix that an expert loses, by
+   two passes; unit NULL: of all. */
+static sy_status measure_lost(sy_recipe *r, sy_source *source, int32_t from, const int64_t *unit,
                               bool down, sy__lost *out)
 {
     sy_status st = SY_OK;
@@ -70,17 +81,25 @@ static sy_status measure_lost(sy_recipe *r, sy_source *source, int32_t from, con
             int64_t m = t->numel - at < SY__RECIPE_BLOCK ? t->numel - at : SY__RECIPE_BLOCK;
             SY_TRY(sy_source_read(source, from, at, m, SY_F64, r->block));
             for (int64_t i = 0; i < m; i++) {
-                int64_t unit = down ? (at + i) % columns : (at + i) / columns;
-                double x = is_dropped(d, unit) ? r->block[i] : 0;
-                n += is_dropped(d, unit);
-                sum += pass == 0 ? x : 0;
-                squares += pass == 1 && is_dropped(d, unit) ? (x - mean) * (x - mean) : 0;
+                bool is_lost =
+                    unit == NULL || unit[down ? (at + i) % columns : (at + i) / columns] < 0;
+                n += is_lost;
+                sum += pass == 0 && is_lost ? r->block[i] : 0;
+                squares += pass == 1 && is_lost ? (r->block[i] - mean) * (r->block[i] - mean) : 0;
             }
         }
     }
     *out = (sy__lost){true, n > 0 ? sum / n : 0, n > 1 ? sqrt(squares / (n - 1)) : 0};
 cleanup:
     return st;
+}
+
+/* One weight like those that were lost. */
+static void draw(const sy_recipe *r, const sy__lost *lost, uint64_t stream, int64_t at,
+                 sy_dtype dtype, char *h_to)
+{
+    double x = lost->mean + lost->std * sy_rng_normal(r->spec.seed, stream, (uint64_t)at);
+    sy_convert(dtype, h_to, SY_F64, &x, 1);
 }
 
 static sy_status drop_units(sy_recipe *r, int32_t tensor, int64_t expert, int64_t first, int64_t n,
@@ -91,44 +110,87 @@ static sy_status drop_units(sy_recipe *r, int32_t tensor, int64_t expert, int64_
     sy__ingredient *item = &r->item[tensor];
     const int64_t columns = t->shape[2], bytes = (int64_t)sy_dtype_bytes(t->dtype);
     const int32_t s = r->spec.expert_source[expert];
-    const drops d = drops_of(r, t->name, item->down ? columns : t->shape[1], expert);
+    const int64_t *unit = units_of(r, tensor, expert);
     const uint64_t stream = stream_of(t->name, expert, "drawn");
-    if (!item->lost[expert].known) {
-        SY_TRY(
-            measure_lost(r, r->spec.source[s], item->from[s], &d, item->down, &item->lost[expert]));
+    sy__lost *lost = &item->lost[expert];
+    if (!lost->known) {
+        SY_TRY(measure_lost(r, r->spec.source[s], item->from[s], unit, item->down, lost));
     }
     for (int64_t i = 0; i < n; i++) {
-        int64_t at = first + i, unit = item->down ? at % columns : at / columns;
-        if (is_dropped(&d, unit)) {
-            double x = item->lost[expert].mean +
-                       item->lost[expert].std * sy_rng_normal(r->spec.seed, stream, (uint64_t)at);
-            sy_convert(t->dtype, h_to + i * bytes, SY_F64, &x, 1);
+        int64_t at = first + i;
+        if (unit[item->down ? at % columns : at / columns] < 0) {
+            draw(r, lost, stream, at, t->dtype, h_to + i * bytes);
         }
     }
 cleanup:
     return st;
 }
 
-/* A narrow expert: some rows of gate and up, some columns of down. */
-static sy_status cut_shard(sy_recipe *r, int32_t tensor, int64_t expert, int64_t first, int64_t n,
-                           char *h_to)
+/* A share of all weights, each by itself, drawn like the dense matrix. */
+static sy_status draw_share(sy_recipe *r, int32_t tensor, int64_t expert, int64_t first, int64_t n,
+                            char *h_to)
 {
     sy_status st = SY_OK;
     const sy_source_tensor *t = &r->plan.tensor[tensor];
-    const sy__ingredient *item = &r->item[tensor];
-    const int32_t s = r->spec.expert_source[expert], G = r->spec.granularity;
-    const int64_t rows = t->shape[1], columns = t->shape[2], shard = expert % G;
-    const int64_t bytes = (int64_t)sy_dtype_bytes(t->dtype);
-    if (!item->down) {
-        return sy_source_read(r->spec.source[s], item->from[s], shard * rows * columns + first, n,
-                              t->dtype, h_to);
+    sy__ingredient *item = &r->item[tensor];
+    const int32_t s = r->spec.expert_source[expert];
+    const uint64_t which = stream_of(t->name, expert, "drop"),
+                   stream = stream_of(t->name, expert, "drawn");
+    sy__lost *lost = &item->lost[s];
+    if (!lost->known) {
+        SY_TRY(measure_lost(r, r->spec.source[s], item->from[s], NULL, item->down, lost));
     }
+    for (int64_t i = 0; i < n; i++) {
+        int64_t at = first + i;
+        if (sy_rng_uniform(r->spec.seed, which, (uint64_t)at) < r->spec.drop_ratio) {
+            draw(r, lost, stream, at, t->dtype, h_to + i * (int64_t)sy_dtype_bytes(t->dtype));
+        }
+    }
+cleanup:
+    return st;
+}
+
+/* Rows of gate and up of a narrow expert: without shuffling they lie together. */
+static sy_status cut_rows(sy_recipe *r, int32_t tensor, int64_t expert, int64_t first, int64_t n,
+                          char *h_to)
+{
+    sy_status st = SY_OK;
+    const sy_source_tensor *t = &r->plan.tensor[tensor];
+    const int32_t s = r->spec.expert_source[expert];
+    const int64_t H = t->shape[2], bytes = (int64_t)sy_dtype_bytes(t->dtype);
+    const int64_t *unit = units_of(r, tensor, expert);
+    for (int64_t done = 0, m = 0; done < n; done += m) {
+        int64_t row = (first + done) / H, column = (first + done) % H;
+        m = r->spec.shuffle && H - column < n - done ? H - column : n - done;
+        SY_TRY(sy_source_read(r->spec.source[s], r->item[tensor].from[s], unit[row] * H + column, m,
+                              t->dtype, h_to + done * bytes));
+    }
+cleanup:
+    return st;
+}
+
+/* Columns of down: without shuffling they lie together in each row. */
+static sy_status cut_columns(sy_recipe *r, int32_t tensor, int64_t expert, int64_t first, int64_t n,
+                             char *h_to)
+{
+    sy_status st = SY_OK;
+    const sy_source_tensor *t = &r->plan.tensor[tensor];
+    const int32_t s = r->spec.expert_source[expert], from = r->item[tensor].from[s];
+    const int64_t columns = t->shape[2], F = columns * r->spec.granularity;
+    const int64_t bytes = (int64_t)sy_dtype_bytes(t->dtype);
+    const int64_t *unit = units_of(r, tensor, expert);
     for (int64_t done = 0, m = 0; done < n; done += m) {
         int64_t row = (first + done) / columns, column = (first + done) % columns;
         m = columns - column < n - done ? columns - column : n - done;
-        SY_TRY(sy_source_read(r->spec.source[s], item->from[s],
-                              row * columns * G + shard * columns + column, m, t->dtype,
-                              h_to + done * bytes));
+        if (!r->spec.shuffle) {
+            SY_TRY(sy_source_read(r->spec.source[s], from, row * F + unit[column], m, t->dtype,
+                                  h_to + done * bytes));
+            continue;
+        }
+        SY_TRY(sy_source_read(r->spec.source[s], from, row * F, F, t->dtype, r->row));
+        for (int64_t i = 0; i < m; i++) {
+            memcpy(h_to + (done + i) * bytes, r->row + unit[column + i] * bytes, (size_t)bytes);
+        }
     }
 cleanup:
     return st;
@@ -140,19 +202,24 @@ static sy_status make_expert(sy_recipe *r, int32_t tensor, int64_t expert, int64
 {
     sy_status st = SY_OK;
     const sy_source_tensor *t = &r->plan.tensor[tensor];
+    const sy__ingredient *item = &r->item[tensor];
+    const sy_upcycle_method method = r->spec.method;
     const int32_t s = r->spec.expert_source[expert];
-    if (r->spec.method == SY_UPCYCLE_GRANULAR) {
-        SY_TRY(cut_shard(r, tensor, expert, first, n, h_to));
+    if (method != SY_UPCYCLE_GRANULAR) {
+        SY_TRY(sy_source_read(r->spec.source[s], item->from[s], first, n, t->dtype, h_to));
+    } else if (item->down) {
+        SY_TRY(cut_columns(r, tensor, expert, first, n, h_to));
     } else {
-        SY_TRY(
-            sy_source_read(r->spec.source[s], r->item[tensor].from[s], first, n, t->dtype, h_to));
+        SY_TRY(cut_rows(r, tensor, expert, first, n, h_to));
     }
-    if (r->spec.method == SY_UPCYCLE_NOISE) {
+    if (method == SY_UPCYCLE_NOISE) {
         SY_TRY(add_noise(r, t, expert, first, n, h_to));
-    } else if (r->spec.method == SY_UPCYCLE_DROP) {
+    } else if (method == SY_UPCYCLE_DROP) {
         SY_TRY(drop_units(r, tensor, expert, first, n, h_to));
+    } else if (method == SY_UPCYCLE_GRANULAR && r->spec.drop_ratio > 0) {
+        SY_TRY(draw_share(r, tensor, expert, first, n, h_to));
     }
-    sy__recipe_scale(r, t->dtype, r->item[tensor].scale, n, h_to);
+    sy__recipe_scale(r, t->dtype, item->scale, n, h_to);
 cleanup:
     return st;
 }

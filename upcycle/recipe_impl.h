@@ -26,7 +26,7 @@ typedef struct sy__ingredient {
     double scale;   /* of all values */
     int64_t known;  /* MIX: elements that the sources have; rows behind them are the mean row */
     double *mean;   /* [H] of them; NULL: not needed yet */
-    sy__lost *lost; /* [experts] SY__ROLE_EXPERT of DROP */
+    sy__lost *lost; /* EXPERT of DROP: [experts]; of GRANULAR: [n_sources], of all weights */
 } sy__ingredient;
 
 struct sy_recipe {
@@ -34,6 +34,9 @@ struct sy_recipe {
     sy_blueprint plan;
     sy__ingredient *item; /* [plan.n] */
     double *block;        /* [2, SY__RECIPE_BLOCK] */
+    int32_t unit_tensor;  /* whose units stand in unit [F]; -1: nobody's */
+    int64_t unit_expert, *unit;
+    char *row; /* [F] of a source, of any type */
 };
 
 /* "/moe/experts/" within a tensor's name. */

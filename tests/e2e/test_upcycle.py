@@ -24,9 +24,9 @@ class Upcycle(harness.Case):
     def prepare(self):
         self.train(self.config(moe={"experts": 0}, train={"steps": 20, "checkpoint_every": 0}), "run")
 
-    def upcycle(self, name, *args, ranks=0):
+    def upcycle(self, name, *args, experts=4, ranks=0):
         out = self.folder / name
-        job = self.succeeds("upcycle", self.dense, "-o", out, "--experts", 4, *args, ranks=ranks)
+        job = self.succeeds("upcycle", self.dense, "-o", out, "--experts", experts, *args, ranks=ranks)
         return out, job.stdout
 
     def refused(self, words, *args, source=None, out="moe.h5"):
@@ -93,12 +93,21 @@ class Upcycle(harness.Case):
         self.assertIn("expert_hidden: 24", self.inspect(whole)["config"])
         part, text = self.upcycle("part.h5", "--method", "granular", "--granularity", 2, "--top-k", 3)
         self.assertIn("no bound", text)
+        granular = ("--method", "granular", "--granularity", 3, "--shuffle")
+        whole, text = self.upcycle("shuffled.h5", *granular, experts=6, ranks=3)
+        self.assertNotIn("no bound", text)
+        self.assertAlmostEqual(self.loss(whole), self.loss(self.dense), delta=1e-5)
+        part, text = self.upcycle("rest.h5", *granular, "--drop-ratio", 0.5, experts=7)
+        self.assertIn("no bound", text)
+        three, _ = self.upcycle("rest3.h5", *granular, "--drop-ratio", 0.5, experts=7, ranks=3)
+        self.assertIn("same", self.succeeds("diff", part, three).stdout)
         for method, option in (("noise", "--noise-std"), ("drop", "--drop-ratio")):
             alone, text = self.upcycle(f"{method}.h5", "--method", method)
             self.assertIn("no bound", text)
             three, _ = self.upcycle(f"{method}3.h5", "--method", method, ranks=3)
             self.assertIn("same", self.succeeds("diff", alone, three).stdout)
-            none, _ = self.upcycle(f"{method}0.h5", "--method", method, option, 0)
+            none, text = self.upcycle(f"{method}0.h5", "--method", method, option, 0)
+            self.assertNotIn("no bound", text)
             self.assertAlmostEqual(self.loss(none), self.loss(self.dense), delta=1e-5)
             self.assertNotAlmostEqual(self.loss(alone), self.loss(self.dense), delta=1e-5)
 
@@ -162,6 +171,10 @@ class Upcycle(harness.Case):
         self.refused("--granularity G", *experts, "--method", "granular")
         self.refused(["granularity 5", "48"], *experts, "--method", "granular", "--granularity", 5)
         self.refused(["--drop-ratio", "drop"], *experts, "--drop-ratio", 0.5)
+        self.refused(["--drop-ratio", "--shuffle"], *experts, "--method", "granular", "--granularity", 2,
+                     "--drop-ratio", 0.5)
+        self.refused(["--shuffle", "granular"], *experts, "--shuffle")
+        self.refused(["4 are not whole copies of 3", "--shuffle"], *experts, "--method", "granular", "--granularity", 3)
         self.refused("--drop-ratio", *experts, "--method", "drop", "--drop-ratio", 1.5)
         self.refused("did you mean 'copy'", *experts, "--method", "coppy")
         self.refused("--experts", out="moe.h5")

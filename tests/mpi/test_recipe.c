@@ -46,11 +46,11 @@ static void methods_that_change_nothing_keep_the_function_exactly(void **state)
     sy_probe says = {0};
     grow_open_dense(&dense, "ref", grow_none, &says);
     sy_recipe_spec spec = {.method = SY_UPCYCLE_DROP, .drop_ratio = 0, .router_std = 1};
-    assert_all(grow_judge(&dense, 1, &says, spec, set).gap <= 1e-12);
+    assert_all(is_exact(grow_judge(&dense, 1, &says, spec, set)));
     spec.drop_ratio = 0.5;
     assert_all(is_other(grow_judge(&dense, 1, &says, spec, set), 1e-2));
     spec = (sy_recipe_spec){.method = SY_UPCYCLE_NOISE, .noise_std = 0, .router_std = 1};
-    assert_all(grow_judge(&dense, 1, &says, spec, set).gap <= 1e-12);
+    assert_all(is_exact(grow_judge(&dense, 1, &says, spec, set)));
     spec.noise_std = 0.1;
     assert_all(is_other(grow_judge(&dense, 1, &says, spec, set), 1e-3));
     sy_probe_free(&says);
@@ -101,6 +101,157 @@ static void dropped_units_are_the_same_in_all_three_matrices(void **state)
     free(out);
     free(in);
     grow_close(&moe);
+    sy_probe_free(&says);
+    grow_close(&dense);
+}
+
+/* ---- shuffled copies ---- */
+
+enum { G = 4, N_SHUFFLED = 10, F_E = GROW_F / G };
+
+/* The dense unit that unit u of expert e is, by its row of gate; -1: none. */
+static int32_t origin(const double *ins, const double *in, int32_t e, int32_t u)
+{
+    const double *gate = &ins[((int64_t)e * 2 * F_E + u) * GROW_H];
+    for (int32_t f = 0; f < GROW_F; f++) {
+        if (memcmp(gate, &in[(int64_t)f * GROW_H], GROW_H * sizeof *gate) == 0) {
+            return f;
+        }
+    }
+    return -1;
+}
+
+/* Up and down have the same unit as gate, down times the granularity. */
+static bool is_unit(const double *ins, const double *outs, const double *in, const double *out,
+                    int32_t e, int32_t u, int32_t f)
+{
+    const double *up = &ins[((int64_t)e * 2 * F_E + F_E + u) * GROW_H];
+    bool ok = f >= 0 && memcmp(up, &in[((int64_t)GROW_F + f) * GROW_H], GROW_H * sizeof *up) == 0;
+    for (int32_t h = 0; ok && h < GROW_H; h++) {
+        ok = outs[((int64_t)e * GROW_H + h) * F_E + u] == G * out[(int64_t)h * GROW_F + f];
+    }
+    return ok;
+}
+
+/* Four narrow experts have each unit of the dense MLP once, in an order of their own; of the last
+   copy two are left out. */
+static void shuffled_copies_have_every_unit_once(void **state)
+{
+    (void)state;
+    static const char *const set[GROW_SET] = {"moe.top_k=4", "moe.expert_hidden=5"};
+    const sy_recipe_spec spec = {
+        .method = SY_UPCYCLE_GRANULAR, .granularity = G, .shuffle = true, .router_std = 1};
+    grow_model dense, moe;
+    sy_probe says = {0};
+    int64_t n = 0;
+    int32_t order[N_SHUFFLED * F_E], n_moved = 0, n_alike = 0;
+    bool whole = true;
+    grow_open_dense(&dense, "ref", grow_none, &says);
+    assert_all(is_exact(grow_judge(&dense, 1, &says, spec, set)));
+    grow_open(&moe, "ref", N_SHUFFLED, 1, set);
+    assert_all_ok(grow_make(&dense, 1, &moe, spec));
+    assert_all(!moe.preserves);
+    double *in = grow_fetch(&dense, "layers/001/mlp/gate_up", &n);
+    double *out = grow_fetch(&dense, "layers/001/mlp/down", &n);
+    double *ins = grow_fetch(&moe, "layers/001/moe/experts/gate_up", &n);
+    double *outs = grow_fetch(&moe, "layers/001/moe/experts/down", &n);
+    for (int32_t i = 0; i < N_SHUFFLED * F_E; i++) {
+        order[i] = origin(ins, in, i / F_E, i % F_E);
+        whole = whole && is_unit(ins, outs, in, out, i / F_E, i % F_E, order[i]);
+        for (int32_t k = i / GROW_F * GROW_F; k < i; k++) {
+            whole = whole && order[k] != order[i];
+        }
+        n_moved += order[i] != i % GROW_F;
+        n_alike += i >= GROW_F && order[i] == order[i - GROW_F];
+    }
+    assert_all(whole);
+    assert_all(n_moved > N_SHUFFLED * F_E / 2 && n_alike < N_SHUFFLED * F_E / 2);
+    free(outs);
+    free(ins);
+    free(out);
+    free(in);
+    grow_close(&moe);
+    sy_probe_free(&says);
+    grow_close(&dense);
+}
+
+/* ---- what is drawn anew ---- */
+
+typedef struct moments {
+    double mean, std;
+    int64_t n;
+} moments;
+
+static moments moments_of(const double *x, int64_t n)
+{
+    double sum = 0, squares = 0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += x[i];
+    }
+    for (int64_t i = 0; i < n; i++) {
+        squares += (x[i] - sum / (double)n) * (x[i] - sum / (double)n);
+    }
+    return (moments){sum / (double)n, sqrt(squares / (double)(n - 1)), n};
+}
+
+/* Within four standard errors of a normal sample. */
+static bool is_like(moments drawn, double factor, moments lost)
+{
+    const double error = factor * lost.std / sqrt((double)drawn.n);
+    return fabs(drawn.mean - factor * lost.mean) <= 4 * error &&
+           fabs(drawn.std - factor * lost.std) <= 4 * error / sqrt(2);
+}
+
+static bool contains(const double *x, int64_t n, double value)
+{
+    bool found = false;
+    for (int64_t i = 0; i < n; i++) {
+        found = found || x[i] == value;
+    }
+    return found;
+}
+
+typedef struct drawn_case {
+    sy_recipe_spec spec;
+    const char *width;
+    double kept, factor; /* share of the dense weights; of down */
+} drawn_case;
+
+/* A ratio of 1 leaves nothing of the dense MLP, whose mean and spread the new weights have. */
+static void weights_drawn_anew_are_like_those_that_went(void **state)
+{
+    (void)state;
+    static const drawn_case cases[] = {
+        {{.method = SY_UPCYCLE_DROP, .drop_ratio = 1}, "moe.expert_hidden=20", 0, 1},
+        {{.method = SY_UPCYCLE_GRANULAR, .drop_ratio = 1, .granularity = 2, .shuffle = true},
+         "moe.expert_hidden=10",
+         0,
+         2},
+        {{.method = SY_UPCYCLE_GRANULAR, .drop_ratio = 0.5, .granularity = 2, .shuffle = true},
+         "moe.expert_hidden=10",
+         0.5,
+         2}};
+    grow_model dense, moe;
+    sy_probe says = {0};
+    int64_t n = 0, n_all = 0;
+    grow_open_dense(&dense, "ref", grow_none, &says);
+    double *out = grow_fetch(&dense, "layers/001/mlp/down", &n);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const char *const set[GROW_SET] = {"moe.top_k=2", cases[i].width};
+        int64_t kept = 0;
+        grow_open(&moe, "ref", GROW_E, 1, set);
+        assert_all_ok(grow_make(&dense, 1, &moe, cases[i].spec));
+        assert_all(!moe.preserves);
+        double *outs = grow_fetch(&moe, "layers/001/moe/experts/down", &n_all);
+        for (int64_t k = 0; k < n_all; k++) {
+            kept += contains(out, n, outs[k] / cases[i].factor);
+        }
+        assert_all(fabs((double)kept / (double)n_all - cases[i].kept) <= 0.05);
+        assert_all(is_like(moments_of(outs, n_all), cases[i].factor, moments_of(out, n)));
+        free(outs);
+        grow_close(&moe);
+    }
+    free(out);
     sy_probe_free(&says);
     grow_close(&dense);
 }
@@ -352,6 +503,8 @@ int main(void)
         GROW_CASE(granular_experts_in_whole_copies_keep_the_function),
         GROW_CASE(methods_that_change_nothing_keep_the_function_exactly),
         GROW_CASE(dropped_units_are_the_same_in_all_three_matrices),
+        GROW_CASE(shuffled_copies_have_every_unit_once),
+        GROW_CASE(weights_drawn_anew_are_like_those_that_went),
         GROW_CASE(shared_experts_and_routed_ones_make_half_each),
         GROW_CASE(mix_of_equal_sources_is_the_source),
         GROW_CASE(mix_takes_experts_from_each_and_the_mean_of_the_rest),
