@@ -20,6 +20,7 @@ enum { HOST_BYTES = 256, SINCE_BYTES = 32, HOLDER_BYTES = 512 };
 
 struct sy_run_lock {
     int fd;
+    char *path;
 };
 
 typedef struct holder {
@@ -145,6 +146,7 @@ sy_status sy_run_lock_take(const char *path, double wait_s, sy_run_lock **out)
     bool has_locks = true, is_ours = false;
     sy_run_lock *lock = NULL;
     SY_TRY(sy_alloc(1, sizeof *lock, (void **)&lock));
+    SY_TRY(sy_strdup(path, &lock->path));
     while (!is_ours) {
         fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
         SY_REQUIRE(fd >= 0, SY_ERR_USAGE, "cannot write '%s': %s", path, strerror(errno));
@@ -169,7 +171,21 @@ cleanup:
     if (fd >= 0) {
         close(fd);
     }
+    if (lock != NULL) {
+        sy_free(&lock->path);
+    }
     sy_free(&lock);
+    return st;
+}
+
+sy_status sy_run_lock_check(const sy_run_lock *lock)
+{
+    sy_status st = SY_OK;
+    SY_REQUIRE(access(lock->path, F_OK) != 0 || is_same_file(lock->fd, lock->path), SY_ERR_IO,
+               "'%s' is of another job: the run directory was moved or removed, and that job began "
+               "in its place",
+               lock->path);
+cleanup:
     return st;
 }
 
@@ -185,6 +201,7 @@ void sy_run_lock_release(sy_run_lock **lock)
         struct flock whole = {.l_type = F_UNLCK, .l_whence = SEEK_SET};
         fcntl((*lock)->fd, F_OFD_SETLK, &whole);
         close((*lock)->fd);
+        sy_free(&(*lock)->path);
         sy_free(lock);
     }
 }

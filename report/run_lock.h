@@ -21,6 +21,10 @@ typedef struct sy_run_lock sy_run_lock;
    keeps the lock; one made by exec() does not. */
 sy_status sy_run_lock_take(const char *path, double wait_s, sy_run_lock **out);
 
+/* SY_ERR_IO where the path names another file by now: the folder was moved or removed, and another
+   job has begun there. That the file is gone alone is fine. Not collective. Rank 0 only. */
+sy_status sy_run_lock_check(const sy_run_lock *lock);
+
 /* Let go, and set *lock NULL; NULL is fine. The file stays (removing it would race with the next
    owner). Not collective. Rank 0 only. */
 void sy_run_lock_release(sy_run_lock **lock);

@@ -166,6 +166,9 @@ static sy_status save(sy_saves *s, bool beside, sy_status mine)
     const int64_t step = s->spec.trainer->count.step;
     sy_state state = state_now(s);
     char *path = NULL;
+    if (mine == SY_OK && world(s)->rank == 0) {
+        mine = sy_run_lock_check(s->spec.dir->lock); /* what stands there may be another's by now */
+    }
     SY_TRY(sy_agree(world(s), mine));
     SY_TRY(sy_agree(world(s), sy_run_checkpoint_path(s->spec.dir, step, &path)));
     if (beside) {

@@ -35,6 +35,18 @@ class Owner(harness.Case):
         self.assertEqual(first.wait().status, 0, first.text())
         self.assertEqual([r["step"] for r in self.metrics("run")], list(range(1, 9)))
 
+    def test_job_whose_directory_was_moved_leaves_the_next_one_alone(self):
+        config = self.config(train={"checkpoint_keep": 1})
+        first = self.start("train", config, "--run-dir", self.folder / "run", fault="train.step:5:sleep=3")
+        self.wait_for(self.folder / "run/checkpoints/latest")
+        (self.folder / "run").rename(self.folder / "moved")
+        self.train(config, "run", "--set", "train.steps=4")
+        after = snapshot(self.folder / "run")
+        first.wait()
+        self.assertEqual(first.status, 1, first.text())
+        self.assertIn("is of another job", first.stderr)
+        self.assertEqual(snapshot(self.folder / "run"), after)
+
     def test_lock_of_a_killed_job_is_taken_over(self):
         config = self.config()
         first = self.start("train", config, "--run-dir", self.folder / "run", ranks=2, fault="train.step:5:sleep=60")

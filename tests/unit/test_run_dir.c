@@ -162,6 +162,23 @@ static void lock_on_a_removed_file_does_not_count(void **state)
     sy_run_dir_free(&waiting);
 }
 
+static void lock_in_a_folder_that_was_moved_knows_its_successor(void **state)
+{
+    path_buf moved;
+    sy_run_dir first = claim_run(state), second = {0};
+    assert_int_equal(sy_run_lock_check(first.lock), SY_OK);
+    assert_int_equal(rename(first.path, scratch_path(state, "moved", moved)), 0);
+    assert_int_equal(sy_run_lock_check(first.lock), SY_OK); /* nobody is there */
+    assert_int_equal(sy_run_dir_init(first.path, &second), SY_OK);
+    assert_int_equal(sy_run_dir_claim(&second, 0), SY_OK);
+    assert_int_equal(sy_run_lock_check(first.lock), SY_ERR_IO);
+    assert_non_null(strstr(sy_error_message(), first.path));
+    sy_error_clear();
+    assert_int_equal(sy_run_lock_check(second.lock), SY_OK);
+    sy_run_dir_free(&first);
+    sy_run_dir_free(&second);
+}
+
 static void claim_makes_folders_and_leaves_no_probe(void **state)
 {
     sy_run_dir run = claim_run(state);
@@ -445,6 +462,7 @@ int main(void)
         IN_SCRATCH(lock_of_ending_owner_is_waited_for),
         IN_SCRATCH(lock_held_twice_by_one_process_refuses),
         IN_SCRATCH(lock_on_a_removed_file_does_not_count),
+        IN_SCRATCH(lock_in_a_folder_that_was_moved_knows_its_successor),
         IN_SCRATCH(claim_makes_folders_and_leaves_no_probe),
         IN_SCRATCH(claim_in_place_that_cannot_be_written_says_where_and_why),
         IN_SCRATCH(claim_in_read_only_folder_refuses),
