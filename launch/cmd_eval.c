@@ -60,7 +60,7 @@ static sy_status eval_path(sy_loaded_model *model, const char *path, sy_eval_res
     sy_eval_set set = {0};
     SY_TRY(sy_eval_set_open(model->engine, base_name(path), path, s->train->micro_batch,
                             s->train->global_batch, s->data->mask_documents, &set));
-    SY_TRY(sy_evaluate(model->engine, &set, s->train->eval_batches, NULL, out));
+    SY_TRY(sy_evaluate(model->engine, &set, s->train->eval_batches, NULL, NULL, out));
 cleanup:
     sy_eval_set_close(&set);
     return st;

@@ -31,8 +31,9 @@ void sy_eval_set_close(sy_eval_set *set)
     sy_loader_destroy(&set->loader);
 }
 
-/* The next batch of this rank. Any rank may fail here; *stopped: any rank was asked to stop. */
-static sy_status next_batch(sy_eval_set *set, int64_t position, bool (*stop)(void), sy_comm *host,
+/* The next batch of this rank. Any rank may fail here; *stopped: `stop` of this rank before, of any
+   rank after. */
+static sy_status next_batch(sy_eval_set *set, int64_t position, sy_comm *host,
                             const sy_step_batch **batch, bool *stopped)
 {
     sy_status st = SY_OK, mine = sy_fault("train.eval");
@@ -41,7 +42,7 @@ static sy_status next_batch(sy_eval_set *set, int64_t position, bool (*stop)(voi
         mine = sy_loader_take(set->loader, position, batch);
     }
     sum[0] = mine != SY_OK;
-    sum[1] = stop != NULL && stop();
+    sum[1] = *stopped;
     SY_TRY(sy_host_all_reduce(host, sum, 2, SY_I64, SY_SUM, "eval head"));
     if (sum[0] > 0) {
         SY_TRY(sy_agree(host, mine));
@@ -76,8 +77,8 @@ static double drop_fraction(const sy_engine *engine)
     return chosen > 0 ? (double)(chosen - kept) / (double)chosen : 0;
 }
 
-sy_status sy_evaluate(sy_engine *engine, sy_eval_set *set, int64_t n_batches, bool (*stop)(void),
-                      sy_eval_result *out)
+sy_status sy_evaluate(sy_engine *engine, sy_eval_set *set, int64_t n_batches, sy_eval_stop *stop,
+                      const void *stop_self, sy_eval_result *out)
 {
     sy_status st = SY_OK;
     sy_comm *host = engine->mesh->host;
@@ -87,7 +88,8 @@ sy_status sy_evaluate(sy_engine *engine, sy_eval_set *set, int64_t n_batches, bo
 
     SY_TRY(sy_engine_zero_stats(engine));
     for (int64_t k = 0; n_batches == 0 || k < n_batches; k++) {
-        SY_TRY(next_batch(set, position, stop, host, &batch, &stopped));
+        stopped = stop != NULL && stop(stop_self);
+        SY_TRY(next_batch(set, position, host, &batch, &stopped));
         if (batch->n_sequences == 0) {
             break;
         }

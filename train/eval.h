@@ -28,11 +28,13 @@ sy_status sy_eval_set_open(sy_engine *engine, const char *name, const char *path
                            int32_t micro_batch, int32_t sequences, bool mask_documents,
                            sy_eval_set *out);
 void sy_eval_set_close(sy_eval_set *set);
+/* Was this rank asked to stop? */
+typedef bool sy_eval_stop(const void *self);
+
 /* Run the first n_batches global batches (0: all). stop, where given (on all ranks or on none), is
-   asked before each batch: was this rank asked to stop? Uses the engine's arenas and statistics.
-   Collective over its world. */
-sy_status sy_evaluate(sy_engine *engine, sy_eval_set *set, int64_t n_batches, bool (*stop)(void),
-                      sy_eval_result *out);
+   asked before each batch. Uses the engine's arenas and statistics. Collective over its world. */
+sy_status sy_evaluate(sy_engine *engine, sy_eval_set *set, int64_t n_batches, sy_eval_stop *stop,
+                      const void *stop_self, sy_eval_result *out);
 
 #ifdef __cplusplus
 }

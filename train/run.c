@@ -254,6 +254,14 @@ static void save(run *r, bool final)
     sy_saves_save(&r->saves, final, is_root(r) ? sy_metrics_file_sync(r->metrics_file) : SY_OK);
 }
 
+static bool is_asked_to_stop(const void *self)
+{
+    const run *r = self;
+    double minutes = r->settings->train->stop_after_minutes;
+    return (r->spec->stop != NULL && r->spec->stop()) ||
+           (minutes > 0 && sy_clock_s() - r->begun_s >= 60 * minutes);
+}
+
 /* A set that is cut short has no figure, and those behind it are left out. */
 static sy_status evaluate(run *r, bool *stopped)
 {
@@ -262,7 +270,7 @@ static sy_status evaluate(run *r, bool *stopped)
     for (int32_t i = 0; i < r->n_valid && !*stopped; i++) {
         sy_eval_result result;
         SY_TRY(sy_evaluate(r->trainer->engine, &r->valid[i], r->settings->train->eval_batches,
-                           r->spec->stop, &result));
+                           is_asked_to_stop, r, &result));
         *stopped = result.stopped;
         if (is_root(r) && !*stopped) {
             snprintf(key, sizeof key, "valid/%s/loss", r->valid[i].name);
@@ -323,13 +331,6 @@ static sy_status after_step(run *r, const sy_step_result *result, bool *stopped)
     }
 cleanup:
     return st;
-}
-
-static bool is_asked_to_stop(const run *r)
-{
-    double minutes = r->settings->train->stop_after_minutes;
-    return (r->spec->stop != NULL && r->spec->stop()) ||
-           (minutes > 0 && sy_clock_s() - r->begun_s >= 60 * minutes);
 }
 
 /* One step. A save under way goes on while the gradients are computed; before anything is updated,

@@ -129,6 +129,14 @@ class When(harness.Case):
         self.assertLess(job.seconds, 15)
         self.assertEqual(self.steps_saved("run"), [len(self.metrics("run"))])
 
+    def test_stop_after_minutes_cuts_an_evaluation_short(self):
+        cfg = self.config(train={"eval_every": 1, "stop_after_minutes": 0.05},
+                          data={"valid": [{"name": "held_out", "path": str(self.home / "held_out")}]})
+        job = self.job("train", cfg, "--run-dir", self.folder / "run", fault="train.eval:2:sleep=3")
+        self.assertEqual(job.status, 75, job.text())
+        self.assertEqual([[k for k in r if k.startswith("valid/")] for r in self.metrics("run")], [[]])
+        self.assertEqual(self.steps_saved("run"), [1])
+
     def test_reset_begins_parts_anew(self):
         cfg = self.config(optim={"schedule": "linear", "lr": 0.01, "min_lr": 0.0, "warmup_steps": 4, "decay_steps": 40},
                           train={"steps": 6, "checkpoint_every": 0})
