@@ -51,7 +51,9 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     (void)exit_code;
     SY_TRY(sy_output_path(cli, world, false, &spec.out));
     SY_TRY(sy_agree(world, world->rank == 0 ? check_source(cli->operand[0]) : SY_OK));
-    SY_TRY(sy_source_open(cli->operand[0], world, &source));
+    SY_TRY(sy_source_open_on(cli->operand[0], sy_cli_text(cli, "adapter-base"), world, &source));
+    SY_REQUIRE(source->base != NULL || !sy_cli_given(cli, "adapter-base"), SY_ERR_USAGE,
+               "import: --adapter-base goes with an adapter, which '%s' is not", source->path);
     SY_TRY(sy_agree(world, parse(cli, source, &settings)));
     SY_TRY(sy_agree(world, sy_config_echo(settings.config, &yaml)));
     spec.source = source;
@@ -74,15 +76,19 @@ cleanup:
 
 static const sy_option options[] = {
     {"output", SY_OPTION_VALUE, "OUT.h5", "The checkpoint to write; must not exist."},
+    {"adapter-base", SY_OPTION_VALUE, "MODEL",
+     "The model that a LoRA adapter changes (default: its base_model_name_or_path)."},
     {"set", SY_OPTION_LIST, "KEY=VALUE",
      "Override a key of the configuration that config.json gives (model.seq_len, ...)."},
     {0},
 };
 
-const sy_command sy_cmd_import = {.name = "import",
-                                  .operands = "HF_DIR -o OUT.h5",
-                                  .help = "Turn a Hugging Face model into a checkpoint.",
-                                  .min_operands = 1,
-                                  .max_operands = 1,
-                                  .options = options,
-                                  .run = run};
+const sy_command sy_cmd_import = {
+    .name = "import",
+    .operands = "HF_DIR -o OUT.h5",
+    .help = "Turn a Hugging Face model, or an adapter merged into its base, into "
+            "a checkpoint.",
+    .min_operands = 1,
+    .max_operands = 1,
+    .options = options,
+    .run = run};

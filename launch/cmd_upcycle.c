@@ -267,6 +267,8 @@ cleanup:
 
 static const sy_option options[] = {
     {"output", SY_OPTION_VALUE, "OUT.h5", "The checkpoint to write; must not exist."},
+    {"adapter-base", SY_OPTION_VALUE, "MODEL",
+     "The model that a LoRA adapter changes (default: its base_model_name_or_path)."},
     {"experts", SY_OPTION_VALUE, "E", "Routed experts per MoE layer."},
     {"top-k", SY_OPTION_VALUE, "K",
      "Experts per token (default: the source's moe.top_k, 2; granular: times the granularity)."},
@@ -298,8 +300,8 @@ static const sy_option options[] = {
 
 const sy_command sy_cmd_upcycle = {.name = "upcycle",
                                    .operands = "SRC -o OUT.h5 --experts E",
-                                   .help = "Turn a dense model, a checkpoint or a Hugging Face "
-                                           "folder, into a mixture of experts.",
+                                   .help = "Turn a dense model (a checkpoint, a Hugging Face "
+                                           "folder or a LoRA adapter) into a mixture of experts.",
                                    .min_operands = 1,
                                    .max_operands = 1,
                                    .options = options,

@@ -17,15 +17,18 @@ enum { PROBE_SEQUENCES = 4, PROBE_TOKENS = 256 };
 
 /* ---- sources ---- */
 
-/* A run directory is a folder too: only Hugging Face's have a config.json. Rank 0 looks. */
+/* A run directory is a folder too: only Hugging Face's have a config.json, and only PEFT's an
+   adapter_config.json. Rank 0 looks. */
 static sy_status find_source(const char *name, sy_comm *world, char **path)
 {
+    static const char *const files[] = {"config.json", "adapter_config.json"};
     sy_status st = SY_OK, mine = SY_OK;
     char *config = NULL;
     int32_t is_hf = 0;
-    if (world->rank == 0) {
-        mine = sy_asprintf(&config, "%s/config.json", name);
-        is_hf = mine == SY_OK && access(config, F_OK) == 0;
+    for (int32_t i = 0; i < 2 && world->rank == 0 && mine == SY_OK; i++) {
+        sy_free(&config);
+        mine = sy_asprintf(&config, "%s/%s", name, files[i]);
+        is_hf = is_hf || (mine == SY_OK && access(config, F_OK) == 0);
     }
     SY_TRY(sy_agree(world, mine));
     SY_TRY(sy_host_broadcast(world, &is_hf, sizeof is_hf, 0, "kind of source"));
@@ -35,20 +38,41 @@ cleanup:
     return st;
 }
 
-static sy_status open_source(sy_grow *g, const char *name, int32_t i)
+static sy_status open_source(sy_grow *g, const char *name, const char *adapter_base, int32_t i)
 {
     sy_status st = SY_OK;
     sy_comm *world = g->env->world;
     sy_run_settings *s = &g->source_settings[i];
     char *path = NULL;
     SY_TRY(find_source(name, world, &path));
-    SY_TRY(sy_source_open(path, world, &g->source[i]));
+    SY_TRY(sy_source_open_on(path, adapter_base, world, &g->source[i]));
     g->n_sources = i + 1;
     SY_TRY(sy_agree(world, sy_run_settings_parse(g->source[i]->yaml, strlen(g->source[i]->yaml),
                                                  path, NULL, 0, s)));
     SY_TRY(sy_source_bind(g->source[i], s->model, s->moe, world));
 cleanup:
     sy_free(&path);
+    return st;
+}
+
+/* All sources; adapters among them change --adapter-base, where it is given. */
+static sy_status open_sources(sy_grow *g, const char *const *sources, int32_t n)
+{
+    sy_status st = SY_OK;
+    const char *name = sy_cli_text(g->cli, "adapter-base");
+    bool used = name == NULL;
+    char *base = NULL;
+    if (name != NULL) {
+        SY_TRY(find_source(name, g->env->world, &base));
+    }
+    for (int32_t i = 0; i < n; i++) {
+        SY_TRY(open_source(g, sources[i], base, i));
+        used = used || g->source[i]->base != NULL;
+    }
+    SY_REQUIRE(used, SY_ERR_USAGE, "%s: --adapter-base goes with an adapter, and no source is one",
+               g->cli->command->name);
+cleanup:
+    sy_free(&base);
     return st;
 }
 
@@ -93,9 +117,7 @@ sy_status sy_grow_open(sy_grow *g, const char *const *sources, int32_t n)
     SY_TRY(sy_agree(world, hidden_name(g)));
     SY_TRY(sy_agree(world, sy_alloc(n, sizeof *g->source, (void **)&g->source)));
     SY_TRY(sy_agree(world, sy_alloc(n, sizeof *g->source_settings, (void **)&g->source_settings)));
-    for (int32_t i = 0; i < n; i++) {
-        SY_TRY(open_source(g, sources[i], i));
-    }
+    SY_TRY(open_sources(g, sources, n));
     SY_TRY(sy_agree(world, check_alike(g)));
 cleanup:
     return st;

@@ -132,6 +132,8 @@ typedef struct sy__hf_reader {
     size_t n_text;
 } sy__hf_reader;
 
+/* The object that the text is, into root, which the caller gives back; path is there. */
+sy_status sy__hf_parse(sy__hf_reader *r, const char *json, size_t json_bytes);
 /* JSON as text. Freed with sy_free. */
 sy_status sy__hf_dump(const json_t *value, size_t flags, char **out);
 /* Text of a file for a message: one line of printable ASCII, cut to fit. Returns buf. */

@@ -135,7 +135,7 @@ cleanup:
 
 /* ---- the file ---- */
 
-static sy_status parse_json(sy__hf_reader *r, const char *json, size_t json_bytes)
+sy_status sy__hf_parse(sy__hf_reader *r, const char *json, size_t json_bytes)
 {
     json_error_t error;
     char shown[sizeof error.text];
@@ -204,7 +204,7 @@ sy_status sy_hf_config_read(const char *path, const char *json, size_t json_byte
     sy_status st = SY_OK;
     sy__hf_reader r = {.path = path};
     sy_hf_arch found = SY_HF_LLAMA;
-    SY_TRY(parse_json(&r, json, json_bytes));
+    SY_TRY(sy__hf_parse(&r, json, json_bytes));
     SY_TRY(find_arch(&r, &found));
     SY_TRY(sy__hf_check(&r));
     SY_TRY(sy_alloc(SY__HF_TEXT, 1, (void **)&r.text));

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "core/alloc.h"
 #include "parallel/agree.h"
@@ -23,26 +24,32 @@ const char *sy__shape_text(int32_t n_dim, const int64_t *shape, char *buf, size_
     return buf;
 }
 
-/* A folder is Hugging Face's, a file ours. Rank 0 looks. */
+/* A file is ours, a folder Hugging Face's or PEFT's. Rank 0 looks. */
 static sy_status find_kind(const char *path, sy_comm *comm, const struct sy_source_vt **out)
 {
+    static const struct sy_source_vt *const known[] = {&sy__source_checkpoint, &sy__source_hf,
+                                                       &sy__source_lora};
     sy_status st = SY_OK;
     struct stat info = {0};
-    int32_t is_folder = 0;
+    char *config = NULL;
+    int32_t kind = 0;
     if (comm->rank == 0) {
-        if (stat(path, &info) != 0) {
+        st = sy_asprintf(&config, "%s/adapter_config.json", path);
+        if (st == SY_OK && stat(path, &info) != 0) {
             st = sy_error(SY_ERR_USAGE, "there is no checkpoint or Hugging Face folder '%s'", path);
+        } else if (st == SY_OK && S_ISDIR(info.st_mode)) {
+            kind = access(config, F_OK) == 0 ? 2 : 1;
         }
-        is_folder = S_ISDIR(info.st_mode);
     }
     SY_TRY(sy_agree(comm, st));
-    SY_TRY(sy_host_broadcast(comm, &is_folder, sizeof is_folder, 0, "kind of source"));
-    *out = is_folder ? &sy__source_hf : &sy__source_checkpoint;
+    SY_TRY(sy_host_broadcast(comm, &kind, sizeof kind, 0, "kind of source"));
+    *out = known[kind];
 cleanup:
+    sy_free(&config);
     return st;
 }
 
-sy_status sy_source_open(const char *path, sy_comm *comm, sy_source **out)
+sy_status sy_source_open_on(const char *path, const char *base, sy_comm *comm, sy_source **out)
 {
     sy_status st = SY_OK;
     sy_source *s = NULL;
@@ -51,12 +58,20 @@ sy_status sy_source_open(const char *path, sy_comm *comm, sy_source **out)
     SY_TRY(sy_agree(comm, sy_alloc(1, sizeof *s, (void **)&s)));
     s->vt = vt;
     SY_TRY(sy_agree(comm, sy_strdup(path, &s->path)));
+    if (base != NULL && vt == &sy__source_lora) {
+        SY_TRY(sy_agree(comm, sy_strdup(base, &s->base)));
+    }
     SY_TRY(vt->open(s, comm));
     *out = s;
     s = NULL;
 cleanup:
     sy_source_close(&s);
     return st;
+}
+
+sy_status sy_source_open(const char *path, sy_comm *comm, sy_source **out)
+{
+    return sy_source_open_on(path, NULL, comm, out);
 }
 
 sy_status sy_source_bind(sy_source *source, const sy_model_config *model, const sy_moe_config *moe,
@@ -85,6 +100,7 @@ void sy_source_close(sy_source **source)
     sy_tokenizer_files_free(&s->files);
     sy_free(&s->tensor);
     sy_free(&s->yaml);
+    sy_free(&s->base);
     sy_free(&s->path);
     sy_free(source);
 }

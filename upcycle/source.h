@@ -1,5 +1,6 @@
-/* A model in a file, under our names, whatever the file is: a checkpoint of ours or a Hugging Face
-   folder. Read in parts; nobody holds it. What import, upcycle and merge take their values from. */
+/* A model in a file, under our names, whatever the file is: a checkpoint of ours, a Hugging Face
+   folder, or either with a LoRA adapter merged into it. Read in parts; nobody holds it. What
+   import, upcycle and merge take their values from. */
 #ifndef SY_UPCYCLE_SOURCE_H
 #define SY_UPCYCLE_SOURCE_H
 
@@ -23,7 +24,8 @@ typedef struct sy_source_tensor {
 typedef struct sy_source {
     const struct sy_source_vt *vt;
     char *path;       /* of the checkpoint file or the folder */
-    const char *form; /* "checkpoint", "LlamaForCausalLM" */
+    char *base;       /* of an adapter: the model that it changes; else NULL */
+    const char *form; /* "checkpoint", "LlamaForCausalLM", "a LoRA adapter" */
     char *yaml;       /* our configuration; a folder's has the sections model, moe and data */
     sy_source_tensor *tensor; /* [n_tensors] by name; there after sy_source_bind */
     int32_t n_tensors;
@@ -32,9 +34,12 @@ typedef struct sy_source {
     void *self;
 } sy_source;
 
-/* Open the file or folder and read its configuration. Collective over comm, which the source
-   borrows. A path that is neither: SY_ERR_USAGE. */
+/* Open the file or folder and read its configuration. An adapter, which is a folder with an
+   adapter_config.json, changes the model that its base_model_name_or_path names, or `base`, where
+   one is given; others have no use for that. Collective over comm, which the source borrows. A path
+   that is none of them: SY_ERR_USAGE. */
 sy_status sy_source_open(const char *path, sy_comm *comm, sy_source **out);
+sy_status sy_source_open_on(const char *path, const char *base, sy_comm *comm, sy_source **out);
 /* List the tensors; each has the type and shape that the configuration (the yaml's, resolved; what
    has no shape may differ) asks for, none is missing, none is too many. Collective over comm.
    Errors name file and tensor: SY_ERR_USAGE, or SY_ERR_DAMAGED for a checkpoint. */

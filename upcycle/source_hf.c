@@ -29,13 +29,13 @@ typedef struct hf {
 
 /* ---- open ---- */
 
-static sy_status read_config(const char *folder, char **path, char **out)
+static sy_status read_text(const char *folder, const char *name, char **path, char **out)
 {
     sy_status st = SY_OK;
     char *text = NULL;
     FILE *f = NULL;
     struct stat info;
-    SY_TRY(sy_asprintf(path, "%s/config.json", folder));
+    SY_TRY(sy_asprintf(path, "%s/%s", folder, name));
     SY_REQUIRE(stat(*path, &info) != 0 || S_ISREG(info.st_mode), SY_ERR_USAGE, "'%s' is not a file",
                *path);
     f = fopen(*path, "r");
@@ -57,6 +57,17 @@ cleanup:
     return st;
 }
 
+sy_status sy__source_json(const char *folder, const char *name, sy_comm *comm, char **path,
+                          char **json)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy_agree(comm, comm->rank == 0 ? read_text(folder, name, path, json) : SY_OK));
+    SY_TRY(sy_host_broadcast_text(comm, path));
+    SY_TRY(sy_host_broadcast_text(comm, json));
+cleanup:
+    return st;
+}
+
 static sy_status open_parts(sy_source *s, const char *path)
 {
     sy_status st = SY_OK;
@@ -70,18 +81,13 @@ cleanup:
 
 static sy_status hf_open(sy_source *s, sy_comm *comm)
 {
-    sy_status st = SY_OK, mine = SY_OK;
+    sy_status st = SY_OK;
     hf *h = NULL;
     char *path = NULL;
     SY_TRY(sy_agree(comm, sy_alloc(1, sizeof *h, &s->self)));
     h = s->self;
     h->folder = s->path;
-    if (comm->rank == 0) {
-        mine = read_config(s->path, &path, &h->json);
-    }
-    SY_TRY(sy_agree(comm, mine));
-    SY_TRY(sy_host_broadcast_text(comm, &path));
-    SY_TRY(sy_host_broadcast_text(comm, &h->json));
+    SY_TRY(sy__source_json(s->path, "config.json", comm, &path, &h->json));
     SY_TRY(sy_agree(comm, open_parts(s, path)));
     SY_TRY(sy_tokenizer_files_from_folder(s->path, comm, &s->files));
 cleanup:

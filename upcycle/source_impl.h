@@ -21,7 +21,12 @@ struct sy_source_vt {
     void (*close)(sy_source *source);
 };
 
-extern const struct sy_source_vt sy__source_checkpoint, sy__source_hf;
+extern const struct sy_source_vt sy__source_checkpoint, sy__source_hf, sy__source_lora;
+
+/* folder/name, at most 16 MiB of text, which rank 0 reads. *path and *json are freed with sy_free,
+   after an error too. Collective over comm. */
+sy_status sy__source_json(const char *folder, const char *name, sy_comm *comm, char **path,
+                          char **json);
 
 /* Are the tensors of a checkpoint those that a configuration asks for? SY_ERR_DAMAGED names the
    first that is missing, wrong or one too many. Fills `wide`. Not collective. */

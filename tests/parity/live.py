@@ -222,6 +222,30 @@ class Live(unittest.TestCase):
                     self.assertTrue(numpy.array_equal(x[name][1].astype(numpy.float32), y[name][1]),
                                     f"{folder.name} in {dtype}: {name}")
 
+    # ---- adapters ----
+
+    def test_adapters_of_another_seed_are_what_peft_merges(self):
+        """Every weight, and logits in double of the folder that we write and of the model that PEFT has in memory."""
+        try:
+            import make_adapters
+        except ImportError as missing:
+            self.skipTest(str(missing))
+        ids = torch.arange(2 * 11).view(2, 11)
+        for name, (base, _) in make_adapters.ADAPTERS.items():
+            folder, ckpt, out = self.path("adapter"), self.path("adapter.h5"), self.path("merged")
+            merged = make_adapters.write(name, folder, SEED)
+            run(PROGRAM, "import", folder, "--adapter-base", make_adapters.HERE / "fixtures" / base, "-o", ckpt)
+            run(PROGRAM, "export", ckpt, "-o", out)
+            theirs = dict(merged.named_parameters())
+            for key, ours in tensors(out).items():
+                apart = (ours - theirs[key]).abs().max() / theirs[key].abs().max()
+                self.assertLess(apart, 1e-6, f"{name}: {key}")
+            with torch.no_grad():
+                ours, theirs = load(out).double()(ids).logits, merged.double().eval()(ids).logits
+            apart = ((ours - theirs).abs().max() / theirs.abs().max()).item()
+            print(f"{name:14} logits apart {apart:.1e}", flush=True)
+            self.assertLess(apart, 1e-5, name)
+
     # ---- trained here ----
 
     def train(self, name, precision):
