@@ -105,9 +105,12 @@ static void note(sy_diff_row *row, int64_t at, double a, double b)
     row->largest_rel = larger(row->largest_rel, rel);
 }
 
+/* No part of infinity is a bound. */
 static bool is_same(double a, double b, double tolerance)
 {
-    return a == b || (isnan(a) && isnan(b)) || fabs(a - b) <= tolerance * fmax(fabs(a), fabs(b));
+    const double gap = fabs(a - b);
+    return a == b || (isnan(a) && isnan(b)) ||
+           (isfinite(gap) && gap <= tolerance * fmax(fabs(a), fabs(b)));
 }
 
 /* One block as double, where a figure is wanted of each value. */
@@ -141,8 +144,9 @@ static void compare_integers(const differ *d, sy_dtype dtype, int64_t first, int
         double y = dtype == SY_I64   ? (double)((const int64_t *)d->h_b)[i]
                    : dtype == SY_I32 ? (double)((const int32_t *)d->h_b)[i]
                                      : (double)((const uint8_t *)d->h_b)[i];
-        if (x != y) {
-            note(row, first + i, x, y);
+        const size_t bytes = sy_dtype_bytes(dtype), at = (size_t)i * bytes;
+        if (memcmp((const char *)d->h_a + at, (const char *)d->h_b + at, bytes) != 0) {
+            note(row, first + i, x, y); /* by 0 where a double does not tell them apart */
         }
     }
 }
