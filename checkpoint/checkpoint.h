@@ -19,6 +19,10 @@ extern "C" {
    where the folder's own sync fails does the new file, whole, already stand under `path`. */
 sy_status sy_checkpoint_save(const char *path, const sy_state *state, sy_comm *io);
 
+/* SY_ERR_USAGE where SY_CHECKPOINT_IO names no way to write, so that it shows before the first
+   save. Not collective. */
+sy_status sy_checkpoint_io_check(void);
+
 /* What is wanted of a load. */
 typedef enum sy_load_what {
     SY_LOAD_ALL,

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "checkpoint/checkpoint.h"
 #include "checkpoint/file_impl.h"
 
 /* ---- plain calls ---- */
@@ -55,6 +56,12 @@ static sy_status choose(const sy__way **out)
         return sy_error(SY_ERR_USAGE, "SY_CHECKPOINT_IO: '%s' is not posix or mpi", wanted);
     }
     return SY_OK;
+}
+
+sy_status sy_checkpoint_io_check(void)
+{
+    const sy__way *way = NULL;
+    return choose(&way);
 }
 
 sy_status sy__out_open(const char *path, sy__out *out)

@@ -119,7 +119,7 @@ sy_status sy_find_checkpoint(const char *ckpt, sy_comm *world, char **path)
     char *folder = NULL, *text = NULL, *found = NULL;
     SY_TRY(look_together(ckpt, world, &folder));
     if (folder == NULL) {
-        SY_TRY(sy_strdup(ckpt, &found));
+        SY_TRY(sy_agree(world, sy_strdup(ckpt, &found)));
     } else {
         SY_TRY(list_together(ckpt, folder, world, &text));
         SY_TRY(newest(text, world, &found));

@@ -353,6 +353,16 @@ cleanup:
     return st;
 }
 
+/* An error that ends the loop is one of all ranks; what is saved beside it is of a step before. */
+static void finish_save(run *r)
+{
+    sy_trace why;
+    sy_error_take(&why);
+    sy_error_clear();
+    sy_saves_finish(&r->saves);
+    (void)sy_error_raise(&why);
+}
+
 static sy_status loop(run *r, bool *stopped)
 {
     sy_status st = SY_OK;
@@ -384,6 +394,9 @@ static sy_status loop(run *r, bool *stopped)
                 (long)result.step, (long)c->steps);
     }
 cleanup:
+    if (st != SY_OK) {
+        finish_save(r);
+    }
     return st;
 }
 
@@ -422,6 +435,7 @@ static sy_status check_config(const sy_run_spec *spec)
     const sy_run_settings *s = spec->settings;
     SY_TRY(sy_device_config_check(s->config));
     SY_TRY(sy_parallel_config_check(s->config, spec->world->size, s->moe->experts));
+    SY_TRY(sy_agree(spec->world, sy_checkpoint_io_check()));
     if (s->data->train.n == 0) {
         SY_TRY(sy_config_error(s->config, "data.train", "data.train names no data to train on"));
     }

@@ -84,6 +84,14 @@ bool sy_saves_due(const sy_saves *saves, bool time_is_up)
     return time_is_up || step == config(saves)->steps || (every > 0 && step % every == 0);
 }
 
+/* Training has waited since then. */
+static void add_wait(sy_saves *s, double since_s)
+{
+    const double waited_s = sy_clock_s() - since_s;
+    s->stall_s += waited_s;
+    s->waited_s += waited_s;
+}
+
 /* ---- after a save ---- */
 
 /* Rank 0: the file stands under its name. */
@@ -107,7 +115,7 @@ static void conclude(sy_saves *s, int64_t step, bool final, sy_status st)
     }
     if (root && st == SY_OK) {
         sy_info("checkpoint of step %ld saved (%.2f s, training waited %.2f s)", (long)step,
-                sy_clock_s() - s->begun_s, s->stall_s);
+                sy_clock_s() - s->begun_s, s->waited_s);
     } else if (root) {
         sy_warn("CHECKPOINT NOT SAVED at step %ld: %s%s", (long)step, sy_error_message(),
                 final ? "" : "; training goes on, the next try is at the next interval");
@@ -138,7 +146,7 @@ void sy_saves_go_on(sy_saves *saves)
     double t0 = sy_clock_s();
     bool finished = false;
     sy_status st = advance(saves, &finished);
-    saves->stall_s += sy_clock_s() - t0;
+    add_wait(saves, t0);
     if (finished || st != SY_OK) {
         conclude(saves, saves->under_way, false, st);
     }
@@ -156,7 +164,7 @@ void sy_saves_wait_copied(sy_saves *saves)
     if (saves->saver != NULL && sy_saver_busy(saves->saver)) {
         double t0 = sy_clock_s();
         sy_saver_wait_copied(saves->saver);
-        saves->stall_s += sy_clock_s() - t0;
+        add_wait(saves, t0);
     }
 }
 
@@ -187,9 +195,10 @@ void sy_saves_save(sy_saves *saves, bool final, sy_status mine)
 {
     const bool beside = saves->saver != NULL && !final;
     sy_saves_finish(saves); /* saves are never queued */
-    double t0 = saves->begun_s = sy_clock_s();
+    saves->begun_s = sy_clock_s();
+    saves->waited_s = 0;
     sy_status st = save(saves, beside, mine);
-    saves->stall_s += sy_clock_s() - t0;
+    add_wait(saves, saves->begun_s);
     if (!beside || st != SY_OK) {
         conclude(saves, saves->spec.trainer->count.step, final, st);
     }

@@ -26,7 +26,8 @@ typedef struct sy_saves {
     int64_t saved_step; /* of the last checkpoint on disk that this run knows; -1: none */
     int64_t under_way;  /* step of the save beside the training */
     bool last_failed;   /* the last save that ended did */
-    double stall_s;     /* that training waited for saves since this was last set to 0 */
+    double stall_s;     /* that training waited for saves since this was last set to 0, */
+    double waited_s;    /* and for the last save alone */
     double begun_s;     /* when the last save, or the run, began */
 } sy_saves;
 

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -56,6 +57,20 @@ class Async(Kill):
                 self.same_records(f"run{i}", "whole")
                 missing = set(self.checkpoints("whole")) - set(self.checkpoints(f"run{i}"))
                 self.assertEqual(missing, {"step_00000003.h5"})
+
+    def test_error_that_ends_the_run_lets_the_save_under_way_end(self):
+        cfg = self.config(train={"checkpoint_async": True, "nonfinite": "stop"}, parallel={"ep": 2})
+        for i, error in enumerate(["train.nonfinite:4:nan", "train.step:4:fail:1"]):
+            with self.subTest(error):
+                job = self.fails(1, "", "train", cfg, "--run-dir", self.folder / f"run{i}", ranks=2,
+                                 fault=f"checkpoint_fsync:1:sleep=1,{error}")
+                self.assertEqual(self.checkpoints(f"run{i}"), ["latest", "step_00000003.h5"], job.text())
+
+    def test_message_counts_all_that_training_waited_for_a_save(self):
+        job = self.train(self.config(train={"checkpoint_async": True}), "run", fault="checkpoint_skeleton:1:sleep=1")
+        waited = [float(t) for t in re.findall(r"saved \([\d.]+ s, training waited ([\d.]+) s\)", job.stderr)]
+        self.assertGreater(waited[0], 0.99, job.text())
+        self.assertLess(max(waited[1:]), 0.9, job.text())
 
     def test_stop_while_a_save_is_under_way_loses_nothing(self):
         self.prepare(2, 2, steps=30, checkpoint_every=2)

@@ -77,6 +77,11 @@ class Unwritable(harness.Case):
                 (run / name).write_text("mine") if kind == "file" else (run / name).mkdir()
                 self.fails(2, run / name, "train", config, "--run-dir", run)
 
+    def test_unknown_way_to_write_is_refused_before_training(self):
+        self.fails(2, ["SY_CHECKPOINT_IO", "'tape'"], "train", self.config(), "--run-dir", self.folder / "run", ranks=2,
+                   env={"SY_CHECKPOINT_IO": "tape"})
+        self.assertFalse((self.folder / "run").exists())
+
     @unittest.skipUnless(os.geteuid() != 0, "root may write everywhere")
     def test_folder_without_permission_is_refused(self):
         (self.folder / "run").mkdir(mode=0o555)
