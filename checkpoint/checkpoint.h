@@ -26,7 +26,8 @@ sy_status sy_checkpoint_io_check(void);
 /* What is wanted of a load. */
 typedef enum sy_load_what {
     SY_LOAD_ALL,
-    SY_LOAD_MODEL /* fields below model/ alone; the others stay as they are */
+    SY_LOAD_MODEL, /* fields below model/ alone; the others stay as they are */
+    SY_LOAD_PART   /* the fields of state, whatever else the file holds */
 } sy_load_what;
 
 /* Read the fields of state from a file of any layout and any float types, verifying the integrity

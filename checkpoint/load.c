@@ -48,7 +48,7 @@ static const char *format_shape(int32_t n_dim, const int64_t *shape, char *buf, 
 /* Is the field asked for? */
 static bool concerns(const loader *l, const sy_field *field)
 {
-    return l->what == SY_LOAD_ALL || is_model(field->name);
+    return l->what != SY_LOAD_MODEL || is_model(field->name);
 }
 
 /* The dataset to read a field from; -1: the file has none. */
@@ -100,8 +100,8 @@ static sy_status check_leftover(const loader *l)
     sy_status st = SY_OK;
     for (int64_t i = 0; i < l->cat.n_items; i++) {
         const char *path = l->cat.item[i].path;
-        bool ours =
-            l->what == SY_LOAD_MODEL ? is_model(path) : strncmp(path, "tokenizer/", 10) != 0;
+        bool ours = l->what == SY_LOAD_ALL ? strncmp(path, "tokenizer/", 10) != 0
+                                           : l->what == SY_LOAD_MODEL && is_model(path);
         SY_REQUIRE(!ours || l->wanted[i], SY_ERR_USAGE,
                    "checkpoint '%s' has a dataset '/%s' that this configuration has not: it is of "
                    "another model or kind",

@@ -7,12 +7,35 @@
 #include "launch/cli.h"
 #include "launch/model_load.h"
 #include "parallel/agree.h"
-#include "train/eval.h"
+#include "train/routed.h"
 
 typedef struct result {
     const char *path;
     sy_eval_result r;
+    double *loss, *weight; /* [members] of an ensemble */
+    double *share;         /* [1 + layers, groups] of a MoE's choices: in all layers, in each */
 } result;
+
+static void print_members(const sy_loaded_model *model, const result *r)
+{
+    for (int32_t j = 0; j < model->ensemble.n; j++) {
+        printf("  member %-3d loss %.6f  mean weight %.4f\n", j, r->loss[j], r->weight[j]);
+    }
+}
+
+static void print_shares(const sy_loaded_model *model, const result *r)
+{
+    char name[SY_EXPERT_LABEL + 1];
+    const int32_t n = r->share != NULL ? sy_routed_groups(&model->settings) : 0;
+    if (n > 0) {
+        printf("  routed to %s:", model->settings.moe->expert_labels.n > 0 ? "" : "expert");
+    }
+    for (int32_t g = 0; g < n; g++) {
+        printf("%s %s %.1f %%", g > 0 ? "," : "", sy_routed_name(&model->settings, g, name),
+               100 * r->share[g]);
+    }
+    printf(n > 0 ? "\n" : "");
+}
 
 static void print_table(const sy_loaded_model *model, const result *results, int32_t n)
 {
@@ -21,6 +44,8 @@ static void print_table(const sy_loaded_model *model, const result *results, int
         const sy_eval_result *r = &results[i].r;
         printf("%-40s loss %.6f  perplexity %.4f  tokens %ld  drop %.2f %%\n", results[i].path,
                r->loss, exp(r->loss), (long)r->tokens, 100 * r->drop_fraction);
+        print_members(model, &results[i]);
+        print_shares(model, &results[i]);
     }
 }
 
@@ -31,17 +56,58 @@ static const char *base_name(const char *path)
     return slash != NULL && slash[1] != '\0' ? slash + 1 : path;
 }
 
+static json_t *members_json(const sy_loaded_model *model, const result *r)
+{
+    json_t *list = json_array();
+    for (int32_t j = 0; j < model->ensemble.n; j++) {
+        json_array_append_new(list,
+                              json_pack("{s:f, s:f}", "loss", r->loss[j], "weight", r->weight[j]));
+    }
+    return list;
+}
+
+/* Each label (or expert) with its share of all choices, and of those of each MoE layer. */
+static json_t *shares_json(const sy_loaded_model *model, const result *r)
+{
+    const sy_run_settings *s = &model->settings;
+    const int32_t n = sy_routed_groups(s);
+    char name[SY_EXPERT_LABEL + 1];
+    json_t *list = json_array();
+    for (int32_t g = 0; g < n; g++) {
+        json_t *layers = json_array();
+        for (int32_t i = 0; i < s->model->layers; i++) {
+            if (sy_moe_config_layer(s->moe, i)) {
+                json_array_append_new(layers, json_real(r->share[(i + 1) * n + g]));
+            }
+        }
+        json_array_append_new(list,
+                              json_pack("{s:s, s:f, s:o}", "label", sy_routed_name(s, g, name),
+                                        "share", r->share[g], "layers", layers));
+    }
+    return list;
+}
+
+static json_t *set_json(const sy_loaded_model *model, const result *result)
+{
+    const sy_eval_result *r = &result->r;
+    json_t *set = json_pack("{s:s, s:s, s:I, s:f, s:f, s:f}", "name", base_name(result->path),
+                            "path", result->path, "tokens", (json_int_t)r->tokens, "loss", r->loss,
+                            "perplexity", exp(r->loss), "drop_fraction", r->drop_fraction);
+    if (model->ensemble.n > 0) {
+        json_object_set_new(set, "members", members_json(model, result));
+    }
+    if (result->share != NULL) {
+        json_object_set_new(set, "routed", shares_json(model, result));
+    }
+    return set;
+}
+
 static sy_status print_json(const sy_loaded_model *model, const result *results, int32_t n)
 {
     sy_status st = SY_OK;
     json_t *sets = json_array(), *all = NULL;
     for (int32_t i = 0; i < n; i++) {
-        const sy_eval_result *r = &results[i].r;
-        json_array_append_new(sets, json_pack("{s:s, s:s, s:I, s:f, s:f, s:f}", "name",
-                                              base_name(results[i].path), "path", results[i].path,
-                                              "tokens", (json_int_t)r->tokens, "loss", r->loss,
-                                              "perplexity", exp(r->loss), "drop_fraction",
-                                              r->drop_fraction));
+        json_array_append_new(sets, set_json(model, &results[i]));
     }
     all = json_pack("{s:s, s:I, s:o}", "checkpoint", model->path, "step", (json_int_t)model->step,
                     "sets", sets);
@@ -53,14 +119,41 @@ cleanup:
     return st;
 }
 
-static sy_status eval_path(sy_loaded_model *model, const char *path, sy_eval_result *out)
+static sy_status make_room(const sy_loaded_model *model, result *out)
+{
+    sy_status st = SY_OK;
+    const int32_t n = model->ensemble.n;
+    const int64_t groups = sy_routed_groups(&model->settings);
+    if (n > 0) {
+        SY_TRY(sy_alloc(n, sizeof *out->loss, (void **)&out->loss));
+        SY_TRY(sy_alloc(n, sizeof *out->weight, (void **)&out->weight));
+    } else if (groups > 0) {
+        SY_TRY(sy_alloc((1 + model->settings.model->layers) * groups, sizeof *out->share,
+                        (void **)&out->share));
+    }
+cleanup:
+    return st;
+}
+
+static sy_status eval_path(sy_loaded_model *model, const char *path, result *out)
 {
     sy_status st = SY_OK;
     const sy_run_settings *s = &model->settings;
+    const int64_t n_batches = s->train->eval_batches;
     sy_eval_set set = {0};
+    out->path = path;
+    SY_TRY(sy_agree(model->engine->mesh->host, make_room(model, out)));
     SY_TRY(sy_eval_set_open(model->engine, base_name(path), path, s->train->micro_batch,
                             s->train->global_batch, s->data->mask_documents, &set));
-    SY_TRY(sy_evaluate(model->engine, &set, s->train->eval_batches, NULL, NULL, out));
+    if (model->ensemble.n > 0) {
+        SY_TRY(sy_evaluate_ensemble(model->engine, &model->ensemble, &set, n_batches, &out->r,
+                                    out->loss, out->weight));
+    } else {
+        SY_TRY(sy_evaluate(model->engine, &set, n_batches, NULL, NULL, &out->r));
+    }
+    for (int32_t i = -1; i < s->model->layers && out->share != NULL; i++) {
+        sy_routed_shares(model->engine, i, out->share + (i + 1) * sy_routed_groups(s));
+    }
 cleanup:
     sy_eval_set_close(&set);
     return st;
@@ -80,8 +173,7 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     SY_TRY(sy_alloc(n, sizeof *results, (void **)&results));
     SY_TRY(sy_model_load(cli->operand[0], set, n_set, SY_USE_EVAL, env, &model));
     for (int32_t i = 0; i < n; i++) {
-        results[i].path = paths[i];
-        SY_TRY(eval_path(&model, paths[i], &results[i].r));
+        SY_TRY(eval_path(&model, paths[i], &results[i]));
     }
     if (env->world->rank == 0 && sy_cli_given(cli, "json")) {
         SY_TRY(print_json(&model, results, n));
@@ -90,6 +182,11 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     }
 cleanup:
     sy_loaded_model_free(&model);
+    for (int32_t i = 0; i < n && results != NULL; i++) {
+        sy_free(&results[i].share);
+        sy_free(&results[i].weight);
+        sy_free(&results[i].loss);
+    }
     sy_free(&results);
     return st;
 }

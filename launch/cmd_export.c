@@ -92,7 +92,7 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     SY_TRY(read_type(cli, &spec.dtype));
     SY_TRY(sy_cli_i64(cli, "max-shard-bytes", 1, INT64_MAX, &spec.max_shard_bytes));
     SY_TRY(sy_output_path(cli, world, true, &spec.out));
-    SY_TRY(sy_find_checkpoint(cli->operand[0], world, &path));
+    SY_TRY(sy_find_model(cli->operand[0], world, &path));
     SY_TRY(sy_checkpoint_settings(path, NULL, 0, world, &settings));
     SY_TRY(choose(cli, path, &settings, world, &spec.arch));
     spec.checkpoint = path;

@@ -18,7 +18,8 @@ static int64_t numel(const sy_checkpoint_entry *entry)
 
 static bool is_model(const sy_checkpoint_entry *entry)
 {
-    return strncmp(entry->path, "model/", 6) == 0;
+    return strncmp(entry->path, "model/", 6) == 0 ||
+           (strncmp(entry->path, "members/", 8) == 0 && strcmp(entry->path, "members/prior") != 0);
 }
 
 static void print_shape(const sy_checkpoint_entry *entry)
@@ -51,7 +52,7 @@ static void print_text(const char *path, const sy_checkpoint_info *info, bool pa
 static json_t *entry_json(const sy_checkpoint_entry *entry)
 {
     json_t *shape = json_array();
-    char path[SY_PARAM_NAME + 16];
+    char path[SY_PARAM_NAME + 32];
     for (int32_t d = 0; d < entry->n_dim; d++) {
         json_array_append_new(shape, json_integer(entry->shape[d]));
     }

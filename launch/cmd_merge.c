@@ -1,12 +1,13 @@
 /* merge: several trained models of one shape become one. Branch-Train-MiX (Sukhbaatar et al. 2024,
    arXiv 2403.07816): the dense MLPs side by side as experts, everything else the mean; or the mean
-   of all. */
+   of all; or all as they are, in one file. */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "core/alloc.h"
-#include "launch/grow.h"
+#include "launch/ensemble.h"
+#include "launch/expert_labels.h"
 #include "launch/output.h"
 #include "parallel/agree.h"
 
@@ -15,6 +16,8 @@ enum { MAX_SOURCES = 256 };
 typedef struct job {
     sy_grow grow;
     bool mix;      /* btx */
+    bool apart;    /* ensemble: the models stay what they are */
+    double *prior; /* [n] of an ensemble */
     int32_t n;     /* models that are merged; the seed model comes behind them */
     int64_t each;  /* experts of each */
     int64_t top_k; /* 0: as the first source says, 2 */
@@ -24,16 +27,18 @@ typedef struct job {
 
 /* ---- the command line ---- */
 
-static sy_status read_method(const sy_cli *cli, bool *mix)
+static sy_status read_method(job *j)
 {
     static const char *const known[] = {"btx", "average", "ensemble"};
     sy_status st = SY_OK;
-    const char *method = sy_cli_text(cli, "method");
-    SY_REQUIRE(method != NULL, SY_ERR_USAGE, "merge: --method btx or --method average is missing");
-    *mix = strcmp(method, "btx") == 0;
-    SY_REQUIRE(strcmp(method, "ensemble") != 0, SY_ERR_USAGE,
-               "merge: --method ensemble is not part of this version; use btx or average");
-    if (!*mix && strcmp(method, "average") != 0) {
+    const char *method = sy_cli_text(j->grow.cli, "method");
+    SY_REQUIRE(method != NULL, SY_ERR_USAGE,
+               "merge: --method btx, --method average or --method ensemble is missing");
+    j->mix = strcmp(method, "btx") == 0;
+    j->apart = strcmp(method, "ensemble") == 0;
+    SY_REQUIRE(j->apart || !sy_cli_given(j->grow.cli, "prior"), SY_ERR_USAGE,
+               "merge: --prior goes with --method ensemble");
+    if (!j->mix && !j->apart && strcmp(method, "average") != 0) {
         const char *near = sy_nearest_name(method, known, 3);
         st = sy_error(SY_ERR_USAGE, "merge: unknown --method '%s' (did you mean '%s'?)", method,
                       near != NULL ? near : "btx");
@@ -66,7 +71,7 @@ static sy_status read_options(job *j)
     j->grow.spec = (sy_recipe_spec){.router_std = 0.02, .base = -1, .granularity = 1};
     j->seed = -1;
     j->each = 1;
-    SY_TRY(read_method(cli, &j->mix));
+    SY_TRY(read_method(j));
     for (size_t i = 0; i < sizeof of_btx / sizeof of_btx[0] && !j->mix; i++) {
         SY_REQUIRE(!sy_cli_given(cli, of_btx[i]), SY_ERR_USAGE,
                    "merge: --%s goes with --method btx", of_btx[i]);
@@ -86,6 +91,7 @@ static sy_status read_options(job *j)
     }
     memcpy(j->path, source, (size_t)n * sizeof *source);
     j->n = n;
+    SY_TRY(sy_ensemble_prior(sy_cli_text(cli, "prior"), n, &j->prior));
     if (sy_cli_given(cli, "seed-model")) {
         j->path[n] = sy_cli_text(cli, "seed-model");
         j->grow.spec.base = n++;
@@ -114,6 +120,7 @@ static sy_status derive_config(job *j)
         SY_TRY(sy_grow_derive(g, "moe.normalize_weights", j->top_k > 1 ? "true" : "false"));
         SY_TRY(sy_grow_derive(g, "moe.expert_hidden", "%d", source->model->ffn_hidden));
         SY_TRY(sy_grow_derive_shared(g, sy_cli_given(g->cli, "always-on") ? 1 : 0));
+        SY_TRY(sy_grow_label_experts(g, j->path, j->n));
         if (sy_cli_given(g->cli, "layers")) {
             SY_TRY(sy_grow_derive(g, "moe.layers", "%s", sy_cli_text(g->cli, "layers")));
         }
@@ -149,6 +156,12 @@ cleanup:
     return st;
 }
 
+static sy_status write_file(job *j, sy_transfer_receipt *receipt)
+{
+    return j->apart ? sy_grow_ensemble(&j->grow, j->prior, receipt)
+                    : sy_grow_write(&j->grow, receipt);
+}
+
 /* ---- the receipt ---- */
 
 static void print_receipt(const job *j, const sy_transfer_receipt *r)
@@ -165,6 +178,11 @@ static void print_receipt(const job *j, const sy_transfer_receipt *r)
     }
     if (g->spec.base >= 0) {
         printf("  everything else: %s\n", g->source[g->spec.base]->path);
+    } else if (j->apart) {
+        for (int32_t s = 0; s < j->n; s++) {
+            printf("  member %d, prior %.4g: %s, step %ld\n", s, j->prior[s], g->source[s]->path,
+                   (long)g->source[s]->step);
+        }
     } else {
         printf("  %s: the mean of %d models\n", j->mix ? "everything else" : "everything", j->n);
         for (int32_t s = 0; s < j->n && !j->mix; s++) {
@@ -186,20 +204,22 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     (void)exit_code;
     SY_TRY(read_options(&j));
     SY_TRY(configure(&j));
-    SY_TRY(sy_grow_write(&j.grow, &receipt));
+    SY_TRY(write_file(&j, &receipt));
     SY_TRY(sy_grow_publish(&j.grow));
     if (env->world->rank == 0) {
         print_receipt(&j, &receipt);
     }
 cleanup:
     sy_grow_close(&j.grow);
+    sy_free(&j.prior);
     return st;
 }
 
 static const sy_option options[] = {
     {"output", SY_OPTION_VALUE, "OUT.h5", "The checkpoint to write; must not exist."},
-    {"method", SY_OPTION_VALUE, "btx|average",
-     "btx: the MLPs become experts, everything else the mean; average: the mean of all."},
+    {"method", SY_OPTION_VALUE, "btx|average|ensemble",
+     "btx: the MLPs become experts, everything else the mean; average: the mean of all; ensemble: "
+     "all as they are, which eval mixes token by token."},
     {"source", SY_OPTION_LIST, "MODEL",
      "A model to merge: checkpoint, Hugging Face folder or LoRA adapter."},
     {"adapter-base", SY_OPTION_VALUE, "MODEL",
@@ -220,14 +240,17 @@ static const sy_option options[] = {
      "all); the MLPs of the others are averaged."},
     {"router-init-std", SY_OPTION_VALUE, "S", "btx: standard deviation of the routers (0.02)."},
     {"seed", SY_OPTION_VALUE, "N", "btx: seed of the routers (default: the first run.seed)."},
+    {"prior", SY_OPTION_VALUE, "P1,P2,...",
+     "ensemble: weight of each source at the start of a text; their sum is made 1 (all alike)."},
     {"set", SY_OPTION_LIST, "KEY=VALUE", "Override a key of the new configuration."},
     {0},
 };
 
-const sy_command sy_cmd_merge = {.name = "merge",
-                                 .operands = "--method btx|average --source A --source B -o OUT.h5",
-                                 .help = "Merge several trained models into one.",
-                                 .min_operands = 0,
-                                 .max_operands = 0,
-                                 .options = options,
-                                 .run = run};
+const sy_command sy_cmd_merge = {
+    .name = "merge",
+    .operands = "--method btx|average|ensemble --source A --source B -o OUT.h5",
+    .help = "Merge several trained models into one.",
+    .min_operands = 0,
+    .max_operands = 0,
+    .options = options,
+    .run = run};

@@ -32,7 +32,7 @@ static sy_status find_source(const char *name, sy_comm *world, char **path)
     }
     SY_TRY(sy_agree(world, mine));
     SY_TRY(sy_host_broadcast(world, &is_hf, sizeof is_hf, 0, "kind of source"));
-    SY_TRY(is_hf ? sy_agree(world, sy_strdup(name, path)) : sy_find_checkpoint(name, world, path));
+    SY_TRY(is_hf ? sy_agree(world, sy_strdup(name, path)) : sy_find_model(name, world, path));
 cleanup:
     sy_free(&config);
     return st;

@@ -129,7 +129,9 @@ sy_status sy_model_load(const char *ckpt, const char *const *overrides, int32_t 
     sy_engine_spec spec = {
         .settings = &out->settings, .world = world, .use = use, .threads = env->threads};
 
-    SY_TRY(sy_find_checkpoint(ckpt, world, &m.path));
+    SY_TRY(use == SY_USE_EVAL ? sy_find_checkpoint(ckpt, world, &m.path)
+                              : sy_find_model(ckpt, world, &m.path));
+    SY_TRY(sy_ensemble_open(m.path, world, &m.ensemble));
     SY_TRY(read_step(m.path, world, &m.step));
     SY_TRY(sy_checkpoint_settings(m.path, overrides, n_overrides, world, &m.settings));
     if (!sets_ep(overrides, n_overrides)) {
@@ -142,7 +144,7 @@ sy_status sy_model_load(const char *ckpt, const char *const *overrides, int32_t 
     spec.B = use == SY_USE_GENERATE ? 1 : out->settings.train->micro_batch;
     spec.S = out->settings.model->seq_len;
     SY_TRY(sy_engine_create(&spec, &out->engine));
-    SY_TRY(sy_engine_load(out->engine, out->path));
+    SY_TRY(out->ensemble.n > 0 ? SY_OK : sy_engine_load(out->engine, out->path));
 cleanup:
     sy_loaded_model_free(&m);
     if (st != SY_OK) {
@@ -154,6 +156,7 @@ cleanup:
 void sy_loaded_model_free(sy_loaded_model *model)
 {
     sy_engine_destroy(&model->engine);
+    sy_ensemble_free(&model->ensemble);
     sy_run_settings_free(&model->settings);
     sy_free(&model->path);
     *model = (sy_loaded_model){0};

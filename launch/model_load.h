@@ -3,7 +3,7 @@
 #define SY_LAUNCH_MODEL_LOAD_H
 
 #include "launch/env.h"
-#include "train/engine.h"
+#include "train/ensemble.h"
 #include "upcycle/source.h"
 
 #ifdef __cplusplus
@@ -14,11 +14,13 @@ typedef struct sy_loaded_model {
     char *path; /* of the checkpoint file */
     int64_t step;
     sy_run_settings settings;
+    sy_ensemble ensemble; /* n > 0: the engine has no member loaded yet */
     sy_engine *engine;
 } sy_loaded_model;
 
 /* Find, configure (the checkpoint's configuration with overrides; parallel.ep is fitted to the
- * ranks unless overridden), create, load. Collective over env->world. */
+ * ranks unless overridden), create, load. An ensemble is SY_ERR_USAGE but for evaluation.
+ * Collective over env->world. */
 sy_status sy_model_load(const char *ckpt, const char *const *overrides, int32_t n_overrides,
                         sy_engine_use use, const sy_env *env, sy_loaded_model *out);
 void sy_loaded_model_free(sy_loaded_model *model);

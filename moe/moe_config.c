@@ -11,6 +11,8 @@
 #field, kind, offsetof(sy_moe_config, field), def, lo, hi, choices, text                   \
     }
 
+#define LABEL_CHARACTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
+
 static const char *const score_choices[] = {"softmax", "sigmoid", NULL};
 static const char *const drop_choices[] = {"position", "probability", NULL};
 static const char *const scope_choices[] = {"micro_batch", "sequence", "global_batch", NULL};
@@ -70,6 +72,9 @@ static const sy_config_key keys[] = {
     KEY(force_balance, SY_CFG_BOOL, "false", 0, 0, NULL,
         "For benchmarks only: experts are dealt round-robin whatever the router says. Labelled in "
         "every output."),
+    KEY(expert_labels, SY_CFG_STR_LIST, "null", 0, 0, NULL,
+        "Names of n kinds of experts: expert e belongs to name e mod n. Evaluation then says how "
+        "the choices are shared out among them. merge --method btx writes its sources' names."),
     {0},
 };
 
@@ -105,11 +110,42 @@ static sy_status check_layers(const sy_moe_config *m, const sy_config *config)
     return SY_OK;
 }
 
+/* They become parts of metrics' names. */
+static sy_status check_labels(const sy_moe_config *m, const sy_config *config)
+{
+    sy_status st = SY_OK;
+    const sy_str_list *labels = &m->expert_labels;
+    if (labels->n > 0 && m->experts % labels->n != 0) {
+        SY_TRY(sy_config_error(config, "moe.expert_labels",
+                               "moe.expert_labels: moe.experts %d is not a multiple of %d labels",
+                               m->experts, labels->n));
+    }
+    for (int32_t i = 0; i < labels->n; i++) {
+        const char *label = labels->item[i];
+        size_t n = strlen(label);
+        if (n == 0 || n > SY_EXPERT_LABEL || strspn(label, LABEL_CHARACTERS) != n) {
+            SY_TRY(sy_config_error(config, "moe.expert_labels",
+                                   "moe.expert_labels: '%s' becomes part of a metric's name and "
+                                   "may have 1 to %d letters, digits and the signs _ - . only",
+                                   label, SY_EXPERT_LABEL));
+        }
+        for (int32_t k = 0; k < i; k++) {
+            if (strcmp(label, labels->item[k]) == 0) {
+                SY_TRY(sy_config_error(config, "moe.expert_labels",
+                                       "moe.expert_labels: '%s' is given twice", label));
+            }
+        }
+    }
+cleanup:
+    return st;
+}
+
 static sy_status check(const void *section, const sy_config *config)
 {
     sy_status st = SY_OK;
     const sy_moe_config *m = section;
     SY_TRY(check_layers(m, config));
+    SY_TRY(check_labels(m, config));
     if (m->experts > 0 && m->top_k > m->experts) {
         SY_TRY(sy_config_error(config, "moe.top_k", "moe.top_k %d is larger than moe.experts %d",
                                m->top_k, m->experts));

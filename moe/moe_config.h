@@ -8,6 +8,8 @@
 extern "C" {
 #endif
 
+enum { SY_EXPERT_LABEL = 60 }; /* most bytes of one of moe.expert_labels */
+
 typedef enum sy_drop_policy { SY_DROP_POSITION, SY_DROP_PROBABILITY } sy_drop_policy;
 typedef enum sy_aux_scope { SY_AUX_MICRO_BATCH, SY_AUX_SEQUENCE, SY_AUX_GLOBAL_BATCH } sy_aux_scope;
 
@@ -27,6 +29,7 @@ typedef struct sy_moe_config {
     double aux_loss_coeff, z_loss_coeff, bias_update_rate;
     int32_t aux_loss_scope;
     bool force_balance;
+    sy_str_list expert_labels;
 } sy_moe_config;
 
 extern const sy_config_section sy_moe_section;

@@ -34,7 +34,7 @@ static bool is_by_override(const char *key)
 {
     static const char *const names[] = {
         "optim.", "data.", "moe.", "train.global_batch", "train.micro_batch", "train.freeze", NULL};
-    return is_one_of(key, names) && !is_fixed(key);
+    return is_one_of(key, names) && !is_fixed(key) && strcmp(key, "moe.expert_labels") != 0;
 }
 
 static bool is_free(const char *key)

@@ -60,17 +60,17 @@ static sy_status want_in(checker *c, const char *tree, const char *name, int32_t
     return want(c, path, true, n_dim, shape);
 }
 
-/* Values, and in training what the optimizer keeps of a parameter that is trained. A narrow value
-   has a master. */
-static sy_status want_piece(checker *c, const char *name, bool moments, int32_t n_dim,
-                            const int64_t *shape)
+/* Values below `tree`, and in training what the optimizer keeps of a parameter that is trained. A
+   narrow value has a master. */
+static sy_status want_piece(checker *c, const char *tree, const char *name, bool moments,
+                            int32_t n_dim, const int64_t *shape)
 {
     sy_status st = SY_OK;
     char path[SY_PARAM_NAME + 32];
     const sy_checkpoint_entry *value = NULL;
-    SY_TRY(want_in(c, "model", name, n_dim, shape));
+    SY_TRY(want_in(c, tree, name, n_dim, shape));
     if (moments) {
-        snprintf(path, sizeof path, "model/%s", name);
+        snprintf(path, sizeof path, "%s/%s", tree, name);
         value = find(c, path);
         SY_TRY(want_in(c, "optim/exp_avg", name, n_dim, shape));
         SY_TRY(want_in(c, "optim/exp_avg_sq", name, n_dim, shape));
@@ -82,23 +82,24 @@ cleanup:
     return st;
 }
 
-static sy_status want_param(checker *c, const sy_param_spec *spec, bool training)
+static sy_status want_param(checker *c, const char *tree, const sy_param_spec *spec, bool training)
 {
     sy_status st = SY_OK;
     int64_t shape[SY_MAX_DIM];
     memcpy(shape, spec->shape_glb, sizeof shape);
     if (spec->n_pieces == 0) {
-        SY_TRY(want_piece(c, spec->name, training && spec->trainable, spec->n_dim, shape));
+        SY_TRY(want_piece(c, tree, spec->name, training && spec->trainable, spec->n_dim, shape));
     }
     for (int32_t i = 0; i < spec->n_pieces; i++) {
         shape[spec->piece_dim] = spec->piece[i].extent;
-        SY_TRY(want_piece(c, spec->piece[i].name, training && spec->trainable, spec->n_dim, shape));
+        SY_TRY(want_piece(c, tree, spec->piece[i].name, training && spec->trainable, spec->n_dim,
+                          shape));
     }
 cleanup:
     return st;
 }
 
-static sy_status want_params(checker *c, const sy_run_settings *s, bool training)
+static sy_status want_params(checker *c, const char *tree, const sy_run_settings *s, bool training)
 {
     sy_status st = SY_OK;
     sy_model *model = NULL;
@@ -109,11 +110,29 @@ static sy_status want_params(checker *c, const sy_run_settings *s, bool training
         SY_TRY(sy_params_freeze(params, (const char *const *)freeze->item, freeze->n));
     }
     for (int32_t i = 0; i < params->n; i++) {
-        SY_TRY(want_param(c, &params->param[i]->spec, training));
+        SY_TRY(want_param(c, tree, &params->param[i]->spec, training));
     }
 cleanup:
     sy_params_destroy(&params);
     sy_model_destroy(&model);
+    return st;
+}
+
+/* Every member is a model, and there is a prior for each. */
+static sy_status want_members(checker *c, const sy_run_settings *s)
+{
+    sy_status st = SY_OK;
+    const sy_checkpoint_entry *prior = find(c, "members/prior");
+    char tree[48];
+    SY_REQUIRE(prior != NULL && prior->n_dim == 1 && prior->dtype == SY_F64 && prior->shape[0] > 0,
+               SY_ERR_DAMAGED,
+               "checkpoint '%s' is an ensemble without a dataset '/members/prior' [n] of f64",
+               c->path);
+    for (int64_t j = 0; j < prior->shape[0]; j++) {
+        snprintf(tree, sizeof tree, "members/%ld/model", (long)j);
+        SY_TRY(want_params(c, tree, s, false));
+    }
+cleanup:
     return st;
 }
 
@@ -141,8 +160,8 @@ cleanup:
 
 static bool is_ours(const char *path)
 {
-    return strncmp(path, "model/", 6) == 0 || strncmp(path, "optim/", 6) == 0 ||
-           strncmp(path, "state/", 6) == 0;
+    return strncmp(path, "model/", 6) == 0 || strncmp(path, "members/", 8) == 0 ||
+           strncmp(path, "optim/", 6) == 0 || strncmp(path, "state/", 6) == 0;
 }
 
 static sy_status check_leftover(const checker *c)
@@ -163,13 +182,14 @@ sy_status sy_checkpoint_complete(const char *path, const sy_checkpoint_info *inf
     checker c = {.path = path, .info = info};
     sy_run_settings settings = {0};
     bool training = strcmp(info->kind, "training") == 0;
-    SY_REQUIRE(training || strcmp(info->kind, "model") == 0, SY_ERR_DAMAGED,
+    bool ensemble = strcmp(info->kind, "ensemble") == 0;
+    SY_REQUIRE(training || ensemble || strcmp(info->kind, "model") == 0, SY_ERR_DAMAGED,
                "checkpoint '%s' is of kind '%s', which this version does not know", path,
                info->kind);
     SY_TRY(sy_alloc(info->n_entries, sizeof *c.seen, (void **)&c.seen));
     SY_TRY(sy_run_settings_parse(info->config_yaml, strlen(info->config_yaml), path, NULL, 0,
                                  &settings));
-    SY_TRY(want_params(&c, &settings, training));
+    SY_TRY(ensemble ? want_members(&c, &settings) : want_params(&c, "model", &settings, training));
     SY_TRY(training ? want_state(&c, &settings) : SY_OK);
     SY_TRY(check_leftover(&c));
 cleanup:

@@ -10,9 +10,10 @@ extern "C" {
 #endif
 
 /* Every (layer, expert, tensor) of the configuration, and in a training checkpoint every moment,
-   master and counter, is there once, in its shape, as a float (a counter: i64), and nothing else is
-   below /model, /optim and /state. SY_ERR_DAMAGED names the first dataset that is missing, wrong or
-   one too many. Not collective: reads the list of datasets alone. */
+   master and counter, in an ensemble every member and the prior, is there once, in its shape, as a
+   float (a counter: i64), and nothing else is below /model, /members, /optim and /state.
+   SY_ERR_DAMAGED names the first dataset that is missing, wrong or one too many. Not collective:
+   reads the list of datasets alone. */
 sy_status sy_checkpoint_complete(const char *path, const sy_checkpoint_info *info);
 
 #ifdef __cplusplus

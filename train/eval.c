@@ -1,4 +1,4 @@
-#include "train/eval.h"
+#include "train/eval_impl.h"
 
 #include "core/fault.h"
 #include "parallel/agree.h"
@@ -52,7 +52,7 @@ cleanup:
     return st;
 }
 
-static sy_status run_batch(sy_engine *engine, const sy_step_batch *batch)
+static sy_status run_batch(sy_engine *engine, const sy_step_batch *batch, const sy__eval_part *part)
 {
     sy_status st = SY_OK;
     sy_pass p;
@@ -60,6 +60,10 @@ static sy_status run_batch(sy_engine *engine, const sy_step_batch *batch)
         SY_TRY(sy_engine_begin(engine, SY_PASS_EVAL, &batch->micro[i], 0, i, &p));
         SY_TRY(sy_model_forward(engine->model, &p, NULL));
         SY_TRY(sy_engine_end(engine, &p));
+        if (part->see != NULL) {
+            SY_TRY(sy_stream_sync(engine->compute_stream));
+            SY_TRY(part->see(part->self, &batch->micro[i]));
+        }
     }
     SY_TRY(
         sy_stream_sync(engine->compute_stream)); /* the loader's arrays change at the next take */
@@ -77,18 +81,18 @@ static double drop_fraction(const sy_engine *engine)
     return chosen > 0 ? (double)(chosen - kept) / (double)chosen : 0;
 }
 
-sy_status sy_evaluate(sy_engine *engine, sy_eval_set *set, int64_t n_batches, sy_eval_stop *stop,
-                      const void *stop_self, sy_eval_result *out)
+sy_status sy__evaluate_part(sy_engine *engine, sy_eval_set *set, const sy__eval_part *part,
+                            sy_eval_result *out, int64_t *end)
 {
     sy_status st = SY_OK;
     sy_comm *host = engine->mesh->host;
     const sy_step_batch *batch = NULL;
-    int64_t position = 0, tokens = 0;
+    int64_t position = part->position, tokens = 0;
     bool stopped = false;
 
     SY_TRY(sy_engine_zero_stats(engine));
-    for (int64_t k = 0; n_batches == 0 || k < n_batches; k++) {
-        stopped = stop != NULL && stop(stop_self);
+    for (int64_t k = 0; part->n_batches == 0 || k < part->n_batches; k++) {
+        stopped = part->stop != NULL && part->stop(part->stop_self);
         SY_TRY(next_batch(set, position, host, &batch, &stopped));
         if (batch->n_sequences == 0) {
             break;
@@ -97,7 +101,7 @@ sy_status sy_evaluate(sy_engine *engine, sy_eval_set *set, int64_t n_batches, sy
             *out = (sy_eval_result){.stopped = true};
             goto cleanup;
         }
-        st = run_batch(engine, batch);
+        st = run_batch(engine, batch, part);
         if (st != SY_OK) {
             sy_comm_abort(host, st);
         }
@@ -106,9 +110,18 @@ sy_status sy_evaluate(sy_engine *engine, sy_eval_set *set, int64_t n_batches, sy
     }
     SY_TRY(sy_engine_reduce_stats(engine));
     SY_TRY(sy_host_all_reduce(host, &tokens, 1, SY_I64, SY_SUM, "eval tokens"));
+    *end = position;
     *out = (sy_eval_result){.tokens = tokens,
                             .loss = tokens > 0 ? engine->h_sums[1] / (double)tokens : 0,
                             .drop_fraction = drop_fraction(engine)};
 cleanup:
     return st;
+}
+
+sy_status sy_evaluate(sy_engine *engine, sy_eval_set *set, int64_t n_batches, sy_eval_stop *stop,
+                      const void *stop_self, sy_eval_result *out)
+{
+    int64_t end = 0;
+    const sy__eval_part part = {.n_batches = n_batches, .stop = stop, .stop_self = stop_self};
+    return sy__evaluate_part(engine, set, &part, out, &end);
 }

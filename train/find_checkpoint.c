@@ -1,5 +1,6 @@
 /* From what the user names to one checkpoint file and its configuration, on every rank alike. Rank
  * 0 looks at the disk. */
+#include <string.h>
 #include <sys/stat.h>
 
 #include "checkpoint/checkpoint.h"
@@ -131,6 +132,33 @@ cleanup:
     sy_free(&found);
     sy_free(&text);
     sy_free(&folder);
+    return st;
+}
+
+/* Rank 0. */
+static sy_status check_one_model(const char *path)
+{
+    sy_status st = SY_OK;
+    sy_checkpoint_info info = {0};
+    SY_TRY(sy_checkpoint_info_read(path, &info));
+    SY_REQUIRE(strcmp(info.kind, "ensemble") != 0, SY_ERR_USAGE,
+               "'%s' is an ensemble of several models, which eval alone runs; name one model",
+               path);
+cleanup:
+    sy_checkpoint_info_free(&info);
+    return st;
+}
+
+sy_status sy_find_model(const char *ckpt, sy_comm *world, char **path)
+{
+    sy_status st = SY_OK;
+    char *found = NULL;
+    SY_TRY(sy_find_checkpoint(ckpt, world, &found));
+    SY_TRY(sy_agree(world, world->rank == 0 ? check_one_model(found) : SY_OK));
+    *path = found;
+    found = NULL;
+cleanup:
+    sy_free(&found);
     return st;
 }
 

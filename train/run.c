@@ -15,6 +15,7 @@
 #include "report/run_dir.h"
 #include "train/eval.h"
 #include "train/peak.h"
+#include "train/routed.h"
 #include "train/saves.h"
 #include "train/step_metrics.h"
 
@@ -65,7 +66,7 @@ static sy_status check_resume(run *r, char **path)
     const char *from = r->spec->resume_from != NULL ? r->spec->resume_from : r->dir.path;
     sy_run_settings old = {0};
     char *changes = NULL;
-    SY_TRY(sy_find_checkpoint(from, r->world, path));
+    SY_TRY(sy_find_model(from, r->world, path));
     if (r->spec->resume_from != NULL) { /* the newest of a folder has been verified */
         SY_TRY(sy_checkpoint_verify(*path, r->world, NULL));
     }
@@ -221,7 +222,7 @@ static sy_status start(run *r)
     if (how == SY_RUN_CONTINUE) {
         SY_TRY(check_resume(r, &path));
     } else if (r->spec->init_from != NULL) {
-        SY_TRY(sy_find_checkpoint(r->spec->init_from, r->world, &path));
+        SY_TRY(sy_find_model(r->spec->init_from, r->world, &path));
         SY_TRY(sy_checkpoint_verify(path, r->world, NULL));
     }
     SY_TRY(sy_agree(r->world, sy_config_echo(r->settings->config, &r->config_yaml)));
@@ -262,6 +263,31 @@ static bool is_asked_to_stop(const void *self)
            (minutes > 0 && sy_clock_s() - r->begun_s >= 60 * minutes);
 }
 
+/* To which labels' experts the set went: in all layers together, and in each. Rank 0. */
+static sy_status record_routed(run *r, const char *set)
+{
+    sy_status st = SY_OK;
+    const int32_t n = r->settings->moe->experts > 0 ? r->settings->moe->expert_labels.n : 0;
+    double *share = NULL;
+    char key[512], name[SY_EXPERT_LABEL + 1], layer[32];
+    SY_TRY(sy_alloc(n, sizeof *share, (void **)&share));
+    for (int32_t i = -1; i < r->settings->model->layers && n > 0; i++) {
+        if (i >= 0 && !sy_moe_config_layer(r->settings->moe, i)) {
+            continue;
+        }
+        snprintf(layer, sizeof layer, i < 0 ? "" : "layer_%d/", i);
+        sy_routed_shares(r->trainer->engine, i, share);
+        for (int32_t g = 0; g < n; g++) {
+            snprintf(key, sizeof key, "valid/%s/%srouted/%s", set, layer,
+                     sy_routed_name(r->settings, g, name));
+            SY_TRY(sy_metrics_set_f64(r->metrics->record, key, share[g]));
+        }
+    }
+cleanup:
+    sy_free(&share);
+    return st;
+}
+
 /* A set that is cut short has no figure, and those behind it are left out. */
 static sy_status evaluate(run *r, bool *stopped)
 {
@@ -275,6 +301,7 @@ static sy_status evaluate(run *r, bool *stopped)
         if (is_root(r) && !*stopped) {
             snprintf(key, sizeof key, "valid/%s/loss", r->valid[i].name);
             SY_TRY(sy_metrics_set_f64(r->metrics->record, key, result.loss));
+            SY_TRY(record_routed(r, r->valid[i].name));
             sy_info("step %ld: valid/%s loss %.4f over %ld tokens", (long)r->trainer->count.step,
                     r->valid[i].name, result.loss, (long)result.tokens);
         }

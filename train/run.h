@@ -33,6 +33,8 @@ sy_status sy_run_train(const sy_run_spec *spec, bool *stopped);
 /* The checkpoint that a CKPT argument means: a file, the `latest` link, or a run directory's newest
  * that verifies. Collective over world; *path is freed with sy_free. */
 sy_status sy_find_checkpoint(const char *ckpt, sy_comm *world, char **path);
+/* The same where one model is needed: an ensemble is SY_ERR_USAGE. Collective over world. */
+sy_status sy_find_model(const char *ckpt, sy_comm *world, char **path);
 /* All checkpoints that the argument means, one path per line, newest first: of a folder every one.
  * Collective over world; *text is freed with sy_free. */
 sy_status sy_checkpoint_paths(const char *ckpt, sy_comm *world, char **text);

@@ -114,7 +114,7 @@ static sy_status walk(void *self, sy_emit *emit, void *to)
         const sy_source_tensor *t = &plan->tensor[i];
         const int64_t elem_bytes = (int64_t)sy_dtype_bytes(t->dtype), bytes = t->numel * elem_bytes;
         int64_t begin = 0, end = 0;
-        char name[SY_PARAM_NAME + 8];
+        char name[SY_PARAM_NAME + 32];
         sy_box box[2 * SY_MAX_DIM];
         sy_part part[2 * SY_MAX_DIM];
         sy_field field = {.name = name,
@@ -123,7 +123,8 @@ static sy_status walk(void *self, sy_emit *emit, void *to)
                           .parts = part,
                           .pull = pull,
                           .pull_self = &b->pull[i]};
-        snprintf(name, sizeof name, "model/%s", t->name);
+        snprintf(name, sizeof name, "%s%s", b->spec->prefix != NULL ? b->spec->prefix : "model/",
+                 t->name);
         memcpy(field.shape_glb, t->shape, sizeof field.shape_glb);
         sy__share(b->spec->comm, b->total, base, bytes, SY_PULL_BYTES, &begin, &end);
         if (end > begin) {
@@ -170,7 +171,7 @@ sy_status sy_build(const sy_build_spec *spec, sy_transfer_receipt *receipt)
                       .n_owners = 1,
                       .step = spec->step,
                       .tokens_seen = spec->tokens_seen,
-                      .kind = "model",
+                      .kind = spec->kind != NULL ? spec->kind : "model",
                       .config_yaml = spec->config_yaml,
                       .blobs = spec->files->blob,
                       .n_blobs = spec->files->n};

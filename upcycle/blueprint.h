@@ -32,6 +32,8 @@ typedef sy_status sy_make(void *self, int32_t tensor, int64_t first, int64_t n, 
                           const void **h_out);
 
 typedef struct sy_build_spec {
+    const char *kind;   /* of the checkpoint; NULL: "model" */
+    const char *prefix; /* before the tensors' names; NULL: "model/" */
     const sy_blueprint *plan;
     sy_make *make;
     void *self;
@@ -42,7 +44,7 @@ typedef struct sy_build_spec {
     sy_transfer_progress *progress; /* NULL: none */
     void *progress_self;
 } sy_build_spec;
-/* Write the checkpoint (kind model). The ranks share out the bytes; each makes what it writes.
+/* Write the checkpoint. The ranks share out the bytes; each makes what it writes.
    Collective over comm. Nothing stands under `out` after an error. */
 sy_status sy_build(const sy_build_spec *spec, sy_transfer_receipt *receipt);
 
