@@ -96,6 +96,7 @@ sy_status sy_report_render(const sy_metrics_log *log, const char *name, const ch
     sy__page_tiles(&page);
     SY_TRY(sy__page_warnings(&page));
     SY_TRY(sy__page_charts(&page));
+    SY_TRY(sy__page_routed(&page));
     SY_TRY(sy__page_loads(&page));
     sy__page_tables(&page);
     write_config(&page);

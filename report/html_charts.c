@@ -389,3 +389,29 @@ cleanup:
     sy_free(&line);
     return st;
 }
+
+sy_status sy__page_shares(const sy__page *page, const char *title, const sy_series *const *series,
+                          const char *const *label, int32_t n, double even)
+{
+    sy_status st = SY_OK;
+    curve *line = NULL;
+    SY_TRY(sy_alloc(LINES_MAX, sizeof *line, (void **)&line));
+    n = n < LINES_MAX ? n : LINES_MAX;
+    for (int32_t i = 0; i < n; i++) {
+        line[i].label = label[i];
+        line[i].label_bytes = -1;
+        draw_in(&line[i], series[i], 100);
+    }
+    write_chart(page, &(chart){.title = title,
+                               .unit = "% of the choices",
+                               .css = "card",
+                               .width = 520,
+                               .height = 220,
+                               .from_zero = true,
+                               .even = 100 * even,
+                               .line = line,
+                               .n_lines = n});
+cleanup:
+    sy_free(&line);
+    return st;
+}

@@ -49,6 +49,11 @@ void sy__page_tiles(const sy__page *page);
 sy_status sy__page_warnings(const sy__page *page);
 sy_status sy__page_charts(const sy__page *page);
 sy_status sy__page_loads(const sy__page *page);
+/* Which validation set goes to which label's experts. */
+sy_status sy__page_routed(const sy__page *page);
+/* A card with the course of n series, the first few of them, in percent; `even` is dashed. */
+sy_status sy__page_shares(const sy__page *page, const char *title, const sy_series *const *series,
+                          const char *const *label, int32_t n, double even);
 void sy__page_tables(const sy__page *page);
 
 #endif

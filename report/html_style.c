@@ -73,6 +73,8 @@ static const char style[] =
     "th:first-child,td:first-child{text-align:left;white-space:normal;overflow-wrap:anywhere}\n"
     "tr:last-child td{border-bottom:0}\n"
     "td small{color:var(--soft)}\n"
+    ".share{width:auto}.share td+td{background:color-mix(in srgb,var(--c0) "
+    "var(--share),var(--card))}\n"
     "details{background:var(--card);border:1px solid var(--rule);border-radius:8px;"
     "padding:10px 16px}\n"
     "details.more{margin-top:16px;background:none;border:0;padding:0}\n"

@@ -63,7 +63,7 @@ valid=("--set" "data.valid=[{name: prose, path: $out/data/prose_valid}, {name: c
 train() { # train RANKS CONFIG RUN_DIR LR STEPS ARGUMENTS...
   local ranks=$1 config=$2 dir=$3 lr=$4 steps=$5
   shift 5
-  ${exec-} nice launch/mpirun.sh -n "$ranks" "$program" train "configs/btx/$config" --run-dir "$dir" --set "run.name=$(basename "$dir")" \
+  ${exec-} launch/mpirun.sh -n "$ranks" "$program" train "configs/btx/$config" --run-dir "$dir" --set "run.name=$(basename "$dir")" \
     --set "run.seed=$seed" --set "optim.lr=$lr" --set "train.steps=$steps" "$@"
 }
 
@@ -73,7 +73,7 @@ beside() { # beside CONFIG NAME STEPS CKPT DOMAIN...: train from a checkpoint, a
 }
 
 evaluate() { # evaluate NAME CKPT: a row of the table
-  nice launch/mpirun.sh -n 2 "$program" eval "$2" --data "$out"/data/{prose,code,arithmetic}_valid --json \
+  launch/mpirun.sh -n 2 "$program" eval "$2" --data "$out"/data/{prose,code,arithmetic}_valid --json \
     ${quick:+--set train.eval_batches=2} >"$here/eval/$1.json"
 }
 

@@ -115,7 +115,6 @@ class Merge(harness.Case):
         self.refused("twice", "--method", "btx", "--source", a)
         self.refused("--method", *two)
         self.refused("did you mean 'btx'", "--method", "bts", *two)
-        self.refused("ensemble", "--method", "ensemble", *two)
         self.refused(["--top-k", "btx"], "--method", "average", "--top-k", 2, *two)
         self.refused("top_k 5", "--method", "btx", "--top-k", 5, *two)
         self.refused(["--equal", "--top-k"], "--method", "btx", "--equal", "--top-k", 2, *two)

@@ -227,6 +227,34 @@ static void narrow_values_need_their_masters(void **state)
     assert_int_equal(check(&f), SY_OK);
 }
 
+/* Two whole models and their prior. */
+static void ensembles_are_complete_where_every_member_is(void **state)
+{
+    (void)state;
+    file f = {.kind = "ensemble"}, wrong;
+    for (int i = 0; i < N_MODEL; i++) {
+        add(&f, "members/0/model/", &model[i]);
+        add(&f, "members/1/model/", &model[i]);
+    }
+    add(&f, "", &(dataset){"members/prior", SY_F64, 1, {2}});
+    assert_int_equal(check(&f), SY_OK);
+    for (int32_t i = 0; i < f.n; i++) {
+        wrong = f;
+        snprintf(wrong.path[i], sizeof wrong.path[i], "x/gone");
+        expect_damaged(&wrong, f.path[i]);
+    }
+    wrong = f;
+    wrong.set[f.n - 1].shape[0] = 1; /* a member too many */
+    assert_int_equal(check(&wrong), SY_ERR_DAMAGED);
+    assert_non_null(strstr(sy_error_message(), "/members/1/model/"));
+    sy_error_clear();
+    wrong.set[f.n - 1].shape[0] = 3; /* one too few */
+    expect_damaged(&wrong, "members/2/model/embed");
+    wrong = f;
+    add(&wrong, "model/", &model[0]);
+    expect_damaged(&wrong, "model/embed");
+}
+
 static void unknown_kind_is_damaged(void **state)
 {
     (void)state;
@@ -247,6 +275,7 @@ int main(void)
         cmocka_unit_test(what_may_be_there_has_its_shape_and_type),
         cmocka_unit_test(what_is_one_too_many_is_named),
         cmocka_unit_test(narrow_values_need_their_masters),
+        cmocka_unit_test(ensembles_are_complete_where_every_member_is),
         cmocka_unit_test(unknown_kind_is_damaged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -302,6 +302,34 @@ static void report_without_a_run_or_a_place_is_wrong_use(void **state)
     sy_error_clear();
 }
 
+/* Two sets, two labels, one of which a set never got; of each layer too. */
+static void routed_shares_stand_in_a_matrix(void **state)
+{
+    char *page =
+        render_text(state,
+                    "{\"step\":1,\"valid/a&b/routed/x\":0.9,\"valid/a&b/routed/y\":0.1,"
+                    "\"valid/a&b/layer_3/routed/x\":0.25,\"valid/two/routed/x\":0.375,"
+                    "\"valid/two/loss\":2.5,\"valid/routed/loss\":2.5}\n"
+                    "{\"step\":2,\"valid/a&b/routed/x\":0.625,\"valid/a&b/routed/y\":0.375,"
+                    "\"valid/a&b/layer_3/routed/x\":0.5,\"valid/two/routed/x\":0.75}\n",
+                    "r", NULL);
+    assert_true(is_well_formed(page));
+    assert_non_null(strstr(page, "<tr><th></th><th>x</th><th>y</th></tr>\n"
+                                 "<tr><td>a&amp;b</td><td style=\"--share:38%\">62.5 %</td>"
+                                 "<td style=\"--share:22%\">37.5 %</td></tr>\n"
+                                 "<tr><td>two</td><td style=\"--share:45%\">75.0 %</td><td></td>"
+                                 "</tr>\n</table>"));
+    assert_non_null(strstr(page, "<tr><td>a&amp;b <small>layer 3</small></td>"
+                                 "<td style=\"--share:30%\">50.0 %</td><td></td></tr>"));
+    assert_non_null(strstr(page, "all layers, step 2; even: 50.0 %"));
+    assert_non_null(strstr(page, "<h3>a&amp;b goes to</h3>"));
+    assert_non_null(strstr(page, "<h3>two goes to</h3>"));
+    sy_free(&page);
+    page = render_text(state, "{\"step\":1,\"valid/a/loss\":2}\n", "r", NULL);
+    assert_null(strstr(page, "Which text goes"));
+    sy_free(&page);
+}
+
 static void memory_is_all_given_back(void **state)
 {
     (void)state;
@@ -321,6 +349,7 @@ int main(void)
         IN_SCRATCH(dead_experts_are_warned_of_and_drawn),
         IN_SCRATCH(forced_balance_is_labelled),
         IN_SCRATCH(loss_curve_goes_through_the_logged_values),
+        IN_SCRATCH(routed_shares_stand_in_a_matrix),
         cmocka_unit_test(ticks_are_round_and_inside),
         IN_SCRATCH(report_of_a_run_directory_is_written_beside_it),
         IN_SCRATCH(report_without_a_run_or_a_place_is_wrong_use),
