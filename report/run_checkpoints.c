@@ -207,7 +207,13 @@ cleanup:
     return st;
 }
 
-sy_status sy_run_dir_set_aside(const sy_run_dir *run, int64_t step)
+static bool is_same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_ino == y.st_ino && x.st_dev == y.st_dev;
+}
+
+sy_status sy_run_dir_set_aside(const sy_run_dir *run, int64_t step, const char *named, bool *stands)
 {
     sy_status st = SY_OK;
     sy_run_checkpoints list = {0};
@@ -216,7 +222,12 @@ sy_status sy_run_dir_set_aside(const sy_run_dir *run, int64_t step)
     SY_REQUIRE(run->lock != NULL, SY_ERR_INTERNAL, "run directory '%s' is not ours to change",
                run->path);
     SY_TRY(sy_run_checkpoints_list(run->checkpoints, &list));
-    for (; n < list.n && list.item[n].step > step; n++) {
+    *stands = false;
+    for (; n < list.n && list.item[n].step >= step; n++) {
+        *stands = list.item[n].step == step && is_same_file(list.item[n].path, named);
+        if (*stands) {
+            break;
+        }
         SY_TRY(free_name(list.item[n].path, &name));
         SY_REQUIRE(rename(list.item[n].path, name) == 0, SY_ERR_IO, "cannot rename '%s': %s",
                    list.item[n].path, strerror(errno));

@@ -90,10 +90,12 @@ sy_status sy_run_dir_clean(const sy_run_dir *run, int32_t *n_removed);
    rename. Not collective. Rank 0 only. SY_ERR_IO. */
 sy_status sy_run_dir_publish(const sy_run_dir *run, int64_t step);
 
-/* Rename the checkpoints of later steps than `step` to `step_*.h5.old`: a run that goes on from an
-   older checkpoint leaves that line, and the next --resume must find its own. `latest` points at
-   the newest that stays. Not collective. Rank 0 only. SY_ERR_IO. */
-sy_status sy_run_dir_set_aside(const sy_run_dir *run, int64_t step);
+/* Rename the checkpoints of later steps than `step`, and one of that step which is not the file
+   `named`, to `step_*.h5.old`: a run that goes on from a checkpoint of its choice leaves that line,
+   and the next --resume must find its own. `latest` points at the newest that stays. *stands: so
+   does `named`, under the name of its step. Not collective. Rank 0 only. SY_ERR_IO. */
+sy_status sy_run_dir_set_aside(const sy_run_dir *run, int64_t step, const char *named,
+                               bool *stands);
 
 /* Remove old checkpoints: of those up to `step` (the one just saved) the `keep` newest stay, and
    those of steps that keep_every divides (0: none); keep 0 keeps all. Not collective. Rank 0 only.

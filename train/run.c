@@ -165,7 +165,9 @@ cleanup:
     return st;
 }
 
-static sy_status open_outputs(run *r, sy_run_start start, double peak)
+/* resumed: the file that the run goes on from, if any; *stands: see sy_run_dir_set_aside. */
+static sy_status open_outputs(run *r, sy_run_start start, double peak, const char *resumed,
+                              bool *stands)
 {
     sy_status st = SY_OK;
     const sy_trainer *t = r->trainer;
@@ -174,7 +176,7 @@ static sy_status open_outputs(run *r, sy_run_start start, double peak)
         .what = "step", .start = t->count.step, .total = r->settings->train->steps, .plain_s = 5};
     SY_TRY(sy_run_dir_clean(&r->dir, NULL));
     if (r->spec->resume_from != NULL) {
-        SY_TRY(sy_run_dir_set_aside(&r->dir, t->count.step));
+        SY_TRY(sy_run_dir_set_aside(&r->dir, t->count.step, resumed, stands));
     }
     SY_TRY(sy_run_dir_write_config(&r->dir, r->config_yaml));
     SY_TRY(sy_metrics_file_open(r->dir.metrics, start == SY_RUN_CONTINUE ? t->count.step : -1,
@@ -205,6 +207,25 @@ static void announce(const run *r, double peak)
     }
 }
 
+static void save(run *r, bool final)
+{
+    sy_saves_save(&r->saves, final, is_root(r) ? sy_metrics_file_sync(r->metrics_file) : SY_OK);
+}
+
+/* A checkpoint from elsewhere gets a place in the folder at once: a run that dies before its first
+   save goes on from there. Rank 0 knows whether it stands there already. */
+static sy_status save_named(run *r, bool stands)
+{
+    sy_status st = SY_OK;
+    int32_t stands_int = stands;
+    SY_TRY(sy_host_broadcast(r->world, &stands_int, sizeof stands_int, 0, "named checkpoint"));
+    if (!stands_int) {
+        save(r, false);
+    }
+cleanup:
+    return st;
+}
+
 static sy_status start(run *r)
 {
     sy_status st = SY_OK, mine = SY_OK;
@@ -214,6 +235,7 @@ static sy_status start(run *r)
     double peak = 0;
     int64_t saved_step = -1;
     int32_t how_int;
+    bool stands = false;
 
     SY_TRY(sy_agree(r->world, claim(r, &how)));
     how_int = (int32_t)how;
@@ -239,21 +261,17 @@ static sy_status start(run *r)
     SY_TRY(open_valid(r));
     SY_TRY(measure_peak(r, &peak));
     if (is_root(r)) {
-        mine = open_outputs(r, how, peak);
+        mine = open_outputs(r, how, peak, path, &stands);
     }
     SY_TRY(sy_agree(r->world, mine));
     announce(r, peak);
+    SY_TRY(r->spec->resume_from != NULL ? save_named(r, stands) : SY_OK);
 cleanup:
     sy_free(&path);
     return st;
 }
 
 /* ---- the loop ---- */
-
-static void save(run *r, bool final)
-{
-    sy_saves_save(&r->saves, final, is_root(r) ? sy_metrics_file_sync(r->metrics_file) : SY_OK);
-}
 
 static bool is_asked_to_stop(const void *self)
 {

@@ -149,6 +149,18 @@ class Files(harness.Case):
         self.train(config, "run", "--resume", named)
         self.same_records("run", "whole")
 
+    def test_named_checkpoint_from_elsewhere_is_what_a_killed_run_goes_on_from(self):
+        config = self.config()
+        self.train(config, "whole")
+        other = self.config("other.yaml", optim={"lr": 0.02})
+        self.train(other, "run", "--set", "train.steps=3")  # of the same step, and another line
+        named = self.folder / "whole/checkpoints/step_00000003.h5"
+        job = self.job("train", config, "--run-dir", self.folder / "run", "--resume", named, fault="train.step:2:kill")
+        self.assertNotIn(job.status, (0, 1, 2, 3, 75), job.text())
+        self.assertEqual(self.checkpoints("run"), ["latest", "step_00000003.h5", "step_00000003.h5.old"])
+        self.train(config, "run", "--resume")
+        self.assertEqual(self.metrics("run")[3:], self.metrics("whole")[3:])
+
     def test_resume_in_an_empty_folder_starts_at_zero(self):
         config = self.config(train={"steps": 2})
         (self.folder / "run").mkdir()

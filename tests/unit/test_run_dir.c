@@ -352,16 +352,20 @@ static void later_checkpoints_are_set_aside_and_none_is_lost(void **state)
 {
     sy_run_dir run = claim_run(state);
     sy_run_checkpoints list = {0};
-    path_buf path, target = {0};
+    path_buf path, target = {0}, named;
+    bool stands = false;
     add_checkpoint_file(&run, "step_00000100.h5");
     add_checkpoint_file(&run, "step_00000200.h5");
     add_checkpoint_file(&run, "step_00000300.h5");
     add_checkpoint_file(&run, "step_00000300.h5.old");
     assert_int_equal(sy_run_dir_publish(&run, 300), SY_OK);
 
-    assert_int_equal(sy_run_dir_set_aside(&run, 300), SY_OK);
+    snprintf(named, sizeof named, "%s/latest", run.checkpoints);
+    assert_int_equal(sy_run_dir_set_aside(&run, 300, named, &stands), SY_OK);
+    assert_true(stands);
     assert_true(has_checkpoint_file(&run, "step_00000300.h5"));
-    assert_int_equal(sy_run_dir_set_aside(&run, 150), SY_OK);
+    assert_int_equal(sy_run_dir_set_aside(&run, 150, "elsewhere.h5", &stands), SY_OK);
+    assert_false(stands);
     assert_true(has_checkpoint_file(&run, "step_00000200.h5.old"));
     assert_true(has_checkpoint_file(&run, "step_00000300.h5.old"));
     assert_true(has_checkpoint_file(&run, "step_00000300.h5.old2"));
@@ -372,6 +376,13 @@ static void later_checkpoints_are_set_aside_and_none_is_lost(void **state)
     assert_true(readlink(path, target, sizeof target - 1) > 0);
     assert_string_equal(target, "step_00000100.h5");
     sy_run_checkpoints_free(&list);
+
+    snprintf(named, sizeof named, "%s/step_00000200.h5.old", run.checkpoints);
+    add_checkpoint_file(&run, "step_00000200.h5"); /* of that step, and not what is named */
+    assert_int_equal(sy_run_dir_set_aside(&run, 200, named, &stands), SY_OK);
+    assert_false(stands);
+    assert_false(has_checkpoint_file(&run, "step_00000200.h5"));
+    assert_true(has_checkpoint_file(&run, "step_00000200.h5.old2"));
     sy_run_dir_free(&run);
 }
 
