@@ -207,7 +207,7 @@ static sy_status pick(const shard_index *ix, int64_t first, int64_t end, const s
     SY_REQUIRE(i == end, SY_ERR_USAGE, "'%s' places tensor '%s' in '%s', which does not have it",
                ix->path, sy__st_show(ix->item[i].name, shown), ix->item[i].file);
     if (n_extra > 0) {
-        sy_warn("'%s' does not list %" PRId64 " of the tensors in '%s' (the first is '%s'): they "
+        sy_info("'%s' does not list %" PRId64 " of the tensors in '%s' (the first is '%s'): they "
                 "are left out",
                 ix->path, n_extra, ix->item[first].file, sy__st_show(extra, shown));
     }
