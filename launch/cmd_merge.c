@@ -63,7 +63,8 @@ cleanup:
 static sy_status read_options(job *j)
 {
     static const char *const of_btx[] = {"experts-per-source", "top-k", "layers", "seed-model",
-                                         "router-init-std",    "seed",  "equal",  "always-on"};
+                                         "router-init-std",    "seed",  "equal",  "always-on",
+                                         "keep-adapters"};
     sy_status st = SY_OK;
     const sy_cli *cli = j->grow.cli;
     int32_t n = 0;
@@ -103,6 +104,27 @@ cleanup:
 
 /* ---- the configuration ---- */
 
+/* The experts are what the adapters change, on the one MLP that they change. */
+static sy_status keep_adapters(job *j)
+{
+    sy_status st = SY_OK;
+    sy_grow *g = &j->grow;
+    int64_t rank = 0;
+    for (int32_t i = 0; i < j->n; i++) {
+        const int64_t r = sy_source_adapter_rank(g->source[i]);
+        rank = r > rank ? r : rank;
+    }
+    for (int32_t i = 0; i < j->n; i++) {
+        SY_TRY(sy_source_keep_adapter(g->source[i], rank));
+        SY_REQUIRE(strcmp(g->source[i]->base, g->source[0]->base) == 0, SY_ERR_USAGE,
+                   "merge: --keep-adapters needs one base: '%s' changes '%s', '%s' changes '%s'",
+                   g->source[0]->path, g->source[0]->base, g->source[i]->path, g->source[i]->base);
+    }
+    SY_TRY(sy_grow_derive(g, "moe.adapter_rank", "%ld", (long)rank));
+cleanup:
+    return st;
+}
+
 static sy_status derive_config(job *j)
 {
     sy_status st = SY_OK;
@@ -121,6 +143,7 @@ static sy_status derive_config(job *j)
         SY_TRY(sy_grow_derive(g, "moe.expert_hidden", "%d", source->model->ffn_hidden));
         SY_TRY(sy_grow_derive_shared(g, sy_cli_given(g->cli, "always-on") ? 1 : 0));
         SY_TRY(sy_grow_label_experts(g, j->path, j->n));
+        SY_TRY(sy_cli_given(g->cli, "keep-adapters") ? keep_adapters(j) : SY_OK);
         if (sy_cli_given(g->cli, "layers")) {
             SY_TRY(sy_grow_derive(g, "moe.layers", "%s", sy_cli_text(g->cli, "layers")));
         }
@@ -232,6 +255,9 @@ static const sy_option options[] = {
     {"equal", SY_OPTION_FLAG, NULL,
      "btx: every token goes to all experts with equal weights: top_k is their number, the routers "
      "are zero (train.freeze: 'layers/*/moe/router' keeps them so)."},
+    {"keep-adapters", SY_OPTION_FLAG, NULL,
+     "btx: the sources are LoRA adapters of one base, and stay so: the experts are their changes "
+     "to its MLP, which all share (moe.adapter_rank)."},
     {"experts-per-source", SY_OPTION_VALUE, "N", "btx: experts made of each source (1)."},
     {"top-k", SY_OPTION_VALUE, "K",
      "btx: experts per token (default: the first source's moe.top_k, 2)."},

@@ -8,7 +8,7 @@
 #include "upcycle/source_impl.h"
 
 const char sy__expert_part[] = "/moe/experts/";
-static const char shared_part[] = "/moe/shared/";
+static const char shared_part[] = "/moe/shared/", base_part[] = "/moe/base/";
 
 static bool ends_with(const char *text, const char *end)
 {
@@ -18,12 +18,13 @@ static bool ends_with(const char *text, const char *end)
 
 /* ---- the plan ---- */
 
-/* "layers/003/moe/experts/down", "layers/003/moe/shared/down" -> "layers/003/mlp/down"; other names
-   stay. A shut gate of shared experts lets half of them through. */
+/* "layers/003/moe/experts/down", "layers/003/moe/shared/down", "layers/003/moe/base/down" ->
+   "layers/003/mlp/down"; other names stay. A shut gate of shared experts lets half of them through.
+ */
 static sy__role classify(const char *name, char from[SY_PARAM_NAME])
 {
     const char *expert = strstr(name, sy__expert_part), *shared = strstr(name, shared_part);
-    const char *part = expert != NULL ? expert : shared;
+    const char *part = expert != NULL ? expert : shared != NULL ? shared : strstr(name, base_part);
     snprintf(from, SY_PARAM_NAME, "%s", name);
     if (ends_with(name, "/moe/router")) {
         return SY__ROLE_ROUTER;
@@ -44,7 +45,8 @@ static double scale_of(const sy_recipe_spec *spec, const char *name)
 {
     const sy_moe_config *moe = spec->moe;
     const bool shared = strstr(name, shared_part) != NULL;
-    if (!ends_with(name, "/down") || (!shared && strstr(name, sy__expert_part) == NULL)) {
+    const bool routed = strstr(name, sy__expert_part) != NULL || strstr(name, base_part) != NULL;
+    if ((!shared && !routed) || (!ends_with(name, "/down") && !ends_with(name, "/down_b"))) {
         return 1;
     }
     if (shared) {
@@ -84,6 +86,9 @@ static sy_status find_sources(sy_recipe *r, int32_t tensor, const char *name)
     for (int32_t s = 0; s < spec->n_sources; s++) {
         const sy_source *source = spec->source[s];
         item->from[s] = sy_source_find(source, name);
+        if (item->from[s] < 0 && item->role == SY__ROLE_EXPERT && s == spec->base) {
+            continue; /* no adapter, and no expert is made of it */
+        }
         SY_REQUIRE(item->from[s] >= 0, SY_ERR_USAGE, "'%s' has no tensor '%s' to fill '%s' with",
                    source->path, name, to->name);
         const sy_source_tensor *from = &source->tensor[item->from[s]];
@@ -135,7 +140,7 @@ static sy_status check_all_used(const sy_recipe *r)
         sy_free(&used);
         SY_TRY(sy_alloc(source->n_tensors, sizeof *used, (void **)&used));
         for (int32_t i = 0; i < r->plan.n; i++) {
-            if (r->item[i].from != NULL) {
+            if (r->item[i].from != NULL && r->item[i].from[s] >= 0) {
                 used[r->item[i].from[s]] = true;
             }
         }

@@ -47,6 +47,16 @@ sy_status sy_source_bind(sy_source *source, const sy_model_config *model, const 
                          sy_comm *comm);
 void sy_source_close(sy_source **source);
 
+/* The largest rank of a LoRA adapter's changes to matrices of MLPs; 0: there are none, or it is no
+   adapter. After bind. Not collective. */
+int64_t sy_source_adapter_rank(const sy_source *source);
+/* From here on the source shows the base's MLPs as they are, and beside each matrix
+   "layers/003/mlp/gate" [F, H] its change as "gate_a" [rank, H] and "gate_b" [F, rank]; whatever is
+   no MLP is the sum, as before. After bind. Requires rank to be at least that of the adapter; what
+   is more is zero. SY_ERR_USAGE for what is no adapter, or one that replaces an MLP. Not
+   collective. */
+sy_status sy_source_keep_adapter(sy_source *source, int64_t rank);
+
 /* The tensor of that name, or -1. Not collective. */
 int32_t sy_source_find(const sy_source *source, const char *name);
 /* Elements [first, first + n) of a tensor in its own type: *h_out, either h_buf [SY_PULL_BYTES]

@@ -100,6 +100,7 @@ static void lora_close(sy_source *s)
     if (l == NULL) {
         return;
     }
+    sy__lora_kept_free(&l->kept);
     sy_free(&l->rounded);
     sy_free(&l->sum);
     sy_free(&l->right);
@@ -168,7 +169,7 @@ cleanup:
 
 /* ---- read ---- */
 
-static double value_at(const sy_st_tensor *t, int64_t at)
+double sy__lora_value(const sy_st_tensor *t, int64_t at)
 {
     const size_t bytes = sy_dtype_bytes(t->dtype);
     double raw, value;
@@ -189,8 +190,8 @@ static sy_status get_right(sy__lora *l, const sy__lora_change *c, int64_t column
     SY_TRY(sy_alloc(c->r * columns, sizeof *l->right, (void **)&l->right));
     for (int64_t k = 0; k < c->r; k++) {
         for (int64_t j = 0; j < columns; j++) {
-            l->right[k * columns + j] =
-                c->embedding ? value_at(c->b, j * c->r + k) : value_at(c->a, k * columns + j);
+            l->right[k * columns + j] = c->embedding ? sy__lora_value(c->b, j * c->r + k)
+                                                     : sy__lora_value(c->a, k * columns + j);
         }
     }
     l->current = c;
@@ -205,8 +206,8 @@ static void add_row(const sy__lora *l, const sy__lora_change *c, const sy_hf_ten
     const int64_t rows = their->shape[0], columns = their->shape[1];
     double delta[TILE] = {0};
     for (int64_t k = 0; k < c->r; k++) {
-        const double left =
-            c->embedding ? value_at(c->a, k * rows + row) : value_at(c->b, row * c->r + k);
+        const double left = c->embedding ? sy__lora_value(c->a, k * rows + row)
+                                         : sy__lora_value(c->b, row * c->r + k);
         const double *right = l->right + k * columns + column;
         for (int64_t i = 0; i < n; i++) {
             delta[i] += left * right[i];
@@ -240,14 +241,28 @@ cleanup:
     return st;
 }
 
-static bool is_changed(const sy__lora *l, int32_t our)
+static bool is_changed(const sy__lora *l, int32_t tensor)
 {
+    const int32_t our = l->our[tensor];
     bool changed = false;
     for (int32_t i = l->first[our]; i < l->first[our + 1]; i++) {
         const sy__lora_change *c = &l->change[l->map.link[i].their];
         changed = changed || c->a != NULL || c->whole != NULL;
     }
-    return changed;
+    return changed && sy__lora_side_of(l, tensor) == SY__LORA_SUM;
+}
+
+/* Its number in the base. */
+static int32_t base_tensor(const sy_source *s, int32_t tensor)
+{
+    const sy__lora *l = s->self;
+    return l->kept == NULL ? tensor : sy_source_find(l->base, s->tensor[tensor].name);
+}
+
+static bool is_factor(const sy__lora *l, int32_t tensor)
+{
+    const sy__lora_side side = sy__lora_side_of(l, tensor);
+    return side == SY__LORA_A || side == SY__LORA_B;
 }
 
 /* What is done to elements [first, first + n) of our tensor, which are the base's in h_sum. */
@@ -283,12 +298,17 @@ static sy_status lora_read(sy_source *s, int32_t tensor, int64_t first, int64_t 
     sy_status st = SY_OK;
     sy__lora *l = s->self;
     const sy_dtype own = s->tensor[tensor].dtype;
-    if (!is_changed(l, l->our[tensor])) {
-        return sy_source_read(l->base, tensor, first, n, dtype, h_to);
+    const int32_t under = base_tensor(s, tensor);
+    if (is_factor(l, tensor)) {
+        sy__lora_read_factor(s, tensor, first, n, dtype, h_to);
+        return SY_OK;
+    }
+    if (!is_changed(l, tensor)) {
+        return sy_source_read(l->base, under, first, n, dtype, h_to);
     }
     for (int64_t done = 0, m = 0; done < n; done += m) {
         m = n - done < BLOCK ? n - done : BLOCK;
-        SY_TRY(sy_source_read(l->base, tensor, first + done, m, SY_F64, l->sum));
+        SY_TRY(sy_source_read(l->base, under, first + done, m, SY_F64, l->sum));
         SY_TRY(apply(l, l->our[tensor], first + done, m, l->sum));
         sy_convert(own, l->rounded, SY_F64, l->sum, m);
         sy_convert(dtype, (char *)h_to + done * (int64_t)sy_dtype_bytes(dtype), own, l->rounded, m);
@@ -301,8 +321,8 @@ static sy_status lora_get(sy_source *s, int32_t tensor, int64_t first, int64_t n
                           const void **h_out)
 {
     sy__lora *l = s->self;
-    if (!is_changed(l, l->our[tensor])) {
-        return sy_source_get(l->base, tensor, first, n, h_buf, h_out);
+    if (!is_factor(l, tensor) && !is_changed(l, tensor)) {
+        return sy_source_get(l->base, base_tensor(s, tensor), first, n, h_buf, h_out);
     }
     *h_out = h_buf;
     return lora_read(s, tensor, first, n, s->tensor[tensor].dtype, h_buf);

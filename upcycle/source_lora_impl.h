@@ -47,6 +47,10 @@ typedef struct sy__lora_change {
     bool embedding; /* (B A)^T is added: an embedding has as rows what a matrix has as columns */
 } sy__lora_change;
 
+/* What a source of an adapter shows as a tensor (source_lora_keep.c). */
+typedef enum sy__lora_side { SY__LORA_SUM, SY__LORA_BASE, SY__LORA_A, SY__LORA_B } sy__lora_side;
+typedef struct sy__lora_kept sy__lora_kept;
+
 typedef struct sy__lora {
     sy_source *base;
     char *path; /* of adapter_config.json */
@@ -61,12 +65,21 @@ typedef struct sy__lora {
     double *right;                  /* [r, columns] */
     double *sum;                    /* a block of a tensor */
     void *rounded;                  /* the same in its own type */
+    sy__lora_kept *kept;            /* NULL: every tensor is the sum */
 } sy__lora;
 
 /* Fill `change` once the base is bound and the map made. SY_ERR_USAGE names the tensor that has no
    place in the base, is missing, contradicts adapter_config.json or has another shape. Not
    collective. */
 sy_status sy__lora_match(sy__lora *l, const sy_model_config *model);
+
+/* Not collective, all of them. Element `at` of one of the adapter's tensors; elements [first, first
+   + n) of what a tensor of side A or B shows, in another type. */
+sy__lora_side sy__lora_side_of(const sy__lora *l, int32_t tensor);
+double sy__lora_value(const sy_st_tensor *t, int64_t at);
+void sy__lora_read_factor(const sy_source *s, int32_t tensor, int64_t first, int64_t n,
+                          sy_dtype dtype, void *h_to);
+void sy__lora_kept_free(sy__lora_kept **kept);
 
 #ifdef __cplusplus
 }

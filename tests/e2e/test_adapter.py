@@ -158,6 +158,34 @@ class Experts(Adapters):
                     b = theirs[f"model.layers.{layer}.mlp.{part}_proj.weight"]
                     self.near({"w": a}, {"w": b}, 1e-6)
 
+    def loss(self, ckpt, ranks):
+        data = self.folder / "data"
+        if not data.with_suffix(".bin").exists():
+            (self.folder / "text").write_bytes(bytes(i * i % 61 for i in range(2000)))
+            self.succeeds("tokenize", self.folder / "text", "-o", data, "--tokenizer", "bytes")
+        out = self.succeeds("eval", ckpt, "--data", data, "--json", "--set", "device.backend=ref", ranks=ranks).stdout
+        return json.loads(out)["sets"][0]["loss"]
+
+    def test_kept_adapters_compute_what_merged_ones_do(self):
+        """The same routers, so the same model but for how its experts are stored; merged ones are rounded to fp32."""
+        base = self.base("plain")
+        sources = ["--source", ADAPTERS / "plain", "--source", ADAPTERS / "other", "--adapter-base", base]
+        for extra in (["--router-init-std", 1], ["--seed-model", base, "--always-on", "--top-k", 1], ["--equal"]):
+            with self.subTest(extra):
+                merged, kept = (self.folder / f"{len(extra)}{name}.h5" for name in ("merged", "kept"))
+                self.succeeds("merge", "--method", "btx", *sources, *extra, "-o", merged)
+                self.succeeds("merge", "--method", "btx", *sources, *extra, "--keep-adapters", "-o", kept, ranks=2)
+                want = self.loss(merged, 0)
+                for ranks in (0, 2):
+                    self.assertLessEqual(abs(self.loss(kept, ranks) / want - 1), 1e-7)
+
+    def test_what_is_no_adapter_cannot_be_kept(self):
+        base = self.base("plain")
+        self.fails(2, ["is no LoRA adapter", str(base)], "merge", "--method", "btx", "--keep-adapters", "--source",
+                   ADAPTERS / "plain", "--source", base, "--adapter-base", base, "-o", self.folder / "out.h5")
+        self.fails(2, "--method btx", "merge", "--method", "average", "--keep-adapters", "--source", ADAPTERS / "plain",
+                   "--source", ADAPTERS / "other", "--adapter-base", base, "-o", self.folder / "out.h5")
+
     def test_upcycled_adapter_says_what_the_merged_model_says(self):
         out = self.folder / "moe.h5"
         text = self.succeeds("upcycle", ADAPTERS / "plain", "--adapter-base", self.base("plain"), "--experts", 4,
