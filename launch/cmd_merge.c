@@ -139,6 +139,7 @@ static sy_status derive_config(job *j)
         j->top_k = j->top_k > 0 ? j->top_k : source->moe->top_k;
         SY_TRY(sy_grow_derive(g, "moe.experts", "%ld", (long)(j->n * j->each)));
         SY_TRY(sy_grow_derive(g, "moe.top_k", "%ld", (long)j->top_k));
+        SY_TRY(sy_grow_derive(g, "train.freeze", "null")); /* its patterns were for other tensors */
         SY_TRY(sy_grow_derive(g, "moe.normalize_weights", j->top_k > 1 ? "true" : "false"));
         SY_TRY(sy_grow_derive(g, "moe.expert_hidden", "%d", source->model->ffn_hidden));
         SY_TRY(sy_grow_derive_shared(g, sy_cli_given(g->cli, "always-on") ? 1 : 0));

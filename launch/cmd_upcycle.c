@@ -32,6 +32,17 @@ static sy_status read_method(const sy_cli *cli, sy_upcycle_method *out)
                     near != NULL ? near : "copy");
 }
 
+static sy_status read_optimizer(const sy_cli *cli, bool *carry)
+{
+    sy_status st = SY_OK;
+    const char *text = sy_cli_text(cli, "optimizer");
+    *carry = text != NULL && strcmp(text, "carry") == 0;
+    SY_REQUIRE(text == NULL || *carry || strcmp(text, "fresh") == 0, SY_ERR_USAGE,
+               "upcycle: --optimizer '%s' is neither carry nor fresh", text);
+cleanup:
+    return st;
+}
+
 /* Keys that have an option of their own. */
 static sy_status check_overrides(const sy_cli *cli)
 {
@@ -86,6 +97,7 @@ static sy_status read_options(job *j)
     SY_TRY(check_belongs(cli, "granularity", spec->method == SY_UPCYCLE_GRANULAR, "granular"));
     SY_REQUIRE(spec->method != SY_UPCYCLE_GRANULAR || sy_cli_given(cli, "granularity"),
                SY_ERR_USAGE, "upcycle: --method granular needs --granularity G");
+    SY_TRY(read_optimizer(cli, &j->grow.carry));
     SY_TRY(check_overrides(cli));
 cleanup:
     return st;
@@ -119,6 +131,7 @@ static sy_status derive_config(job *j)
     if (sy_cli_given(g->cli, "layers")) {
         SY_TRY(sy_grow_derive(g, "moe.layers", "%s", sy_cli_text(g->cli, "layers")));
     }
+    SY_TRY(sy_grow_derive(g, "train.freeze", "null")); /* its patterns were for other tensors */
     SY_TRY(sy_grow_derive(g, "moe.normalize_weights", j->top_k > 1 ? "true" : "false"));
     SY_TRY(sy_grow_derive(g, "moe.expert_hidden", "%ld", (long)(F / j->granularity)));
     j->shared = source->moe->shared_experts;
@@ -291,6 +304,10 @@ static const sy_option options[] = {
     {"layers", SY_OPTION_VALUE, "LAYERS",
      "Layers that become MoE: all, every:N or a list like 1,3,5 (default: the source's "
      "moe.layers, all)."},
+    {"optimizer", SY_OPTION_VALUE, "carry|fresh",
+     "carry: moments, masters and position in data and schedule come along, for train --resume "
+     "OUT.h5 (SRC is a training checkpoint); what is new begins with moments of zero. fresh: "
+     "weights alone (default), for train --init-from OUT.h5."},
     {"router-init-std", SY_OPTION_VALUE, "S", "Standard deviation of the new routers (0.02)."},
     {"seed", SY_OPTION_VALUE, "N",
      "Seed of what is drawn, and of the probe (default: the source's run.seed)."},

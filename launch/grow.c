@@ -12,6 +12,7 @@
 #include "launch/output.h"
 #include "parallel/agree.h"
 #include "train/run.h"
+#include "upcycle/carry.h"
 
 enum { PROBE_SEQUENCES = 4, PROBE_TOKENS = 256 };
 
@@ -229,26 +230,37 @@ sy_status sy_grow_write(sy_grow *g, sy_transfer_receipt *receipt)
 {
     sy_status st = SY_OK;
     sy_output_progress progress = {.what = g->cli->command->name};
+    sy_carry *carry = NULL;
+    sy_build_tree model;
+    sy_build_spec build = {.tree = &model,
+                           .n_trees = 1,
+                           .out = g->unproven,
+                           .config_yaml = g->config_yaml,
+                           .step = g->source[0]->step,
+                           .tokens_seen = g->source[0]->tokens_seen,
+                           .files = &g->source[0]->files,
+                           .comm = g->env->world,
+                           .progress = sy_output_progress_update,
+                           .progress_self = &progress};
     g->spec.source = g->source;
     g->spec.n_sources = g->n_sources;
     g->spec.model = g->settings.model;
     g->spec.moe = g->settings.moe;
     g->spec.expert_source = g->expert_source;
+    g->spec.freeze = (const char *const *)g->settings.train->freeze.item;
+    g->spec.n_freeze = g->settings.train->freeze.n;
     SY_TRY(sy_agree(g->env->world, sy_recipe_create(&g->spec, &g->recipe)));
-    st = sy_build(&(sy_build_spec){.plan = sy_recipe_plan(g->recipe),
-                                   .make = sy_recipe_make,
-                                   .self = g->recipe,
-                                   .out = g->unproven,
-                                   .config_yaml = g->config_yaml,
-                                   .step = g->source[0]->step,
-                                   .tokens_seen = g->source[0]->tokens_seen,
-                                   .files = &g->source[0]->files,
-                                   .comm = g->env->world,
-                                   .progress = sy_output_progress_update,
-                                   .progress_self = &progress},
-                  receipt);
+    model = (sy_build_tree){"model", sy_recipe_plan(g->recipe), sy_recipe_make, g->recipe};
+    if (g->carry) {
+        SY_TRY(sy_carry_create(&g->spec, g->recipe, g->env->world, &carry));
+        build.tree = sy_carry_trees(carry, &build.n_trees);
+        build.counters = sy_carry_counters(carry);
+        build.kind = "training";
+    }
+    st = sy_build(&build, receipt);
     sy_progress_destroy(&progress.line);
 cleanup:
+    sy_carry_destroy(&carry);
     return st;
 }
 

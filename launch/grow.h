@@ -12,7 +12,7 @@
 extern "C" {
 #endif
 
-enum { SY_GROW_DERIVED = 12 };
+enum { SY_GROW_DERIVED = 16 };
 
 typedef struct sy_grow {
     const sy_cli *cli;
@@ -29,6 +29,7 @@ typedef struct sy_grow {
     int32_t *expert_source; /* [experts]; NULL: no expert is made of anything else */
     sy_recipe_spec spec;
     sy_recipe *recipe;
+    bool carry; /* the optimizer's state goes along */
 } sy_grow;
 
 /* Check -o, open and bind the sources. Collective. The same rules of shape and rotary angles for

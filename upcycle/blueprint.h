@@ -22,6 +22,11 @@ typedef struct sy_blueprint {
 /* Not collective. */
 sy_status sy_blueprint_create(const sy_model_config *model, const sy_moe_config *moe,
                               sy_blueprint *out);
+/* The tensors alone that are trained where these patterns are frozen (sy_params_freeze): what has
+   moments. Not collective. */
+sy_status sy_blueprint_create_trained(const sy_model_config *model, const sy_moe_config *moe,
+                                      const char *const *freeze, int32_t n_freeze,
+                                      sy_blueprint *out);
 void sy_blueprint_free(sy_blueprint *plan);
 /* The tensor of that name, or -1. Not collective. */
 int32_t sy_blueprint_find(const sy_blueprint *plan, const char *name);
@@ -31,12 +36,18 @@ int32_t sy_blueprint_find(const sy_blueprint *plan, const char *name);
 typedef sy_status sy_make(void *self, int32_t tensor, int64_t first, int64_t n, void *h_buf,
                           const void **h_out);
 
-typedef struct sy_build_spec {
-    const char *kind;   /* of the checkpoint; NULL: "model" */
-    const char *prefix; /* before the tensors' names; NULL: "model/" */
+typedef struct sy_build_tree {
+    const char *name; /* "model", "optim/exp_avg" */
     const sy_blueprint *plan;
     sy_make *make;
     void *self;
+} sy_build_tree;
+
+typedef struct sy_build_spec {
+    const char *kind;          /* of the checkpoint; NULL: "model" */
+    const sy_build_tree *tree; /* the model's first, up to 4 */
+    int32_t n_trees;
+    const sy_owner *counters; /* of kind training; NULL: none */
     const char *out, *config_yaml;
     int64_t step, tokens_seen;
     const sy_tokenizer_files *files;

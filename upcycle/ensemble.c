@@ -82,10 +82,8 @@ sy_status sy_ensemble_write(const sy_ensemble_spec *spec, const sy_build_spec *b
     ensemble e = {.spec = spec};
     sy_build_spec file = *build;
     file.kind = "ensemble";
-    file.prefix = "members/";
-    file.plan = &e.plan;
-    file.make = make;
-    file.self = &e;
+    file.tree = &(sy_build_tree){"members", &e.plan, make, &e};
+    file.n_trees = 1;
     SY_TRY(sy_agree(file.comm, plan(&e)));
     SY_TRY(sy_build(&file, receipt));
     receipt->n_params -= spec->n; /* the prior is none */

@@ -39,9 +39,8 @@ sy_status sy_import(const sy_import_spec *spec, sy_transfer_receipt *receipt)
     SY_TRY(sy_source_bind(spec->source, spec->model, spec->moe, spec->comm));
     SY_TRY(sy_agree(spec->comm, sy_blueprint_create(spec->model, spec->moe, &plan)));
     SY_TRY(sy_agree(spec->comm, match(&im, &plan)));
-    SY_TRY(sy_build(&(sy_build_spec){.plan = &plan,
-                                     .make = make,
-                                     .self = &im,
+    SY_TRY(sy_build(&(sy_build_spec){.tree = &(sy_build_tree){"model", &plan, make, &im},
+                                     .n_trees = 1,
                                      .out = spec->out,
                                      .config_yaml = spec->config_yaml,
                                      .files = &spec->source->files,

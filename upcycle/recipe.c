@@ -38,21 +38,46 @@ static sy__role classify(const char *name, char from[SY_PARAM_NAME])
     return expert != NULL ? SY__ROLE_EXPERT : SY__ROLE_MIX;
 }
 
-/* The outputs of the routed experts add up to one MLP, and with shared experts to half of one; the
-   shared ones, which a gate of sigmoid(0) halves already, are the other half. Only the last matrix
-   is linear in what comes out. */
-static double scale_of(const sy_recipe_spec *spec, const char *name)
+/* Of the experts, or of the base that experts of adapters share. */
+static bool is_routed(const char *name)
 {
-    const sy_moe_config *moe = spec->moe;
-    const bool shared = strstr(name, shared_part) != NULL;
-    const bool routed = strstr(name, sy__expert_part) != NULL || strstr(name, base_part) != NULL;
-    if ((!shared && !routed) || (!ends_with(name, "/down") && !ends_with(name, "/down_b"))) {
+    return strstr(name, sy__expert_part) != NULL || strstr(name, base_part) != NULL;
+}
+
+/* The part of the dense MLP's output that this tensor's experts make: routed and shared experts
+   half of it each. */
+static double part_of(const sy_recipe_spec *spec, const char *name)
+{
+    const bool of_mlp = strstr(name, shared_part) != NULL || is_routed(name);
+    return of_mlp && spec->moe->shared_experts > 0 ? 0.5 : 1;
+}
+
+/* Only the last matrix is linear in what comes out. Narrow experts get 1/G of the weight of a copy;
+   a gate of sigmoid(0) halves shared experts by itself. */
+static double weight_scale(const sy_recipe_spec *spec, const char *name)
+{
+    if (!ends_with(name, "/down") && !ends_with(name, "/down_b")) {
         return 1;
     }
-    if (shared) {
-        return moe->shared_gate ? 1 : 0.5;
+    if (strstr(name, shared_part) != NULL) {
+        return spec->moe->shared_gate ? 1 : 0.5;
     }
-    return spec->granularity * (moe->shared_experts > 0 ? 0.5 : 1);
+    return is_routed(name) ? spec->granularity * part_of(spec, name) : 1;
+}
+
+/* Moments follow the gradient. A matrix that makes a part of an output and was scaled by s gets
+   that part of the gradient over s. */
+static double scale_of(const sy_recipe_spec *spec, const char *name)
+{
+    const double weight = weight_scale(spec, name), gradient = part_of(spec, name) / weight;
+    switch (spec->values) {
+    case SY_RECIPE_EXP_AVG:
+        return gradient;
+    case SY_RECIPE_EXP_AVG_SQ:
+        return gradient * gradient;
+    default:
+        return weight;
+    }
 }
 
 /* Rows may be added to a vocabulary. */
@@ -86,9 +111,13 @@ static sy_status find_sources(sy_recipe *r, int32_t tensor, const char *name)
     for (int32_t s = 0; s < spec->n_sources; s++) {
         const sy_source *source = spec->source[s];
         item->from[s] = sy_source_find(source, name);
-        if (item->from[s] < 0 && item->role == SY__ROLE_EXPERT && s == spec->base) {
+        if (item->from[s] < 0 && item->role == SY__ROLE_EXPERT && s > 0 && s == spec->base) {
             continue; /* no adapter, and no expert is made of it */
         }
+        SY_REQUIRE(item->from[s] >= 0 || !sy__recipe_is_moment(r), SY_ERR_USAGE,
+                   "'%s' has no moments of '%s', which it did not train (train.freeze), to carry "
+                   "over to '%s'",
+                   source->path, name, to->name);
         SY_REQUIRE(item->from[s] >= 0, SY_ERR_USAGE, "'%s' has no tensor '%s' to fill '%s' with",
                    source->path, name, to->name);
         const sy_source_tensor *from = &source->tensor[item->from[s]];
@@ -112,6 +141,9 @@ static sy_status plan_tensor(sy_recipe *r, int32_t tensor)
     const char *name = r->plan.tensor[tensor].name;
     char from[SY_PARAM_NAME];
     item->role = classify(name, from);
+    if (item->role == SY__ROLE_ROUTER && sy__recipe_is_moment(r)) {
+        item->role = SY__ROLE_ZERO;
+    }
     if (r->spec.expert_source == NULL) { /* the sources have all that the new model has */
         item->role = SY__ROLE_MIX;
         snprintf(from, sizeof from, "%s", name);
@@ -157,13 +189,45 @@ cleanup:
 /* What is made of nothing: wide, in a model of doubles double. */
 static void set_types(sy_recipe *r)
 {
-    const int32_t embed = sy_blueprint_find(&r->plan, "embed");
-    const bool twice = embed >= 0 && r->plan.tensor[embed].dtype == SY_F64;
+    bool twice = false;
+    for (int32_t i = 0; i < r->plan.n; i++) {
+        twice = twice || r->plan.tensor[i].dtype == SY_F64;
+    }
     for (int32_t i = 0; i < r->plan.n; i++) {
         if (r->item[i].from == NULL) {
             r->plan.tensor[i].dtype = twice ? SY_F64 : SY_F32;
         }
     }
+}
+
+/* Masters are those that the source has. */
+static void keep_masters(sy_recipe *r)
+{
+    char from[SY_PARAM_NAME];
+    int32_t n = 0;
+    for (int32_t i = 0; i < r->plan.n; i++) {
+        sy__role role = classify(r->plan.tensor[i].name, from);
+        if ((role == SY__ROLE_MIX || role == SY__ROLE_EXPERT) &&
+            sy_source_find(r->spec.source[0], from) >= 0) {
+            r->plan.tensor[n++] = r->plan.tensor[i];
+        }
+    }
+    r->plan.n = n;
+}
+
+static sy_status list_tensors(sy_recipe *r)
+{
+    sy_status st = SY_OK;
+    const sy_recipe_spec *s = &r->spec;
+    if (s->values == SY_RECIPE_MODEL) {
+        return sy_blueprint_create(s->model, s->moe, &r->plan);
+    }
+    SY_TRY(sy_blueprint_create_trained(s->model, s->moe, s->freeze, s->n_freeze, &r->plan));
+    if (s->values == SY_RECIPE_MASTER) {
+        keep_masters(r);
+    }
+cleanup:
+    return st;
 }
 
 sy_status sy_recipe_create(const sy_recipe_spec *spec, sy_recipe **out)
@@ -173,7 +237,7 @@ sy_status sy_recipe_create(const sy_recipe_spec *spec, sy_recipe **out)
     sy_recipe *r = NULL;
     SY_TRY(sy_alloc(1, sizeof *r, (void **)&r));
     r->spec = *spec;
-    SY_TRY(sy_blueprint_create(spec->model, spec->moe, &r->plan));
+    SY_TRY(list_tensors(r));
     SY_TRY(sy_alloc(r->plan.n, sizeof *r->item, (void **)&r->item));
     SY_TRY(sy_alloc(2 * SY__RECIPE_BLOCK, sizeof *r->block, (void **)&r->block));
     SY_TRY(sy_alloc(F, sizeof *r->unit, (void **)&r->unit));
@@ -182,7 +246,7 @@ sy_status sy_recipe_create(const sy_recipe_spec *spec, sy_recipe **out)
     for (int32_t i = 0; i < r->plan.n; i++) {
         SY_TRY(plan_tensor(r, i));
     }
-    SY_TRY(check_all_used(r));
+    SY_TRY(spec->values == SY_RECIPE_MODEL ? check_all_used(r) : SY_OK);
     set_types(r);
     *out = r;
     r = NULL;
@@ -208,6 +272,11 @@ void sy_recipe_destroy(sy_recipe **recipe)
     sy_free(&r->item);
     sy_blueprint_free(&r->plan);
     sy_free(recipe);
+}
+
+bool sy__recipe_is_moment(const sy_recipe *r)
+{
+    return r->spec.values == SY_RECIPE_EXP_AVG || r->spec.values == SY_RECIPE_EXP_AVG_SQ;
 }
 
 const sy_blueprint *sy_recipe_plan(const sy_recipe *recipe)

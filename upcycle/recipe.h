@@ -25,6 +25,15 @@ typedef enum sy_upcycle_method {
                          */
 } sy_upcycle_method;
 
+/* Which values of each parameter: a recipe for the model, and the same for what an optimizer keeps.
+ */
+typedef enum sy_recipe_values {
+    SY_RECIPE_MODEL,
+    SY_RECIPE_MASTER,    /* what the model's are rounded from: only where the source has one */
+    SY_RECIPE_EXP_AVG,   /* of the trained parameters; zero where anything is new */
+    SY_RECIPE_EXP_AVG_SQ /* the same, squared */
+} sy_recipe_values;
+
 typedef struct sy_recipe_spec {
     sy_source *const *source; /* bound, dense, of one shape */
     int32_t n_sources;
@@ -38,6 +47,9 @@ typedef struct sy_recipe_spec {
     bool shuffle;        /* of GRANULAR */
     double router_std;   /* of the routers, drawn and cut at 3 std; 0: all zero */
     uint64_t seed;
+    sy_recipe_values values;   /* the sources show these */
+    const char *const *freeze; /* [n_freeze] of the new model; looked at for other than MODEL */
+    int32_t n_freeze;
 } sy_recipe_spec;
 
 typedef struct sy_recipe sy_recipe;

@@ -94,7 +94,7 @@ cleanup:
     return st;
 }
 
-/* One weight like those that were lost. */
+/* One weight like those that were lost. Of moments nothing was measured: they are zero. */
 static void draw(const sy_recipe *r, const sy__lost *lost, uint64_t stream, int64_t at,
                  sy_dtype dtype, char *h_to)
 {
@@ -113,7 +113,7 @@ static sy_status drop_units(sy_recipe *r, int32_t tensor, int64_t expert, int64_
     const int64_t *unit = units_of(r, tensor, expert);
     const uint64_t stream = stream_of(t->name, expert, "drawn");
     sy__lost *lost = &item->lost[expert];
-    if (!lost->known) {
+    if (!lost->known && !sy__recipe_is_moment(r)) {
         SY_TRY(measure_lost(r, r->spec.source[s], item->from[s], unit, item->down, lost));
     }
     for (int64_t i = 0; i < n; i++) {
@@ -137,7 +137,7 @@ static sy_status draw_share(sy_recipe *r, int32_t tensor, int64_t expert, int64_
     const uint64_t which = stream_of(t->name, expert, "drop"),
                    stream = stream_of(t->name, expert, "drawn");
     sy__lost *lost = &item->lost[s];
-    if (!lost->known) {
+    if (!lost->known && !sy__recipe_is_moment(r)) {
         SY_TRY(measure_lost(r, r->spec.source[s], item->from[s], NULL, item->down, lost));
     }
     for (int64_t i = 0; i < n; i++) {
@@ -212,7 +212,7 @@ static sy_status make_expert(sy_recipe *r, int32_t tensor, int64_t expert, int64
     } else {
         SY_TRY(cut_rows(r, tensor, expert, first, n, h_to));
     }
-    if (method == SY_UPCYCLE_NOISE) {
+    if (method == SY_UPCYCLE_NOISE && !sy__recipe_is_moment(r)) {
         SY_TRY(add_noise(r, t, expert, first, n, h_to));
     } else if (method == SY_UPCYCLE_DROP) {
         SY_TRY(drop_units(r, tensor, expert, first, n, h_to));

@@ -47,6 +47,8 @@ extern const char sy__expert_part[];
 sy_status sy__recipe_mix(sy_recipe *r, int32_t tensor, int64_t first, int64_t n, void *h_buf,
                          const void **h_out);
 sy_status sy__recipe_experts(sy_recipe *r, int32_t tensor, int64_t first, int64_t n, char *h_to);
+/* Moments of what is new are zero. Not collective. */
+bool sy__recipe_is_moment(const sy_recipe *r);
 /* Values times a factor, each rounded once. Not collective. */
 void sy__recipe_scale(sy_recipe *r, sy_dtype dtype, double scale, int64_t n, char *h_values);
 

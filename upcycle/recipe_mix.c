@@ -103,6 +103,10 @@ static sy_status make_added(sy_recipe *r, int32_t tensor, int64_t first, int64_t
     sy__ingredient *item = &r->item[tensor];
     const sy_source_tensor *t = &r->plan.tensor[tensor];
     const int64_t H = t->shape[1], bytes = (int64_t)sy_dtype_bytes(t->dtype);
+    if (sy__recipe_is_moment(r)) {
+        memset(h_to, 0, (size_t)(n * bytes));
+        return SY_OK;
+    }
     if (n > 0 && item->mean == NULL) {
         SY_TRY(measure_rows(r, tensor));
     }

@@ -69,6 +69,14 @@ cleanup:
     return st;
 }
 
+void sy__source_count(sy_source_tensor *tensor)
+{
+    tensor->numel = 1;
+    for (int32_t d = 0; d < tensor->n_dim; d++) {
+        tensor->numel *= tensor->shape[d];
+    }
+}
+
 sy_status sy_source_open(const char *path, sy_comm *comm, sy_source **out)
 {
     return sy_source_open_on(path, NULL, comm, out);
@@ -80,11 +88,7 @@ sy_status sy_source_bind(sy_source *source, const sy_model_config *model, const 
     sy_status st = SY_OK;
     SY_TRY(source->vt->bind(source, model, moe, comm));
     for (int32_t i = 0; i < source->n_tensors; i++) {
-        sy_source_tensor *t = &source->tensor[i];
-        t->numel = 1;
-        for (int32_t d = 0; d < t->n_dim; d++) {
-            t->numel *= t->shape[d];
-        }
+        sy__source_count(&source->tensor[i]);
     }
 cleanup:
     return st;

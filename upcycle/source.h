@@ -56,6 +56,14 @@ int64_t sy_source_adapter_rank(const sy_source *source);
    is more is zero. SY_ERR_USAGE for what is no adapter, or one that replaces an MLP. Not
    collective. */
 sy_status sy_source_keep_adapter(sy_source *source, int64_t rank);
+/* What a training checkpoint keeps of the same parameters: the tensors below "optim/exp_avg",
+   "optim/exp_avg_sq" or "optim/master", of which there may be none, under the parameters' names.
+   Collective over comm, which it borrows. Requires a source that is a checkpoint. */
+sy_status sy_source_open_tree(const sy_source *of, const char *tree, sy_comm *comm,
+                              sy_source **out);
+/* A counter of a checkpoint ("state/step"); *out stays where there is none, as in a folder. Not
+   collective. */
+sy_status sy_source_counter(const sy_source *of, const char *path, int64_t *out);
 
 /* The tensor of that name, or -1. Not collective. */
 int32_t sy_source_find(const sy_source *source, const char *name);

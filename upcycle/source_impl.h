@@ -33,6 +33,9 @@ sy_status sy__source_json(const char *folder, const char *name, sy_comm *comm, c
 sy_status sy__source_check(sy_source *source, const sy_model_config *model,
                            const sy_moe_config *moe);
 
+/* numel from shape. Not collective. */
+void sy__source_count(sy_source_tensor *tensor);
+
 /* "[12, 300]". Returns buf. Not collective. */
 const char *sy__shape_text(int32_t n_dim, const int64_t *shape, char *buf, size_t buf_bytes);
 

@@ -3,6 +3,7 @@
 
 import json
 import re
+import shutil
 
 import harness
 from harness import snapshot
@@ -147,6 +148,37 @@ class Upcycle(harness.Case):
         self.assertNotAlmostEqual(self.loss(self.dense), dense, delta=1e-4)
         model = {"seq_len": 64, "rope_theta": 500000, "rope_scaling": "linear", "rope_factor": 2}
         self.train(self.config(model=model, train={"steps": 1}), "run", "--init-from", out)
+
+    def test_optimizer_state_that_is_carried_over_goes_on_where_the_dense_run_was(self):
+        out, _ = self.upcycle("carried.h5", "--optimizer", "carry", ranks=2)
+        self.assertEqual(self.inspect(out)["kind"], "training")
+        self.succeeds("verify", out)
+        steps = {"steps": 24, "checkpoint_every": 0}
+        shutil.copytree(self.dense, self.folder / "dense", symlinks=True)
+        self.train(self.config("dense.yaml", moe={"experts": 0}, train=steps), "dense", "--resume")
+        config = self.config(train=steps, parallel={"ep": 2})
+        self.train(config, "moe", "--resume", out, ranks=2)
+        dense, moe = self.metrics("dense")[20:], self.metrics("moe")
+        self.assertEqual([r["step"] for r in moe], [21, 22, 23, 24])
+        for a, b in zip(dense, moe):
+            for key in ("step", "tokens", "train/lr"):
+                self.assertEqual(a[key], b[key])
+            self.assertAlmostEqual(float(a["train/loss"]), float(b["train/loss"]), delta=0.02)
+        self.assertAlmostEqual(float(dense[0]["train/loss"]), float(moe[0]["train/loss"]), delta=1e-5)
+        self.train(config, "anew", "--resume", out, "--reset", "schedule,data", "--set", "train.steps=21", ranks=2)
+        self.assertEqual(float(self.metrics("anew")[0]["train/lr"]), 0.005)  # the first of two steps of warm-up
+        self.refused("no checkpoint of kind training", "--experts", 4, "--optimizer", "carry",
+                     source=harness.ROOT / "tests/parity/fixtures/llama")
+        average = self.folder / "average.h5"
+        self.succeeds("merge", "--method", "average", "--source", self.dense, "--source", self.dense, "-o", average)
+        self.refused("no checkpoint of kind training", "--experts", 4, "--optimizer", "carry", source=average)
+        self.refused(["carry", "fresh", "kept"], "--experts", 4, "--optimizer", "kept")
+        frozen = self.config("frozen.yaml", moe={"experts": 0}, train={"steps": 1, "freeze": ["layers/*/mlp/*"]})
+        self.train(frozen, "frozen")
+        self.refused(["layers/000/mlp/down", "freeze"], "--experts", 4, "--optimizer", "carry",
+                     source=self.folder / "frozen")
+        self.succeeds("upcycle", self.folder / "frozen", "-o", self.folder / "fresh.h5", "--experts", 4)
+        self.succeeds("verify", self.folder / "fresh.h5")
 
     def test_hugging_face_folder_is_a_source(self):
         source = harness.ROOT / "tests/parity/fixtures/llama"

@@ -70,6 +70,12 @@ int grow_folder_close(void **state)
     return 0;
 }
 
+const char *grow_path(const char *name, char path[1024])
+{
+    snprintf(path, 1024, "%s/%s", folder, name);
+    return path;
+}
+
 static sy_status walk(void *self, sy_emit *emit, void *to)
 {
     return sy_params_walk(((grow_model *)self)->engine->params, "model", emit, to);
@@ -103,6 +109,7 @@ sy_status grow_make(grow_model *dense, int32_t n, grow_model *moe, sy_recipe_spe
     sy_source *source[GROW_SOURCES] = {NULL};
     int32_t expert_source[2 * GROW_E];
     sy_recipe *recipe = NULL;
+    sy_build_tree tree;
     sy_transfer_receipt receipt;
     sy_tokenizer_files files = {0};
     char path[2 * SCRATCH_PATH];
@@ -125,9 +132,9 @@ sy_status grow_make(grow_model *dense, int32_t n, grow_model *moe, sy_recipe_spe
     moe->preserves = sy_recipe_preserves(&spec);
     SY_TRY(sy_agree(world, sy_recipe_create(&spec, &recipe)));
     snprintf(path, sizeof path, "%s/moe.h5", folder);
-    SY_TRY(sy_build(&(sy_build_spec){.plan = sy_recipe_plan(recipe),
-                                     .make = sy_recipe_make,
-                                     .self = recipe,
+    tree = (sy_build_tree){"model", sy_recipe_plan(recipe), sy_recipe_make, recipe};
+    SY_TRY(sy_build(&(sy_build_spec){.tree = &tree,
+                                     .n_trees = 1,
                                      .out = path,
                                      .config_yaml = "run: {name: moe}\n",
                                      .files = &files,

@@ -48,6 +48,9 @@ grow_verdict grow_judge(grow_model *dense, int32_t n, const sy_probe *says, sy_r
 /* Values of a parameter of a model in double, as this rank has them; freed with free. */
 double *grow_fetch(const grow_model *m, const char *name, int64_t *n);
 
+/* The path of a file in the test case's folder, into a buffer of its own; returns it. Not
+   collective. */
+const char *grow_path(const char *name, char path[1024]);
 /* The folder of a test case; see GROW_CASE. */
 int grow_folder_open(void **state);
 int grow_folder_close(void **state);
