@@ -9,6 +9,7 @@
 #include "data/tokenizer.h"
 
 static const char *const objective_names[] = {"causal", "prefix_lm", "ul2", NULL};
+static const char *const raw_types[] = {"auto", "u8", "u16", "u32", "u64", "i32", "i64", NULL};
 static const char *const train_keys[] = {"*path", "weight", NULL};
 static const char *const valid_keys[] = {"*name", "*path", NULL};
 
@@ -22,9 +23,15 @@ static const sy_config_key data_keys[] = {
      "What is predicted from what: causal (each next token)."},
     {"mask_documents", SY_CFG_BOOL, AT(mask_documents), "false", 0, 0, NULL,
      "Attention stays inside a document, and positions count from its first token."},
+    {"raw_type", SY_CFG_ENUM, AT(raw_type), "auto", 0, 0, raw_types,
+     "Type of the ids in token files without a header (nanoGPT, OLMo). auto: u16; for files named "
+     ".npy the smallest that holds model.vocab_size."},
+    {"eod", SY_CFG_I32, AT(eod), "-1", -1, INT32_MAX, NULL,
+     "Id that ends a document in token files without an index, for mask_documents. -1: none."},
     {"train", SY_CFG_MAP_LIST, AT(train), "null", 0, 0, train_keys,
-     "Token files to train on, each with the PREFIX given to tokenize -o and its share of the "
-     "sequences (weight, default 1)."},
+     "Token files to train on, each with its path (the PREFIX given to tokenize -o or to Megatron, "
+     "or a .bin or .npy of llm.c, nanoGPT, OLMo) and its share of the sequences (weight, default "
+     "1)."},
     {"valid", SY_CFG_MAP_LIST, AT(valid), "null", 0, 0, valid_keys,
      "Held-out token files; the loss of each is reported as valid/<name>/loss."},
     {0},
@@ -49,6 +56,14 @@ static bool parse_weight(const char *text, double *out)
     }
     *out = value;
     return true;
+}
+
+sy_token_file_spec sy_data_file_spec(const sy_data_config *config, int64_t vocab_size)
+{
+    return (sy_token_file_spec){.vocab_size = vocab_size,
+                                .type = config->raw_type > 0 ? raw_types[config->raw_type] : NULL,
+                                .has_eod = config->eod >= 0,
+                                .eod = config->eod};
 }
 
 sy_data_train sy_data_train_entry(const sy_data_config *config, int32_t i)

@@ -3,6 +3,7 @@
 #define SY_DATA_DATA_CONFIG_H
 
 #include "core/config.h"
+#include "data/token_file.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -18,6 +19,8 @@ typedef struct sy_data_config {
     char *tokenizer;
     int32_t objective; /* sy_objective */
     bool mask_documents;
+    int32_t raw_type;  /* 0: auto */
+    int32_t eod;       /* -1: none */
     sy_map_list train; /* read entries with sy_data_train_entry */
     sy_map_list valid; /* ... and sy_data_valid_entry */
 } sy_data_config;
@@ -33,6 +36,8 @@ typedef struct sy_data_valid {
     const char *name, *path;
 } sy_data_valid;
 
+/* How files without header or index are to be read; vocab_size is the caller's. Not collective. */
+sy_token_file_spec sy_data_file_spec(const sy_data_config *config, int64_t vocab_size);
 /* Entry i of data.train, of data.valid. Not collective. The strings belong to the config. Requires
    a config that passed the section's check, and 0 <= i < n of the list. */
 sy_data_train sy_data_train_entry(const sy_data_config *config, int32_t i);

@@ -6,6 +6,7 @@
 
 #include "core/batch.h"
 #include "core/status.h"
+#include "data/token_file.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -26,9 +27,9 @@ typedef struct sy_loader_spec {
        -1, routed 0). */
     bool sequential;
     uint64_t seed;
-    int64_t vocab_size;   /* ids must be below it; 0: not checked */
-    int32_t S, B;         /* sequence; sequences in a micro-batch */
-    int32_t global_batch; /* sequences in a step */
+    sy_token_file_spec file; /* how the files are read */
+    int32_t S, B;            /* sequence; sequences in a micro-batch */
+    int32_t global_batch;    /* sequences in a step */
     int32_t dp_rank, dp_size;
     bool mask_documents; /* doc and pos begin anew at document borders; else doc NULL, pos 0 .. S-1
                           */

@@ -10,13 +10,19 @@ static sy_status open_dataset(const sy_loader_spec *spec, int32_t d, sy__source 
 {
     sy_status st = SY_OK;
     int64_t n_targets, S = spec->S;
-    SY_TRY(sy_token_file_open(spec->datasets[d].path, spec->vocab_size, &source->file[d]));
+    SY_TRY(sy_token_file_open_as(spec->datasets[d].path, &spec->file, &source->file[d]));
     n_targets = sy_token_file_n_tokens(source->file[d]) - 1;
     source->n_sequences[d] = spec->sequential ? (n_targets + S - 1) / S : n_targets / S;
     SY_REQUIRE(source->n_sequences[d] >= 1, SY_ERR_USAGE,
                "token file '%s' has %lld tokens, too few for one sequence of model.seq_len %d "
                "(and the token after it)",
                spec->datasets[d].path, (long long)(n_targets + 1), spec->S);
+    SY_REQUIRE(!spec->mask_documents || sy_token_file_has_documents(source->file[d]) ||
+                   sy_token_file_eod(source->file[d]) >= 0,
+               SY_ERR_USAGE,
+               "token file '%s' has no index to say where documents begin: data.mask_documents "
+               "needs data.eod, the id that ends one",
+               spec->datasets[d].path);
 
 cleanup:
     return st;
@@ -80,20 +86,35 @@ int64_t sy__source_n_sequences(const sy__source *source)
     return sum;
 }
 
-/* pos and doc of n positions of a stream that begin at `first`; both count from 0 inside the
- * sequence. */
-static void mark_documents(const sy_token_file *file, int64_t first, int32_t n, int32_t *pos,
-                           int32_t *doc)
+/* Does a document begin at the position `at`, whose token before is `before`? *end is the next
+   border where an index has them, of which some may be empty. */
+static bool is_border(const sy_token_file *file, int64_t at, int32_t before, int64_t *document,
+                      int64_t *end)
 {
-    int64_t document = sy_token_file_document_of(file, first);
-    int64_t end = sy_token_file_document_start(file, document + 1);
+    if (!sy_token_file_has_documents(file)) {
+        return before == sy_token_file_eod(file);
+    }
+    const bool border = at == *end;
+    while (at == *end) {
+        ++*document;
+        *end = sy_token_file_document_start(file, *document + 1);
+    }
+    return border;
+}
+
+/* pos and doc of the n tokens of a stream that begin at `first`; both count from 0 inside the
+ * sequence. */
+static void mark_documents(const sy_token_file *file, int64_t first, const int32_t *tokens,
+                           int32_t n, int32_t *pos, int32_t *doc)
+{
+    int64_t document = 0, end = 0;
     int32_t number = 0, p = 0;
+    if (sy_token_file_has_documents(file)) {
+        document = sy_token_file_document_of(file, first);
+        end = sy_token_file_document_start(file, document + 1);
+    }
     for (int32_t t = 0; t < n; t++) {
-        if (first + t == end) {
-            do {
-                document++;
-                end = sy_token_file_document_start(file, document + 1);
-            } while (first + t == end); /* empty documents */
+        if (t > 0 && is_border(file, first + t, tokens[t - 1], &document, &end)) {
             number++;
             p = 0;
         }
@@ -135,7 +156,7 @@ sy_status sy__source_fill(sy__source *source, int64_t k, const sy__sequence *to,
     memcpy(to->targets, source->tokens + 1, (size_t)n * sizeof *to->targets);
     memset(to->routed, 1, (size_t)n);
     if (source->mask_documents) {
-        mark_documents(file, first, n, to->pos, to->doc);
+        mark_documents(file, first, source->tokens, n, to->pos, to->doc);
     } else {
         for (int32_t t = 0; t < S; t++) {
             to->pos[t] = t;

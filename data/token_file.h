@@ -1,6 +1,7 @@
-/* Token files in the Megatron indexed format: PREFIX.bin holds the token ids back to back,
-   PREFIX.idx where each sequence and each document begins. The reader maps both and trusts nothing
-   in them. Byte layout: data/token_file_impl.h. */
+/* Token files. Megatron's indexed format: PREFIX.bin holds the token ids back to back, PREFIX.idx
+   where each sequence and each document begins (byte layout: data/token_file_impl.h). Or one file
+   with a stream of ids: llm.c's .bin (a header of 1024 bytes), numpy's .npy, or no header at all,
+   as nanoGPT and OLMo write them. The reader maps them and trusts nothing in them. */
 #ifndef SY_DATA_TOKEN_FILE_H
 #define SY_DATA_TOKEN_FILE_H
 
@@ -12,12 +13,23 @@ extern "C" {
 
 typedef struct sy_token_file sy_token_file;
 
-/* Open PREFIX.bin and PREFIX.idx for reading and check the whole index.
-   Not collective. vocab_size > 0: every id read must be below it; a .bin of at most
-   SY_TOKEN_SCAN_BYTES is read through at once, a larger one is checked as it is read. 0: ids are
-   only required to fit an int32. Errors: SY_ERR_USAGE names the file and the reason (missing,
-   empty, truncated, foreign, no tokens, id out of range). */
-sy_status sy_token_file_open(const char *prefix, int64_t vocab_size, sy_token_file **out);
+typedef struct sy_token_file_spec {
+    int64_t
+        vocab_size;   /* every id read must be below it; 0: ids are only required to fit an int32 */
+    const char *type; /* of the ids in a file without header: u8, u16, u32, u64, i32, i64; NULL:
+                         u16, and in a file named .npy the smallest that holds vocab_size (OLMo) */
+    bool has_eod;     /* an id that ends a document, for files without an index */
+    int32_t eod;
+} sy_token_file_spec;
+
+/* Open PREFIX.bin and PREFIX.idx, or the one file `path`, and check what says where tokens lie.
+   A .bin of at most SY_TOKEN_SCAN_BYTES is read through at once, a larger one is checked as it is
+   read. Errors: SY_ERR_USAGE names the file and the reason (missing, empty, truncated, foreign, no
+   tokens, id out of range). Not collective. */
+sy_status sy_token_file_open_as(const char *path, const sy_token_file_spec *spec,
+                                sy_token_file **out);
+/* The same with nothing but a vocabulary. Not collective. */
+sy_status sy_token_file_open(const char *path, int64_t vocab_size, sy_token_file **out);
 /* Unmap and free; NULL is fine. Not collective. */
 void sy_token_file_close(sy_token_file **file);
 
@@ -26,6 +38,10 @@ enum { SY_TOKEN_SCAN_BYTES = 64 << 20 };
 /* The token stream is all sequences one after the other. All are at least 1 but documents, which
  * may be empty. Not collective. */
 int64_t sy_token_file_n_tokens(const sy_token_file *file);
+/* Does an index say where documents begin? All that is said of documents and sequences below
+   requires it. Without one, they end after each id `eod` (-1: not known). Not collective. */
+bool sy_token_file_has_documents(const sy_token_file *file);
+int64_t sy_token_file_eod(const sy_token_file *file);
 int64_t sy_token_file_n_sequences(const sy_token_file *file);
 int64_t sy_token_file_n_documents(const sy_token_file *file);
 /* Position in the stream at which a document begins; for n_documents the end of the stream.

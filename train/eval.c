@@ -10,16 +10,17 @@ sy_status sy_eval_set_open(sy_engine *engine, const char *name, const char *path
     sy_status st = SY_OK;
     const sy_comm *dp = engine->mesh->group[SY_DP];
     sy_loader_dataset dataset = {path, 1};
-    sy_loader_spec spec = {.datasets = &dataset,
-                           .n_datasets = 1,
-                           .sequential = true,
-                           .vocab_size = engine->settings->model->vocab_size,
-                           .S = engine->settings->model->seq_len,
-                           .B = micro_batch,
-                           .global_batch = sequences,
-                           .dp_rank = dp->rank,
-                           .dp_size = dp->size,
-                           .mask_documents = mask_documents};
+    sy_loader_spec spec = {
+        .datasets = &dataset,
+        .n_datasets = 1,
+        .sequential = true,
+        .file = sy_data_file_spec(engine->settings->data, engine->settings->model->vocab_size),
+        .S = engine->settings->model->seq_len,
+        .B = micro_batch,
+        .global_batch = sequences,
+        .dp_rank = dp->rank,
+        .dp_size = dp->size,
+        .mask_documents = mask_documents};
     *out = (sy_eval_set){.name = name, .path = path};
     SY_TRY(sy_agree(engine->mesh->host, sy_loader_create(&spec, &out->loader)));
 cleanup:

@@ -14,7 +14,7 @@ static sy_status open_data(sy_trainer *t)
     sy_loader_dataset *sets = NULL;
     sy_loader_spec spec = {.n_datasets = data->train.n,
                            .seed = (uint64_t)t->settings->run->seed,
-                           .vocab_size = t->settings->model->vocab_size,
+                           .file = sy_data_file_spec(data, t->settings->model->vocab_size),
                            .S = t->settings->model->seq_len,
                            .B = t->settings->train->micro_batch,
                            .global_batch = t->settings->train->global_batch,

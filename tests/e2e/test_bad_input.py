@@ -125,7 +125,7 @@ class TokenFiles(harness.Case):
         self.refused("none.idx", self.folder / "none")
         self.refused("none.idx", self.folder / "none", ranks=3)
         prefix = self.tokens()
-        self.refused("without .bin", f"{prefix}.bin")
+        self.refused("none.idx", self.folder / "none.bin")
         (self.folder / "tokens.bin").unlink()
         self.refused("tokens.bin", prefix)
 

@@ -67,7 +67,7 @@ static void loader_any_ranks_and_micro_batch_give_one_global_batch(void **state)
     sy_loader_spec spec = {.datasets = &data,
                            .n_datasets = 1,
                            .seed = 3,
-                           .vocab_size = VOCAB,
+                           .file.vocab_size = VOCAB,
                            .S = S,
                            .global_batch = G};
     int32_t first[STEPS * G * S];
@@ -134,7 +134,7 @@ static void loader_resumed_anywhere_continues_the_run(void **state)
     data_write_counting(data[1].path, 5000, lengths, 2);
     const sy_loader_spec spec = {.datasets = data,
                                  .n_datasets = 2,
-                                 .vocab_size = VOCAB,
+                                 .file.vocab_size = VOCAB,
                                  .S = S,
                                  .B = 2,
                                  .global_batch = G,
@@ -169,7 +169,7 @@ static void loader_warm_take_allocates_nothing(void **state)
     const sy_loader_dataset data = {counting_file(*state), 1};
     const sy_loader_spec spec = {.datasets = &data,
                                  .n_datasets = 1,
-                                 .vocab_size = VOCAB,
+                                 .file.vocab_size = VOCAB,
                                  .S = S,
                                  .B = 1,
                                  .global_batch = 2,
@@ -196,7 +196,7 @@ static void loader_masked_documents_restart_number_and_position(void **state)
     const sy_loader_spec spec = {.datasets = &data,
                                  .n_datasets = 1,
                                  .sequential = true,
-                                 .vocab_size = VOCAB,
+                                 .file.vocab_size = VOCAB,
                                  .S = S,
                                  .B = 4,
                                  .global_batch = 4,
@@ -217,6 +217,35 @@ static void loader_masked_documents_restart_number_and_position(void **state)
     sy_loader_destroy(&loader);
 }
 
+/* A stream without an index: 9 ends a document. Sequences begin where they begin, whatever document
+   that is in. */
+static void loader_documents_of_a_raw_file_end_after_eod(void **state)
+{
+    const uint16_t tokens[13] = {1, 2, 9, 3, 9, 9, 4, 5, 6, 7, 9, 8, 1};
+    const char *path = data_path(*state, "raw.bin");
+    data_write(path, tokens, sizeof tokens);
+    const sy_loader_dataset data = {path, 1};
+    sy_loader_spec spec = {.datasets = &data,
+                           .n_datasets = 1,
+                           .sequential = true,
+                           .file = {.vocab_size = 10, .has_eod = true, .eod = 9},
+                           .S = S,
+                           .B = 3,
+                           .global_batch = 3,
+                           .dp_size = 1,
+                           .mask_documents = true};
+    const int32_t doc[12] = {0, 0, 0, 1, 0, 1, 2, 2, 0, 0, 0, 1};
+    const int32_t pos[12] = {0, 1, 2, 0, 0, 0, 0, 1, 0, 1, 2, 0};
+    const sy_step_batch *batch = NULL;
+    sy_loader *loader = open_loader(&spec);
+    assert_int_equal(sy_loader_take(loader, 0, &batch), SY_OK);
+    assert_memory_equal(batch->micro[0].doc, doc, sizeof doc);
+    assert_memory_equal(batch->micro[0].pos, pos, sizeof pos);
+    sy_loader_destroy(&loader);
+    spec.file.has_eod = false;
+    data_expect_error(sy_loader_create(&spec, &loader), SY_ERR_USAGE, "raw.bin", "data.eod");
+}
+
 /* 11 tokens are 10 targets: sequences of 4, 4 and 2. Two a step: the second step has one, and it is
  * partial. */
 static void loader_validation_covers_each_target_once_in_order(void **state)
@@ -228,7 +257,7 @@ static void loader_validation_covers_each_target_once_in_order(void **state)
     sy_loader_spec spec = {.datasets = &data,
                            .n_datasets = 1,
                            .sequential = true,
-                           .vocab_size = base + length,
+                           .file.vocab_size = base + length,
                            .S = S,
                            .B = 1,
                            .global_batch = 2,
@@ -281,7 +310,7 @@ static void loader_error_of_the_thread_reaches_the_take_of_its_step(void **state
     const sy_loader_spec spec = {.datasets = &data,
                                  .n_datasets = 1,
                                  .sequential = true,
-                                 .vocab_size = VOCAB,
+                                 .file.vocab_size = VOCAB,
                                  .S = S,
                                  .B = 1,
                                  .global_batch = 1,
@@ -312,7 +341,7 @@ static void loader_next_step_is_prepared_before_it_is_taken(void **state)
     const sy_loader_spec spec = {.datasets = &data,
                                  .n_datasets = 1,
                                  .sequential = true,
-                                 .vocab_size = VOCAB,
+                                 .file.vocab_size = VOCAB,
                                  .S = S,
                                  .B = 1,
                                  .global_batch = 1,
@@ -339,14 +368,14 @@ static void loader_unusable_data_is_refused(void **state)
     sy_loader_dataset data = {small, 1};
     sy_loader_spec spec = {.datasets = &data,
                            .n_datasets = 1,
-                           .vocab_size = VOCAB,
+                           .file.vocab_size = VOCAB,
                            .S = S,
                            .B = 1,
                            .global_batch = 1,
                            .dp_size = 1};
     sy_loader *loader = NULL;
     data_expect_error(sy_loader_create(&spec, &loader), SY_ERR_USAGE, small, "too few");
-    spec.vocab_size = 3;
+    spec.file.vocab_size = 3;
     data_expect_error(sy_loader_create(&spec, &loader), SY_ERR_USAGE, "small.bin",
                       "token id 3 at byte 12");
     data.path = data_path(*state, "none");
@@ -365,6 +394,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(loader_resumed_anywhere_continues_the_run, setup, teardown),
         cmocka_unit_test_setup_teardown(loader_warm_take_allocates_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(loader_masked_documents_restart_number_and_position, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(loader_documents_of_a_raw_file_end_after_eod, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(loader_validation_covers_each_target_once_in_order, setup,
                                         teardown),
