@@ -1,23 +1,25 @@
 #!/usr/bin/env bash
 # Branch-Train-MiX (Sukhbaatar et al. 2024, arXiv 2403.07816) on this machine's CPU, from nothing to a table.
 #
-#   configs/btx/run.sh [--seeds "1 2"] [--quick] [--out FOLDER] [--no-build]
+#   configs/btx/run.sh [--seeds "1 2"] [--quick] [--ranks N] [--out FOLDER] [--no-build]
 #
 # A small dense seed model is trained on three domains (prose, code, arithmetic); three copies of it go on, each with one
 # domain, as jobs that know nothing of each other; their MLPs become the experts of one model, which is trained on the mixture.
 # Beside it stand what else the same models and the same compute give: each specialist, their average, their ensemble (BTM),
 # the seed model trained on, and the seed model upcycled and trained on. The table, nats per byte on held-out text, goes to
-# FOLDER/table.md (FOLDER: runs/btx). --quick: a few steps of everything, to see that it works.
+# FOLDER/table.md (FOLDER: runs/btx). --quick: a few steps of everything, to see that it works. --ranks: of the two jobs that
+# run alone (2); the others are beside each other, on one rank each.
 set -Eeuo pipefail
 
 usage() {
-  sed -n '2,11s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
   exit 2
 }
-seeds="1" build=yes out= quick=
+seeds="1" build=yes out= quick= ranks=2
 while [ $# -gt 0 ]; do
   case "$1" in
   --seeds) [ $# -ge 2 ] && [[ "$2" =~ ^[0-9]+(\ +[0-9]+)*$ ]] || usage; seeds=$2; shift 2 ;;
+  --ranks) [ $# -ge 2 ] && [[ "$2" =~ ^[1-9][0-9]*$ ]] || usage; ranks=$2; shift 2 ;;
   --out) [ $# -ge 2 ] || usage; out=$2; shift 2 ;;
   --quick) quick=yes; shift ;;
   --no-build) build=; shift ;;
@@ -31,8 +33,9 @@ program=${SWITCHYARD:-build/launch/switchyard}
 domains=(prose code arithmetic)
 begun=$SECONDS
 
-seed_steps=300 branch_steps=300 mix_steps=200 # updates of 16 sequences of 128 bytes
-[ -z "$quick" ] || seed_steps=6 branch_steps=4 mix_steps=4
+seed_steps=200 branch_steps=200 mix_steps=160 # updates of 16 sequences of 128 bytes
+eval_batches=32                               # of 16 such sequences, of each domain at most
+[ -z "$quick" ] || seed_steps=4 branch_steps=1 mix_steps=2 eval_batches=1
 
 say() { printf '\n== %s (%d s)\n' "$*" $((SECONDS - begun)); }
 fail() {
@@ -58,23 +61,24 @@ data_of() { # data_of DOMAIN...: the --set that trains on these, each as likely
   for name in "$@"; do list+="${list:+, }{path: $out/data/$name}"; done
   printf 'data.train=[%s]' "$list"
 }
-valid=("--set" "data.valid=[{name: prose, path: $out/data/prose_valid}, {name: code, path: $out/data/code_valid}, {name: arithmetic, path: $out/data/arithmetic_valid}]")
+valid=(--set "data.valid=[{name: prose, path: $out/data/prose_valid}, {name: code, path: $out/data/code_valid}, {name: arithmetic, path: $out/data/arithmetic_valid}]")
 
 train() { # train RANKS CONFIG RUN_DIR LR STEPS ARGUMENTS...
-  local ranks=$1 config=$2 dir=$3 lr=$4 steps=$5
+  local n=$1 config=$2 dir=$3 lr=$4 steps=$5
   shift 5
-  ${exec-} launch/mpirun.sh -n "$ranks" "$program" train "configs/btx/$config" --run-dir "$dir" --set "run.name=$(basename "$dir")" \
-    --set "run.seed=$seed" --set "optim.lr=$lr" --set "train.steps=$steps" "$@"
+  ${exec-} launch/mpirun.sh -n "$n" "$program" train "configs/btx/$config" --run-dir "$dir" --set "run.name=$(basename "$dir")" \
+    --set "run.seed=$seed" --set device.threads=1 --set "optim.lr=$lr" --set "train.steps=$steps" \
+    ${quick:+--set train.eval_batches=1} "$@"
 }
 
 beside() { # beside CONFIG NAME STEPS CKPT DOMAIN...: train from a checkpoint, as a job of its own on one core
-  exec=exec train 1 "$1" "$here/$2" 2e-3 "$3" --init-from "$4" --set device.threads=1 --set "$(data_of "${@:5}")" "${valid[@]}" >"$here/$2.log" 2>&1 &
+  exec=exec train 1 "$1" "$here/$2" 2e-3 "$3" --init-from "$4" --set "$(data_of "${@:5}")" "${valid[@]}" >"$here/$2.log" 2>&1 &
   pids+=($!)
 }
 
 evaluate() { # evaluate NAME CKPT: a row of the table
-  launch/mpirun.sh -n 2 "$program" eval "$2" --data "$out"/data/{prose,code,arithmetic}_valid --json \
-    ${quick:+--set train.eval_batches=2} >"$here/eval/$1.json"
+  launch/mpirun.sh -n "$ranks" "$program" eval "$2" --data "$out"/data/{prose,code,arithmetic}_valid --json \
+    --set device.threads=1 --set "train.eval_batches=$eval_batches" >"$here/eval/$1.json"
 }
 
 table() { # all seeds: markdown
@@ -135,7 +139,7 @@ for seed in $seeds; do
   mkdir -p "$here/eval"
 
   say "random seed $seed: the seed model, $seed_steps steps on the mixture"
-  train 2 dense.yaml "$here/seed" 4e-3 $seed_steps --set "$(data_of "${domains[@]}")"
+  train "$ranks" dense.yaml "$here/seed" 4e-3 "$seed_steps" --set "$(data_of "${domains[@]}")"
 
   say "branch: a job for each domain, $branch_steps steps; and two for comparison: the seed model, and it upcycled, on the mixture"
   "$program" upcycle "$here/seed" -o "$here/upcycled.h5" --experts 3 --top-k 2 --method copy --seed "$seed" >"$here/upcycle.txt"
@@ -154,7 +158,7 @@ for seed in $seeds; do
   "$program" merge --method ensemble "${sources[@]}" -o "$here/ensemble.h5"
 
   say "train the merged model on the mixture, $mix_steps steps"
-  train 2 moe.yaml "$here/btx" 2e-3 "$mix_steps" --init-from "$here/btx.h5" --set "$(data_of "${domains[@]}")" "${valid[@]}"
+  train "$ranks" moe.yaml "$here/btx" 2e-3 "$mix_steps" --init-from "$here/btx.h5" --set "$(data_of "${domains[@]}")" "${valid[@]}"
 
   say "evaluate on held-out text"
   for name in seed "${domains[@]}" btx dense_more upcycled; do evaluate "$name" "$here/$name"; done
