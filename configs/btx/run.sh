@@ -15,12 +15,12 @@ usage() {
   sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
   exit 2
 }
-seeds="1" build=yes out= quick= ranks=2
+seeds=1 build=yes out='' quick='' ranks=2
 while [ $# -gt 0 ]; do
   case "$1" in
-  --seeds) [ $# -ge 2 ] && [[ "$2" =~ ^[0-9]+(\ +[0-9]+)*$ ]] || usage; seeds=$2; shift 2 ;;
-  --ranks) [ $# -ge 2 ] && [[ "$2" =~ ^[1-9][0-9]*$ ]] || usage; ranks=$2; shift 2 ;;
-  --out) [ $# -ge 2 ] || usage; out=$2; shift 2 ;;
+  --seeds) [[ "${2-}" =~ ^[0-9]+(\ +[0-9]+)*$ ]] || usage; seeds=$2; shift 2 ;;
+  --ranks) [[ "${2-}" =~ ^[1-9][0-9]*$ ]] || usage; ranks=$2; shift 2 ;;
+  --out) [ -n "${2-}" ] || usage; out=$2; shift 2 ;;
   --quick) quick=yes; shift ;;
   --no-build) build=; shift ;;
   *) usage ;;
@@ -57,7 +57,7 @@ PY
 }
 
 data_of() { # data_of DOMAIN...: the --set that trains on these, each as likely
-  local list= name
+  local list='' name
   for name in "$@"; do list+="${list:+, }{path: $out/data/$name}"; done
   printf 'data.train=[%s]' "$list"
 }
@@ -72,7 +72,7 @@ train() { # train RANKS CONFIG RUN_DIR LR STEPS ARGUMENTS...
 }
 
 beside() { # beside CONFIG NAME STEPS CKPT DOMAIN...: train from a checkpoint, as a job of its own on one core
-  exec=exec train 1 "$1" "$here/$2" 2e-3 "$3" --init-from "$4" --set "$(data_of "${@:5}")" "${valid[@]}" >"$here/$2.log" 2>&1 &
+  exec='exec' train 1 "$1" "$here/$2" 2e-3 "$3" --init-from "$4" --set "$(data_of "${@:5}")" "${valid[@]}" >"$here/$2.log" 2>&1 &
   pids+=($!)
 }
 
@@ -122,7 +122,7 @@ fi
 [ -x "$program" ] || fail "there is no program '$program'"
 
 say "three domains, each with a held-out part"
-rm -rf "$out"
+rm -rf "${out:?}"/{samples,data,table.md}
 mkdir -p "$out/samples" "$out/data"
 python3 tools/make_samples.py "$out/samples"
 cp data/samples/prose{,_valid}.txt "$out/samples"
@@ -136,6 +136,7 @@ printf 'compute: %d FLOP per token of the dense model, %d of the MoE: three bran
 
 for seed in $seeds; do
   here=$out/$seed
+  rm -rf "${here:?}"
   mkdir -p "$here/eval"
 
   say "random seed $seed: the seed model, $seed_steps steps on the mixture"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The shell scripts of launch/ where they are used wrongly, and mpirun.sh as a user starts it.
+# The shell scripts of launch/ and configs/ where they are used wrongly, and mpirun.sh as a user starts it.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit 1
 work=$(mktemp -d)
@@ -43,6 +43,13 @@ expect 2 "launch/test.sh [--long]" launch/test.sh --fast
 expect 2 "launch/quickstart.sh [--no-install]" launch/quickstart.sh --fast
 expect 2 "launch/deps.sh --no-install" launch/deps.sh --fast
 expect 0 "" launch/deps.sh --no-install
+
+expect 2 'configs/btx/run.sh [--seeds "1 2"]' configs/btx/run.sh --fast
+expect 2 'configs/btx/run.sh [--seeds "1 2"]' configs/btx/run.sh --seeds "1 two"
+expect 1 "there is no program" env SWITCHYARD=nowhere configs/btx/run.sh --no-build --out "$work/btx"
+if [ -n "${SY_TEST_LONG:-}" ]; then # everything, a few steps each
+  expect 0 "| BTX, merged and trained |" configs/btx/run.sh --quick --no-build --out "$work/btx"
+fi
 
 # a machine with nothing: what is missing is named, and how to get it
 only
