@@ -200,7 +200,7 @@ static const sy_option options[] = {
 
 const sy_command sy_cmd_eval = {.name = "eval",
                                 .operands = "CKPT --data PATH...",
-                                .help = "Loss, perplexity and drops of a checkpoint on data sets.",
+                                .help = "Loss on data sets, and to whose experts they went.",
                                 .min_operands = 1,
                                 .max_operands = 1,
                                 .options = options,
