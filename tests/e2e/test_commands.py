@@ -50,7 +50,8 @@ class Eval(Trained):
         self.assertEqual(result["step"], 40)
         self.assertEqual([s["name"] for s in result["sets"]], ["held_out", "text"])
         for one in result["sets"]:
-            self.assertEqual(set(one), {"name", "path", "tokens", "loss", "perplexity", "drop_fraction"})
+            self.assertEqual(set(one), {"name", "path", "tokens", "loss", "perplexity", "drop_fraction", "routed"})
+            self.assertEqual([set(g) for g in one["routed"]], [{"label", "share", "layers"}] * 4)
             self.assertAlmostEqual(one["perplexity"], math.exp(one["loss"]), delta=1e-9 * one["perplexity"])
             self.assertEqual(one["drop_fraction"], 0)
         self.assertEqual(result["sets"][0]["tokens"], 2999)
