@@ -47,6 +47,18 @@ void sy_run_dir_free(sy_run_dir *run)
     sy_free(&run->path);
 }
 
+/* The folder of a new folder, so that no loss of power takes it with all that is saved in it. */
+static sy_status sync_parent(const char *path)
+{
+    sy_status st = SY_OK;
+    char *parent = NULL;
+    SY_TRY(sy__path_folder(path, &parent));
+    SY_TRY(sy__dir_sync(parent));
+cleanup:
+    sy_free(&parent);
+    return st;
+}
+
 /* mkdir -p. What exists and is no folder shows as ENOTDIR. */
 static sy_status make_folders(const char *path)
 {
@@ -64,6 +76,7 @@ static sy_status make_folders(const char *path)
             bool is_folder = stat(part, &info) == 0 && S_ISDIR(info.st_mode);
             SY_REQUIRE(is_folder, SY_ERR_USAGE, "cannot create folder '%s': %s", part,
                        strerror(error == EEXIST ? ENOTDIR : error));
+            SY_TRY(error == 0 ? sync_parent(part) : SY_OK);
             *c = end;
             if (end == '\0') {
                 break;

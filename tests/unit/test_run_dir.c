@@ -6,7 +6,10 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -186,6 +189,45 @@ static void claim_makes_folders_and_leaves_no_probe(void **state)
     assert_true(scratch_exists(run.checkpoints));
     snprintf(command, sizeof command, "test -z \"$(find '%s' -name '.probe*')\"", run.path);
     assert_int_equal(system(command), 0);
+    sy_run_dir_free(&run);
+}
+
+/* What the program has brought to the disk. */
+static struct stat synced[16];
+static int n_synced;
+
+/* In place of the C library's. */
+int fsync(int fd);
+int fsync(int fd)
+{
+    n_synced += n_synced < 16 && fstat(fd, &synced[n_synced]) == 0;
+    return (int)syscall(SYS_fsync, fd);
+}
+
+static bool was_synced(const char *path)
+{
+    struct stat info;
+    assert_int_equal(stat(path, &info), 0);
+    for (int i = 0; i < n_synced; i++) {
+        if (synced[i].st_ino == info.st_ino && synced[i].st_dev == info.st_dev) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void claim_brings_each_new_folder_to_the_disk(void **state)
+{
+    path_buf path;
+    sy_run_dir run = {0};
+    assert_int_equal(sy_run_dir_init(scratch_path(state, "runs/of/mine", path), &run), SY_OK);
+    n_synced = 0;
+    assert_int_equal(sy_run_dir_claim(&run, 0), SY_OK);
+    assert_true(was_synced(path)); /* has `checkpoints` */
+    for (int levels = 3; levels > 0; levels--) {
+        *strrchr(path, '/') = '\0';
+        assert_true(was_synced(path));
+    }
     sy_run_dir_free(&run);
 }
 
@@ -475,6 +517,7 @@ int main(void)
         IN_SCRATCH(lock_on_a_removed_file_does_not_count),
         IN_SCRATCH(lock_in_a_folder_that_was_moved_knows_its_successor),
         IN_SCRATCH(claim_makes_folders_and_leaves_no_probe),
+        IN_SCRATCH(claim_brings_each_new_folder_to_the_disk),
         IN_SCRATCH(claim_in_place_that_cannot_be_written_says_where_and_why),
         IN_SCRATCH(claim_in_read_only_folder_refuses),
         IN_SCRATCH(config_is_replaced_whole),
