@@ -74,6 +74,9 @@ static sy_status check_superblock(sy__h5_file *file)
     SY_REQUIRE(sy__h5_number(head + 28, 8) <= file->bytes, SY_ERR_DAMAGED,
                "checkpoint '%s' ends at byte %" PRId64 " of %" PRId64 ": it is truncated",
                file->path, file->bytes, sy__h5_number(head + 28, 8));
+    SY_REQUIRE(sy__h5_number(head + 28, 8) == file->bytes, SY_ERR_DAMAGED,
+               "checkpoint '%s' goes on behind its end at byte %" PRId64 ", to byte %" PRId64,
+               file->path, sy__h5_number(head + 28, 8), file->bytes);
     file->root = sy__h5_number(head + 36, 8);
 cleanup:
     return st;

@@ -196,6 +196,10 @@ static void bytes_added_at_the_end_are_found(void **state)
     assert_true(fputc(0, file) == 0 && fclose(file) == 0);
     assert_int_equal(sy_checkpoint_verify(path, NULL, NULL), SY_ERR_DAMAGED);
     sy_error_clear();
+    assert_int_equal(truncate(path, (off_t)1 << 40), 0); /* nobody wants to wait until it is read */
+    assert_int_equal(sy_checkpoint_verify(path, NULL, NULL), SY_ERR_DAMAGED);
+    assert_non_null(strstr(sy_error_message(), "behind its end"));
+    sy_error_clear();
 }
 
 /* ---- disks ---- */
