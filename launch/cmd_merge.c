@@ -153,6 +153,26 @@ cleanup:
     return st;
 }
 
+/* What the user has set after all must be what the options say. */
+static sy_status check_experts(const job *j)
+{
+    sy_status st = SY_OK;
+    const sy_run_settings *s = &j->grow.settings;
+    if (s->moe->experts != j->n * j->each) {
+        SY_TRY(sy_config_error(s->config, "moe.experts",
+                               "moe.experts %d are not %ld of each of %d sources; give "
+                               "--experts-per-source",
+                               s->moe->experts, (long)j->each, j->n));
+    }
+    if (sy_cli_given(j->grow.cli, "equal") && s->moe->top_k != s->moe->experts) {
+        SY_TRY(sy_config_error(s->config, "moe.top_k",
+                               "moe.top_k %d: --equal routes every token to all %d experts",
+                               s->moe->top_k, s->moe->experts));
+    }
+cleanup:
+    return st;
+}
+
 /* Expert e is source e mod n, so that each rank of ep gets some of every source. */
 static sy_status place_experts(job *j)
 {
@@ -175,6 +195,7 @@ static sy_status configure(job *j)
     SY_TRY(sy_agree(g->env->world, derive_config(j)));
     SY_TRY(sy_grow_configure(g));
     g->spec.seed = (uint64_t)(j->seed >= 0 ? j->seed : g->settings.run->seed);
+    SY_TRY(sy_agree(g->env->world, j->mix ? check_experts(j) : SY_OK));
     SY_TRY(sy_agree(g->env->world, place_experts(j)));
 cleanup:
     return st;

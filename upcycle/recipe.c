@@ -300,11 +300,17 @@ static bool is_whole(const sy_recipe_spec *spec)
     }
 }
 
+/* A softmax adds up to 1 where all experts are chosen. */
+static bool is_normal(const sy_moe_config *moe)
+{
+    return moe->normalize_weights || (moe->score == SY_SCORE_SOFTMAX && moe->top_k == moe->experts);
+}
+
 bool sy_recipe_preserves(const sy_recipe_spec *spec)
 {
     const sy_moe_config *moe = spec->moe;
-    return is_whole(spec) && spec->n_sources == 1 && moe->normalize_weights &&
-           moe->routed_scale == 1 && !moe->eval_capacity_factor.set;
+    return is_whole(spec) && spec->n_sources == 1 && is_normal(moe) && moe->routed_scale == 1 &&
+           !moe->eval_capacity_factor.set;
 }
 
 /* ---- values ---- */

@@ -28,7 +28,9 @@ static const copy_case copies[] = {
     {{"moe.top_k=2", "moe.layers=[0, 2]"}, 1.0, true},
     {{"moe.top_k=2", "moe.score=sigmoid", "moe.bias_update_rate=0.1"}, 1.0, true},
     {{"moe.top_k=12", "moe.layers=every:2"}, 1.0, true},
-    {{"moe.top_k=2", "moe.capacity_factor=0.5"}, 1.0, true}, /* in training only */
+    {{"moe.top_k=2", "moe.capacity_factor=0.5"}, 1.0, true},      /* in training only */
+    {{"moe.top_k=12", "moe.normalize_weights=false"}, 1.0, true}, /* a whole softmax */
+    {{"moe.top_k=12", "moe.normalize_weights=false", "moe.score=sigmoid"}, 1.0, false},
     {{"moe.top_k=2", "moe.normalize_weights=false"}, 1.0, false},
     {{"moe.top_k=1"}, 1.0, false},
     {{"moe.top_k=2", "moe.routed_scale=2.0"}, 1.0, false},
@@ -62,6 +64,34 @@ static void copy_on_any_layout_keeps_the_function(void **state)
         sy_probe_free(&says);
         grow_close(&dense);
     }
+}
+
+/* Routers decide who computes, never what; with logits of hundreds too. */
+static void copy_of_any_number_of_experts_and_any_router_keeps_the_function(void **state)
+{
+    (void)state;
+    static const int32_t experts[] = {1, 2, 3, 5, 8, 24};
+    static const sy_recipe_spec routers[] = {{.router_std = 0, .seed = 1},
+                                             {.router_std = 0.02, .seed = 2},
+                                             {.router_std = 100, .seed = UINT64_MAX}};
+    const int32_t size = mpi_test_world()->size;
+    grow_model dense, moe;
+    sy_probe says = {0};
+    grow_open_dense(&dense, "ref", grow_none, &says);
+    for (size_t i = 0; i < sizeof experts / sizeof experts[0]; i++) {
+        const char *const set[GROW_SET] = {experts[i] > 1 ? "moe.top_k=2" : "moe.top_k=1"};
+        for (int32_t ep = 1; ep <= size; ep++) {
+            if (size % ep != 0 || experts[i] % ep != 0) {
+                continue;
+            }
+            grow_open(&moe, "ref", experts[i], ep, set);
+            assert_all_ok(grow_make(&dense, 1, &moe, routers[(i + (size_t)ep) % 3]));
+            assert_all(moe.preserves && grow_gap(&moe, &says).logits_rel <= 1e-12);
+            grow_close(&moe);
+        }
+    }
+    sy_probe_free(&says);
+    grow_close(&dense);
 }
 
 /* Weights that sum to 1 keep the function to bf16's rounding; others miss it by far. */
@@ -230,6 +260,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         GROW_CASE(copy_on_any_layout_keeps_the_function),
+        GROW_CASE(copy_of_any_number_of_experts_and_any_router_keeps_the_function),
         GROW_CASE(copy_in_bf16_keeps_the_function_to_its_rounding),
         GROW_CASE(copy_fills_every_value),
         GROW_CASE(copy_that_does_not_fit_is_refused),

@@ -128,7 +128,7 @@ sy_status grow_make(grow_model *dense, int32_t n, grow_model *moe, sy_recipe_spe
     spec.moe = moe->settings.moe;
     spec.expert_source = moe->settings.moe->experts > 0 ? expert_source : NULL;
     spec.granularity = spec.granularity > 0 ? spec.granularity : 1;
-    spec.seed = GROW_SEED;
+    spec.seed = spec.seed > 0 ? spec.seed : GROW_SEED;
     moe->preserves = sy_recipe_preserves(&spec);
     SY_TRY(sy_agree(world, sy_recipe_create(&spec, &recipe)));
     snprintf(path, sizeof path, "%s/moe.h5", folder);
