@@ -9,12 +9,27 @@
 #include "train/train_config.h"
 #include "upcycle/transfer.h"
 
-static sy_status parse(const sy_cli *cli, const sy_source *source, sy_run_settings *out)
+/* What config.json says with --set, and the vocabulary that it says without. */
+static sy_status parse(const sy_cli *cli, const sy_source *source, sy_run_settings *out,
+                       int32_t *vocab_size)
 {
+    sy_status st = SY_OK;
+    sy_run_settings own = {0};
     int32_t n = 0;
     const char *const *set = sy_cli_list(cli, "set", &n);
     const char *yaml = source->yaml;
-    return sy_run_settings_parse(yaml, strlen(yaml), "config.json", set, n, out);
+    SY_TRY(sy_run_settings_parse(yaml, strlen(yaml), "config.json", NULL, 0, &own));
+    SY_TRY(sy_run_settings_parse(yaml, strlen(yaml), "config.json", set, n, out));
+    *vocab_size = own.model->vocab_size;
+    if (out->model->vocab_size < *vocab_size) {
+        SY_TRY(sy_config_error(out->config, "model.vocab_size",
+                               "model.vocab_size %d is smaller than the %d of '%s': rows may be "
+                               "added, not left out",
+                               out->model->vocab_size, *vocab_size, source->path));
+    }
+cleanup:
+    sy_run_settings_free(&own);
+    return st;
 }
 
 /* A source that is a file would be taken for a checkpoint. */
@@ -54,7 +69,7 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     SY_TRY(sy_source_open_on(cli->operand[0], sy_cli_text(cli, "adapter-base"), world, &source));
     SY_REQUIRE(source->base != NULL || !sy_cli_given(cli, "adapter-base"), SY_ERR_USAGE,
                "import: --adapter-base goes with an adapter, which '%s' is not", source->path);
-    SY_TRY(sy_agree(world, parse(cli, source, &settings)));
+    SY_TRY(sy_agree(world, parse(cli, source, &settings, &spec.vocab_size)));
     SY_TRY(sy_agree(world, sy_config_echo(settings.config, &yaml)));
     spec.source = source;
     spec.model = settings.model;
@@ -79,7 +94,8 @@ static const sy_option options[] = {
     {"adapter-base", SY_OPTION_VALUE, "MODEL",
      "The model that a LoRA adapter changes (default: its base_model_name_or_path)."},
     {"set", SY_OPTION_LIST, "KEY=VALUE",
-     "Override a key of the configuration that config.json gives (model.seq_len, ...)."},
+     "Override a key of the configuration that config.json gives (model.seq_len, ...); a larger "
+     "model.vocab_size adds rows to embedding and head, the mean of the others."},
     {0},
 };
 

@@ -290,7 +290,10 @@ static const sy_option options[] = {
     {"seed", SY_OPTION_VALUE, "N", "btx: seed of the routers (default: the first run.seed)."},
     {"prior", SY_OPTION_VALUE, "P1,P2,...",
      "ensemble: weight of each source at the start of a text; their sum is made 1 (all alike)."},
-    {"set", SY_OPTION_LIST, "KEY=VALUE", "Override a key of the new configuration."},
+    {"set", SY_OPTION_LIST, "KEY=VALUE",
+     "Override a key of the new configuration; a larger model.vocab_size adds rows to embedding "
+     "and "
+     "head, the mean of the others."},
     {0},
 };
 

@@ -311,7 +311,10 @@ static const sy_option options[] = {
     {"router-init-std", SY_OPTION_VALUE, "S", "Standard deviation of the new routers (0.02)."},
     {"seed", SY_OPTION_VALUE, "N",
      "Seed of what is drawn, and of the probe (default: the source's run.seed)."},
-    {"set", SY_OPTION_LIST, "KEY=VALUE", "Override a key of the new configuration."},
+    {"set", SY_OPTION_LIST, "KEY=VALUE",
+     "Override a key of the new configuration; a larger model.vocab_size adds rows to embedding "
+     "and "
+     "head, the mean of the others."},
     {0},
 };
 

@@ -1,55 +1,33 @@
-/* Hugging Face to checkpoint: everything as it is. */
-#include "upcycle/blueprint.h"
-
-#include "core/alloc.h"
+/* Hugging Face to checkpoint: the recipe that changes nothing, or adds rows to the vocabulary. */
 #include "parallel/agree.h"
-
-typedef struct importer {
-    sy_source *source;
-    const sy_blueprint *plan;
-    int32_t *from; /* [n] of the source */
-} importer;
-
-static sy_status make(void *self, int32_t tensor, int64_t first, int64_t n, void *h_buf,
-                      const void **h_out)
-{
-    const importer *im = self;
-    return sy_source_get(im->source, im->from[tensor], first, n, h_buf, h_out);
-}
-
-/* Both lists come from the same declarations, so every tensor has its like. */
-static sy_status match(importer *im, sy_blueprint *plan)
-{
-    sy_status st = SY_OK;
-    SY_TRY(sy_alloc(plan->n, sizeof *im->from, (void **)&im->from));
-    for (int32_t i = 0; i < plan->n; i++) {
-        im->from[i] = sy_source_find(im->source, plan->tensor[i].name);
-        SY_REQUIRE(im->from[i] >= 0, SY_ERR_INTERNAL, "'%s' is not mapped", plan->tensor[i].name);
-        plan->tensor[i].dtype = im->source->tensor[im->from[i]].dtype;
-    }
-cleanup:
-    return st;
-}
+#include "upcycle/recipe.h"
+#include "upcycle/transfer.h"
 
 sy_status sy_import(const sy_import_spec *spec, sy_transfer_receipt *receipt)
 {
     sy_status st = SY_OK;
-    sy_blueprint plan = {0};
-    importer im = {.source = spec->source, .plan = &plan};
-    SY_TRY(sy_source_bind(spec->source, spec->model, spec->moe, spec->comm));
-    SY_TRY(sy_agree(spec->comm, sy_blueprint_create(spec->model, spec->moe, &plan)));
-    SY_TRY(sy_agree(spec->comm, match(&im, &plan)));
-    SY_TRY(sy_build(&(sy_build_spec){.tree = &(sy_build_tree){"model", &plan, make, &im},
+    sy_model_config has = *spec->model;
+    sy_source *source = spec->source;
+    sy_recipe *recipe = NULL;
+    has.vocab_size = spec->vocab_size > 0 ? spec->vocab_size : has.vocab_size;
+    SY_TRY(sy_source_bind(source, &has, spec->moe, spec->comm));
+    SY_TRY(sy_agree(spec->comm, sy_recipe_create(&(sy_recipe_spec){.source = &source,
+                                                                   .n_sources = 1,
+                                                                   .model = spec->model,
+                                                                   .moe = spec->moe,
+                                                                   .granularity = 1},
+                                                 &recipe)));
+    SY_TRY(sy_build(&(sy_build_spec){.tree = &(sy_build_tree){"model", sy_recipe_plan(recipe),
+                                                              sy_recipe_make, recipe},
                                      .n_trees = 1,
                                      .out = spec->out,
                                      .config_yaml = spec->config_yaml,
-                                     .files = &spec->source->files,
+                                     .files = &source->files,
                                      .comm = spec->comm,
                                      .progress = spec->progress,
                                      .progress_self = spec->progress_self},
                     receipt));
 cleanup:
-    sy_free(&im.from);
-    sy_blueprint_free(&plan);
+    sy_recipe_destroy(&recipe);
     return st;
 }

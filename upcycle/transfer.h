@@ -27,6 +27,7 @@ typedef struct sy_transfer_receipt {
 typedef struct sy_import_spec {
     sy_source *source;            /* open, not bound */
     const sy_model_config *model; /* the yaml's, resolved; what has no shape may differ */
+    int32_t vocab_size;           /* of the source, at most the model's; 0: the model's */
     const sy_moe_config *moe;
     const char *config_yaml; /* the complete configuration, for the checkpoint */
     const char *out;         /* path of the checkpoint */

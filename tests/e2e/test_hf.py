@@ -137,6 +137,26 @@ class RoundTrip(Folders):
         self.assertEqual((self.folder / "out/merges.txt").read_bytes(), b"")
         self.assertEqual(json.loads((self.folder / "out/config.json").read_text())["vocab_size"], 256)
 
+    def test_vocabulary_grows_by_mean_rows_on_its_way_in(self):
+        dtype, (rows, hidden), before = self.tensors["lm_head.weight"]
+        self.imports(FIXTURES / "mixtral", "a.h5", "--set", f"model.vocab_size={rows + 5}", ranks=3)
+        self.succeeds("verify", self.folder / "a.h5")
+        self.exports("a.h5", "out")
+        self.assertEqual(json.loads((self.folder / "out/config.json").read_text())["vocab_size"], rows + 5)
+        got = hf_files.read(self.folder / "out/model.safetensors")
+        _, shape, after = got["lm_head.weight"]
+        self.assertEqual((dtype, shape), ("F32", [rows + 5, hidden]))
+        self.assertEqual(after[:len(before)], before)
+        values = struct.unpack(f"<{(rows + 5) * hidden}f", after)
+        for i in range(rows * hidden, len(values)):
+            mean = sum(values[i % hidden:rows * hidden:hidden]) / rows
+            self.assertAlmostEqual(values[i], mean, delta=1e-7)
+        other = "model.layers.0.self_attn.q_proj.weight"
+        self.assertEqual(got[other], self.tensors[other])
+        self.fails(2, ["smaller", str(rows)], "import", FIXTURES / "mixtral", "-o", self.folder / "b.h5", "--set",
+                   f"model.vocab_size={rows - 1}")
+        self.nothing_left("b.h5")
+
     def shape_of(self, ckpt):
         """The section model of a checkpoint's configuration, for another configuration."""
         text = json.loads(self.succeeds("inspect", ckpt, "--json").stdout)["config"]

@@ -103,13 +103,18 @@ class Merge(harness.Case):
         self.succeeds("export", self.folder / "mix.h5", "-o", self.folder / "hf", "--architecture", "MixtralForCausalLM")
 
     def test_what_cannot_be_merged_is_refused(self):
-        a, b, _ = self.models
+        a, b, c = self.models
         two = ["--source", a, "--source", b]
         other = self.config("other.yaml", moe={"experts": 0}, model={"ffn_hidden": 40}, train={"steps": 1})
         self.train(other, "other")
         moe = self.config("moe.yaml", train={"steps": 1})
         self.train(moe, "moe")
         self.refused(["ffn_hidden", "48 -> 40"], "--method", "btx", *two, "--source", self.folder / "other")
+        for key, value in (("vocab_size", 300), ("attention_bias", True)):
+            other = self.config(f"{key}.yaml", moe={"experts": 0}, model={key: value}, train={"steps": 1})
+            self.train(other, key)
+            self.refused([f"model.{key}", "not models of one kind"], "--method", "btx", *two, "--source",
+                         self.folder / key)
         self.refused(["MoE of 4 experts", "dense"], "--method", "btx", "--source", self.folder / "moe", "--source", a)
         self.refused("model", "--method", "average", "--source", FIXTURES / "llama", "--source", a)
         self.refused("twice", "--method", "btx", "--source", a)
@@ -123,6 +128,11 @@ class Merge(harness.Case):
         self.refused(["--equal", "btx"], "--method", "average", "--equal", *two)
         self.refused("smaller", "--method", "average", *two, "--set", "model.vocab_size=200", "--set",
                      "data.tokenizer=none")
+        self.refused(["moe.experts 4", "2 sources", "--experts-per-source"], "--method", "btx", *two, "--set",
+                     "moe.experts=4")
+        self.refused("moe.experts 5", "--method", "btx", *two, "--set", "moe.experts=5")
+        self.refused(["moe.top_k 2", "all 3"], "--method", "btx", "--equal", *two, "--source", c, "--set", "moe.top_k=2")
+        self.refused("experts/down", "--method", "btx", *two, "--set", "moe.expert_hidden=24")
         self.refused("no layer 7", "--method", "btx", "--layers", "7", *two)
         self.refused("nowhere", "--method", "btx", *two, "--source", self.folder / "nowhere")
         bad = self.folder / "bad.h5"

@@ -6,6 +6,7 @@ import re
 import shutil
 
 import harness
+import hf_files
 from harness import snapshot
 
 
@@ -225,9 +226,20 @@ class Upcycle(harness.Case):
     def test_damaged_source_is_exit_3(self):
         damaged = self.folder / "damaged.h5"
         whole = next((self.dense / "checkpoints").glob("step_*.h5")).read_bytes()
-        damaged.write_bytes(whole[:len(whole) // 2])
-        self.fails(3, "damaged.h5", "upcycle", damaged, "-o", self.folder / "moe.h5", "--experts", 4, ranks=2)
-        self.assertFalse((self.folder / "moe.h5").exists())
+        flipped = bytearray(whole)
+        at = whole.find(self.some_weights())
+        flipped[at + 5] ^= 16
+        for raw in (whole[:len(whole) // 2], flipped):
+            damaged.write_bytes(raw)
+            self.fails(3, "damaged.h5", "upcycle", damaged, "-o", self.folder / "moe.h5", "--experts", 4, "--method",
+                       "drop", "--optimizer", "carry", ranks=2)
+            self.assertEqual([p.name for p in self.folder.iterdir() if "moe" in p.name], [])
+
+    def some_weights(self):
+        """Bytes of the last layer's down, which upcycling reads late."""
+        self.succeeds("export", self.dense, "-o", self.folder / "hf")
+        name = "model.layers.1.mlp.down_proj.weight"
+        return hf_files.read(self.folder / "hf/model.safetensors")[name][2][:64]
 
 
 if __name__ == "__main__":
