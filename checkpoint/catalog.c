@@ -147,6 +147,27 @@ cleanup:
     return st;
 }
 
+/* The room of a receipt: spaces. */
+static sy_status pull_spaces(void *self, int64_t first, int64_t n, void *h_buf, const void **h_out)
+{
+    (void)self, (void)first;
+    memset(h_buf, ' ', (size_t)n);
+    *h_out = h_buf;
+    return SY_OK;
+}
+
+static sy_status walk_receipt(int64_t bytes, bool write, sy_emit *emit, void *to)
+{
+    sy_part part = {.box = {.n_dim = 1, .shape = {bytes}}, .write = write};
+    return emit(to, &(sy_field){.name = SY__RECEIPT_PATH,
+                                .dtype = SY_U8,
+                                .n_dim = 1,
+                                .n_parts = 1,
+                                .shape_glb = {bytes},
+                                .parts = &part,
+                                .pull = pull_spaces});
+}
+
 sy_status sy__state_walk(const sy_state *state, bool write_blobs, sy_emit *emit, void *to)
 {
     sy_status st = SY_OK;
@@ -155,6 +176,9 @@ sy_status sy__state_walk(const sy_state *state, bool write_blobs, sy_emit *emit,
     }
     for (int32_t i = 0; i < state->n_blobs; i++) {
         SY_TRY(walk_blob(&state->blobs[i], write_blobs, emit, to));
+    }
+    if (state->receipt_bytes > 0) {
+        SY_TRY(walk_receipt(state->receipt_bytes, write_blobs, emit, to));
     }
 cleanup:
     return st;

@@ -14,6 +14,7 @@ extern "C" {
 #define SY__TABLE_PATH "integrity/xxh3_64"
 #define SY__DIGEST_PATH "integrity/digest"
 #define SY__STRUCTURE_PATH "integrity/structure"
+#define SY__RECEIPT_PATH "x/receipt" /* what we know of /x */
 
 enum {
     SY__FORMAT_VERSION = 1,
@@ -48,7 +49,7 @@ typedef struct sy__catalog {
     int64_t n_items, n_pieces, capacity; /* of item */
     sy__extent table, digest, structure;
     int64_t file_bytes;
-    bool foreign; /* somebody added a group /x */
+    bool foreign; /* somebody added to /x */
 } sy__catalog;
 
 /* The attributes of /. */

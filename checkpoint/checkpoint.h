@@ -69,6 +69,12 @@ sy_status sy_checkpoint_verify(const char *path, sy_comm *comm, int64_t *n_bytes
  * collective. */
 sy_status sy_checkpoint_read_blob(const char *path, const char *name, void **out, int64_t *n_bytes);
 
+/* How a model was made, a text in JSON, in a file that was saved with room for it
+   (sy_state.receipt_bytes): read, freed with sy_free, *text NULL where the file has none; or put
+   there, with its checksums, and synced. For a file that nobody reads yet. Not collective. */
+sy_status sy_checkpoint_read_receipt(const char *path, char **text);
+sy_status sy_checkpoint_write_receipt(const char *path, const char *text);
+
 /* The newest checkpoint of a list (newest first) that verifies; each one passed over is a warning
  * that says why. *out is an index, -1: none. Collective over comm. */
 sy_status sy_checkpoint_newest_valid(const char *const *paths, int32_t n, sy_comm *comm,

@@ -199,13 +199,46 @@ static bool is_plain(const unsigned char *name, int64_t n)
     return n > 0;
 }
 
-/* An object of this name in the group that is being read; at < 0: it is not in this file. What lies
-   below /x belongs to others. */
+static bool is_x(const scanner *s, size_t end, const unsigned char *name, int64_t n)
+{
+    return s->depth == 0 && end == 0 && n == 1 && name[0] == 'x';
+}
+
+/* Below /x, or to be: our receipt is known, whatever else stands there belongs to others. */
+static bool is_foreign(const scanner *s, const unsigned char *name, int64_t n)
+{
+    static const char known[] = "receipt";
+    return strncmp(s->name, "x/", 2) == 0 ||
+           (strcmp(s->name, "x") == 0 &&
+            (n != (int64_t)sizeof known - 1 || memcmp(name, known, sizeof known - 1) != 0));
+}
+
+/* /x itself: what is not as we write it, and what that costs, is not the file's fault. */
+static void enter_x(scanner *s, int64_t at)
+{
+    const int64_t budget = s->file.budget, n_items = s->cat->n_items;
+    s->name[0] = 'x';
+    s->depth = 1;
+    if (at < 0 || visit_object(s, at) != SY_OK) {
+        sy_error_clear();
+        s->cat->foreign = true;
+    }
+    s->cat->foreign = s->cat->foreign || s->cat->n_items == n_items;
+    s->depth = 0;
+    memset(s->name, 0, sizeof s->name);
+    s->file.budget = budget;
+}
+
+/* An object of this name in the group that is being read; at < 0: it is not in this file. */
 static sy_status enter(scanner *s, const unsigned char *name, int64_t n, int64_t at)
 {
     sy_status st = SY_OK;
     const size_t end = strlen(s->name);
-    if (s->depth == 0 && n == 1 && name[0] == 'x') {
+    if (is_x(s, end, name, n)) {
+        enter_x(s, at);
+        return SY_OK;
+    }
+    if (is_foreign(s, name, n)) {
         s->cat->foreign = true;
         return SY_OK;
     }
@@ -264,7 +297,7 @@ static sy_status visit_object(scanner *s, int64_t at)
     if (o.is_group) {
         SY_TRY(sy__h5_messages(&s->file, at, take_link, s));
         SY_TRY(sy__h5_dense(&s->file, o.heap, SY__H5_TREE_LINKS, take_link, s));
-    } else if (o.has_layout) {
+    } else if (o.has_layout && strcmp(s->name, "x") != 0) {
         SY_TRY(add_dataset(&o));
     } else {
         SY_TRY(damaged(s, "is neither group nor dataset"));

@@ -42,6 +42,9 @@ static void print_text(const char *path, const sy_checkpoint_info *info, bool pa
            "  parameters  %ld\n  bytes       %ld in %d datasets\n",
            path, info->kind, (long)info->step, (long)info->tokens_seen, info->created,
            info->producer, (long)n_model, (long)n_bytes, info->n_entries);
+    if (info->n_entries > 0 && strcmp(info->entry[info->n_entries - 1].path, "x/receipt") == 0) {
+        printf("  receipt     of upcycle or merge (--receipt)\n");
+    }
     for (int32_t i = 0; params && i < info->n_entries; i++) {
         printf("  /%-55s %-5s ", info->entry[i].path, sy_dtype_name(info->entry[i].dtype));
         print_shape(&info->entry[i]);
@@ -80,6 +83,19 @@ cleanup:
     return st;
 }
 
+static sy_status print_receipt(const char *path)
+{
+    sy_status st = SY_OK;
+    char *text = NULL;
+    SY_TRY(sy_checkpoint_read_receipt(path, &text));
+    SY_REQUIRE(text != NULL, SY_ERR_USAGE,
+               "checkpoint '%s' has no receipt: upcycle and merge write one", path);
+    puts(text);
+cleanup:
+    sy_free(&text);
+    return st;
+}
+
 static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
 {
     sy_status st = SY_OK;
@@ -87,6 +103,10 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     char *path = NULL;
     (void)exit_code;
     SY_TRY(sy_find_checkpoint(cli->operand[0], env->world, &path));
+    if (sy_cli_given(cli, "receipt")) {
+        SY_TRY(print_receipt(path));
+        goto cleanup;
+    }
     SY_TRY(sy_checkpoint_info_read(path, &info));
     if (sy_cli_given(cli, "json")) {
         SY_TRY(print_json(&info));
@@ -102,6 +122,7 @@ cleanup:
 static const sy_option options[] = {
     {"params", SY_OPTION_FLAG, NULL, "List every dataset with its type and shape."},
     {"json", SY_OPTION_FLAG, NULL, "Print one JSON object."},
+    {"receipt", SY_OPTION_FLAG, NULL, "Print the receipt of upcycle or merge, a JSON object."},
     {0},
 };
 

@@ -201,58 +201,45 @@ cleanup:
     return st;
 }
 
-static sy_status write_file(job *j, sy_transfer_receipt *receipt)
+/* An ensemble is its members as they are: there is nothing to prove. */
+static sy_status write_ensemble(job *j, sy_transfer_receipt *written)
 {
-    return j->apart ? sy_grow_ensemble(&j->grow, j->prior, receipt)
-                    : sy_grow_write(&j->grow, receipt);
+    sy_status st = SY_OK;
+    const sy_grow *g = &j->grow;
+    SY_TRY(sy_grow_ensemble(&j->grow, j->prior, written));
+    SY_TRY(sy_grow_publish(&j->grow));
+    for (int32_t s = 0; s < j->n && g->env->world->rank == 0; s++) {
+        printf("  member %d, prior %.4g: %s, step %ld\n", s, j->prior[s], g->source[s]->path,
+               (long)g->source[s]->step);
+    }
+cleanup:
+    return st;
 }
 
-/* ---- the receipt ---- */
-
-static void print_receipt(const job *j, const sy_transfer_receipt *r)
+static void print_end(const job *j, const sy_transfer_receipt *written)
 {
-    const sy_grow *g = &j->grow;
     char size[32], rate[32];
-    printf("receipt: what each part is made of\n");
-    for (int32_t s = 0; s < j->n && j->mix; s++) {
-        printf("  experts ");
-        for (int64_t k = 0; k < j->each; k++) {
-            printf("%s%ld", k > 0 ? ", " : "", (long)(s + k * j->n));
-        }
-        printf(" of every MoE layer: %s, step %ld\n", g->source[s]->path, (long)g->source[s]->step);
-    }
-    if (g->spec.base >= 0) {
-        printf("  everything else: %s\n", g->source[g->spec.base]->path);
-    } else if (j->apart) {
-        for (int32_t s = 0; s < j->n; s++) {
-            printf("  member %d, prior %.4g: %s, step %ld\n", s, j->prior[s], g->source[s]->path,
-                   (long)g->source[s]->step);
-        }
-    } else {
-        printf("  %s: the mean of %d models\n", j->mix ? "everything else" : "everything", j->n);
-        for (int32_t s = 0; s < j->n && !j->mix; s++) {
-            printf("    %s, step %ld\n", g->source[s]->path, (long)g->source[s]->step);
-        }
-    }
-    printf("wrote %s: %ld parameters in %ld tensors, %s in %s; %.1f s, %s/s\n", g->out,
-           (long)r->n_params, (long)r->n_tensors,
-           sy_format_bytes((double)r->n_bytes, size, sizeof size), sy_dtype_name(r->dtype),
-           r->seconds, sy_format_bytes((double)r->n_bytes / r->seconds, rate, sizeof rate));
-    fflush(stdout);
+    const sy_grow *g = &j->grow;
+    printf("wrote %s: %ld parameters in %ld tensors, %s in %s; %.1f s, %s/s, and %.1f s for the "
+           "receipt\n",
+           g->out, (long)written->n_params, (long)written->n_tensors,
+           sy_format_bytes((double)written->n_bytes, size, sizeof size),
+           sy_dtype_name(written->dtype), written->seconds,
+           sy_format_bytes((double)written->n_bytes / written->seconds, rate, sizeof rate),
+           g->proof.seconds);
 }
 
 static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
 {
     sy_status st = SY_OK;
     job j = {.grow = {.cli = cli, .env = env}};
-    sy_transfer_receipt receipt;
+    sy_transfer_receipt written;
     (void)exit_code;
     SY_TRY(read_options(&j));
     SY_TRY(configure(&j));
-    SY_TRY(write_file(&j, &receipt));
-    SY_TRY(sy_grow_publish(&j.grow));
+    SY_TRY(j.apart ? write_ensemble(&j, &written) : sy_grow_run(&j.grow, &written));
     if (env->world->rank == 0) {
-        print_receipt(&j, &receipt);
+        print_end(&j, &written);
     }
 cleanup:
     sy_grow_close(&j.grow);

@@ -2,7 +2,6 @@
    receipt), publish. */
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "core/alloc.h"
 #include "launch/grow.h"
@@ -168,84 +167,6 @@ cleanup:
     return st;
 }
 
-/* ---- the receipt ---- */
-
-static double tolerance(sy_dtype compute)
-{
-    return compute == SY_F64 ? 1e-12 : compute == SY_BF16 ? 1e-2 : 1e-5;
-}
-
-/* Probabilities are shared with tokens that are added. */
-static bool adds_tokens(const sy_grow *g)
-{
-    return g->settings.model->vocab_size > g->source_settings[0].model->vocab_size;
-}
-
-/* Keys of the dense model's function that were set anew: it is compared as it would be with them.
- */
-static bool is_of_function(const char *key)
-{
-    return strncmp(key, "model.", 6) == 0 && strcmp(key, "model.vocab_size") != 0 &&
-           strcmp(key, "model.init_std") != 0;
-}
-
-static void print_settings(const sy_grow *g)
-{
-    char *text = NULL;
-    if (sy_config_diff(g->source_settings[0].config, g->settings.config, is_of_function, &text) ==
-        SY_OK) {
-        for (char *rest = text, *line = strtok_r(rest, "\n", &rest); line != NULL;
-             line = strtok_r(NULL, "\n", &rest)) {
-            printf("  both with %s\n", line);
-        }
-    }
-    sy_free(&text);
-}
-
-static void print_receipt(const job *j, const sy_probe_spec *probe, const sy_probe_gap *gap,
-                          sy_dtype compute, bool exact)
-{
-    char bound[32] = "none";
-    if (exact) {
-        snprintf(bound, sizeof bound, "%.0e", tolerance(compute));
-    }
-    printf("receipt: dense against MoE, %d sequences of %d random tokens on each of %d ranks, %s\n",
-           probe->n_sequences, probe->S, j->grow.env->world->size, sy_dtype_name(compute));
-    print_settings(&j->grow);
-    printf("          largest difference   relative to the largest   bound\n");
-    printf("  logits  %-20.3e %-25.3e %s\n", gap->logits_abs, gap->logits_rel, bound);
-    printf("  nll     %-20.3e %-25.3e %s\n", gap->nll_abs, gap->nll_rel,
-           adds_tokens(&j->grow) ? "none: tokens were added" : bound);
-    if (!exact) {
-        printf("  no bound: this method and configuration do not keep the dense model's function "
-               "(copies and whole granular copies do, with normalised weights, routed_scale 1 and "
-               "no eval capacity)\n");
-    }
-    fflush(stdout);
-}
-
-static sy_status receipt(job *j)
-{
-    sy_status st = SY_OK;
-    sy_grow *g = &j->grow;
-    const bool exact = sy_recipe_preserves(&g->spec);
-    sy_probe_spec probe;
-    sy_probe_gap gap;
-    sy_dtype compute;
-    SY_TRY(sy_grow_compare(g, &probe, &gap, &compute));
-    if (g->env->world->rank == 0) {
-        print_receipt(j, &probe, &gap, compute, exact);
-    }
-    SY_REQUIRE(!exact || (gap.logits_rel <= tolerance(compute) &&
-                          (adds_tokens(g) || gap.nll_rel <= tolerance(compute))),
-               SY_ERR_NUMERIC,
-               "upcycle: the MoE does not compute what the dense model does: logits differ by %g, "
-               "nll by %g, allowed is %g; nothing was written",
-               gap.logits_rel, gap.nll_rel, tolerance(compute));
-cleanup:
-    return st;
-}
-
 static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
 {
     sy_status st = SY_OK;
@@ -253,27 +174,21 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     sy_grow *g = &j.grow;
     sy_transfer_receipt written;
     char size[32], rate[32];
-    bool hidden = false;
     (void)exit_code;
     SY_TRY(read_options(&j));
     SY_TRY(sy_grow_open(g, cli->operand, 1));
     SY_TRY(configure(&j));
-    SY_TRY(sy_grow_write(g, &written));
-    hidden = true;
-    SY_TRY(receipt(&j));
-    SY_TRY(sy_grow_publish(g));
-    hidden = false;
+    SY_TRY(sy_grow_run(g, &written));
     if (env->world->rank == 0) {
-        printf("wrote %s: %ld parameters in %ld tensors, %s in %s, from %s; %.1f s, %s/s\n", g->out,
-               (long)written.n_params, (long)written.n_tensors,
+        printf("wrote %s: %ld parameters in %ld tensors, %s in %s, from %s; %.1f s, %s/s, and %.1f "
+               "s for the receipt\n",
+               g->out, (long)written.n_params, (long)written.n_tensors,
                sy_format_bytes((double)written.n_bytes, size, sizeof size),
                sy_dtype_name(written.dtype), g->source[0]->form, written.seconds,
-               sy_format_bytes((double)written.n_bytes / written.seconds, rate, sizeof rate));
+               sy_format_bytes((double)written.n_bytes / written.seconds, rate, sizeof rate),
+               g->proof.seconds);
     }
 cleanup:
-    if (hidden && env->world->rank == 0) {
-        (void)unlink(g->unproven); /* the first error is the one to tell */
-    }
     sy_grow_close(g);
     return st;
 }

@@ -14,8 +14,6 @@
 #include "train/run.h"
 #include "upcycle/carry.h"
 
-enum { PROBE_SEQUENCES = 4, PROBE_TOKENS = 256 };
-
 /* ---- sources ---- */
 
 /* A run directory is a folder too: only Hugging Face's have a config.json, and only PEFT's an
@@ -126,6 +124,7 @@ cleanup:
 
 void sy_grow_close(sy_grow *g)
 {
+    sy_receipt_destroy(&g->proof.receipt);
     sy_recipe_destroy(&g->recipe);
     sy_free(&g->expert_source);
     sy_free(&g->config_yaml);
@@ -221,138 +220,5 @@ sy_status sy_grow_configure(sy_grow *g)
     SY_TRY(sy_agree(g->env->world, parse(g)));
     SY_TRY(sy_agree(g->env->world, check_vocabulary(g)));
 cleanup:
-    return st;
-}
-
-/* ---- the file ---- */
-
-sy_status sy_grow_write(sy_grow *g, sy_transfer_receipt *receipt)
-{
-    sy_status st = SY_OK;
-    sy_output_progress progress = {.what = g->cli->command->name};
-    sy_carry *carry = NULL;
-    sy_build_tree model;
-    sy_build_spec build = {.tree = &model,
-                           .n_trees = 1,
-                           .out = g->unproven,
-                           .config_yaml = g->config_yaml,
-                           .step = g->source[0]->step,
-                           .tokens_seen = g->source[0]->tokens_seen,
-                           .files = &g->source[0]->files,
-                           .comm = g->env->world,
-                           .progress = sy_output_progress_update,
-                           .progress_self = &progress};
-    g->spec.source = g->source;
-    g->spec.n_sources = g->n_sources;
-    g->spec.model = g->settings.model;
-    g->spec.moe = g->settings.moe;
-    g->spec.expert_source = g->expert_source;
-    g->spec.freeze = (const char *const *)g->settings.train->freeze.item;
-    g->spec.n_freeze = g->settings.train->freeze.n;
-    SY_TRY(sy_agree(g->env->world, sy_recipe_create(&g->spec, &g->recipe)));
-    model = (sy_build_tree){"model", sy_recipe_plan(g->recipe), sy_recipe_make, g->recipe};
-    if (g->carry) {
-        SY_TRY(sy_carry_create(&g->spec, g->recipe, g->env->world, &carry));
-        build.tree = sy_carry_trees(carry, &build.n_trees);
-        build.counters = sy_carry_counters(carry);
-        build.kind = "training";
-    }
-    st = sy_build(&build, receipt);
-    sy_progress_destroy(&progress.line);
-cleanup:
-    sy_carry_destroy(&carry);
-    return st;
-}
-
-static sy_status publish(const sy_grow *g)
-{
-    sy_status st = SY_OK;
-    const char *slash = strrchr(g->out, '/');
-    char *folder = NULL;
-    int fd = -1;
-    SY_REQUIRE(rename(g->unproven, g->out) == 0, SY_ERR_IO, "cannot rename '%s' to '%s': %s",
-               g->unproven, g->out, strerror(errno));
-    SY_TRY(slash != NULL ? sy_asprintf(&folder, "%.*s", (int)(slash + 1 - g->out), g->out)
-                         : sy_strdup(".", &folder));
-    fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    SY_REQUIRE(fd >= 0 && fsync(fd) == 0, SY_ERR_IO, "cannot bring '%s' to the disk: %s", folder,
-               strerror(errno));
-cleanup:
-    if (fd >= 0) {
-        close(fd);
-    }
-    sy_free(&folder);
-    return st;
-}
-
-sy_status sy_grow_publish(sy_grow *g)
-{
-    return sy_agree(g->env->world, g->env->world->rank == 0 ? publish(g) : SY_OK);
-}
-
-/* ---- the proof ---- */
-
-/* What the user sets that is not about experts, layout or added rows holds for the source too. */
-static sy_status source_engine(const sy_grow *g, const sy_probe_spec *probe,
-                               sy_run_settings *settings, sy_engine **out)
-{
-    sy_status st = SY_OK;
-    int32_t n = 0, n_mine = 0;
-    const char *const *set = sy_cli_list(g->cli, "set", &n);
-    const char *yaml = g->source[0]->yaml, **mine = NULL;
-    sy_engine_spec spec = {.settings = settings,
-                           .world = g->env->world,
-                           .use = SY_USE_EVAL,
-                           .B = 1,
-                           .S = probe->S,
-                           .threads = g->env->threads};
-    SY_TRY(sy_alloc(n + 1, sizeof *mine, (void **)&mine));
-    for (int32_t i = 0; i < n; i++) {
-        if (strncmp(set[i], "moe.", 4) != 0 && strncmp(set[i], "parallel.", 9) != 0 &&
-            strncmp(set[i], "model.vocab_size=", 17) != 0) {
-            mine[n_mine++] = set[i];
-        }
-    }
-    mine[n_mine++] = "parallel.ep=1";
-    SY_TRY(sy_agree(g->env->world, sy_run_settings_parse(yaml, strlen(yaml), g->source[0]->path,
-                                                         mine, n_mine, settings)));
-    SY_TRY(sy_engine_create(&spec, out));
-    SY_TRY(sy_engine_fill(*out, g->source[0]));
-cleanup:
-    sy_free(&mine);
-    return st;
-}
-
-sy_status sy_grow_compare(sy_grow *g, sy_probe_spec *probe, sy_probe_gap *gap, sy_dtype *compute)
-{
-    sy_status st = SY_OK;
-    sy_comm *world = g->env->world;
-    const int32_t S = g->settings.model->seq_len;
-    sy_engine *engine = NULL;
-    sy_run_settings settings = {0};
-    sy_probe old = {0}, now = {0};
-    probe->n_sequences = PROBE_SEQUENCES;
-    probe->S = S < PROBE_TOKENS ? S : PROBE_TOKENS;
-    probe->seed = g->spec.seed;
-    probe->vocab_size = g->source_settings[0].model->vocab_size;
-    SY_TRY(source_engine(g, probe, &settings, &engine));
-    *compute = engine->compute;
-    SY_TRY(sy_probe_run(engine, probe, &old));
-    sy_engine_destroy(&engine);
-    SY_TRY(sy_engine_create(&(sy_engine_spec){.settings = &g->settings,
-                                              .world = world,
-                                              .use = SY_USE_EVAL,
-                                              .B = 1,
-                                              .S = probe->S,
-                                              .threads = g->env->threads},
-                            &engine));
-    SY_TRY(sy_engine_load(engine, g->unproven));
-    SY_TRY(sy_probe_run(engine, probe, &now));
-    SY_TRY(sy_probe_compare(&old, &now, world, gap));
-cleanup:
-    sy_probe_free(&now);
-    sy_probe_free(&old);
-    sy_engine_destroy(&engine);
-    sy_run_settings_free(&settings);
     return st;
 }

@@ -5,14 +5,26 @@
 #define SY_LAUNCH_GROW_H
 
 #include "launch/cli.h"
-#include "train/probe.h"
-#include "upcycle/recipe.h"
+#include "train/compare.h"
+#include "upcycle/receipt.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-enum { SY_GROW_DERIVED = 16 };
+enum { SY_GROW_DERIVED = 16, SY_GROW_GAPS = 2 };
+
+/* What was measured on the file before it got its name. */
+typedef struct sy_grow_proof {
+    sy_receipt *receipt;
+    bool preserves; /* it computes what the first source does, */
+    bool weighs;    /* or in each MoE layer that times the routers' weights: promises both */
+    int32_t n_sequences, S;           /* random tokens of each rank */
+    sy_compare_gap gap[SY_GROW_GAPS]; /* [n_gaps] against the first source: f64, or f32 and bf16;
+                                         none where the sources differ */
+    int32_t n_gaps;
+    double seconds;
+} sy_grow_proof;
 
 typedef struct sy_grow {
     const sy_cli *cli;
@@ -30,6 +42,7 @@ typedef struct sy_grow {
     sy_recipe_spec spec;
     sy_recipe *recipe;
     bool carry; /* the optimizer's state goes along */
+    sy_grow_proof proof;
 } sy_grow;
 
 /* Check -o, open and bind the sources. Collective. The same rules of shape and rotary angles for
@@ -45,10 +58,10 @@ bool sy_grow_user_sets(const sy_grow *g, const char *key);
 /* The first source's configuration with what was derived and --set. Its vocabulary may be larger
    than the source's, not smaller (SY_ERR_USAGE). Collective. */
 sy_status sy_grow_configure(sy_grow *g);
-/* Write the new model under the hidden name, as g->spec says. Collective. */
-sy_status sy_grow_write(sy_grow *g, sy_transfer_receipt *receipt);
-/* How far the new model is from the first source on random tokens. Collective; loads both. */
-sy_status sy_grow_compare(sy_grow *g, sy_probe_spec *probe, sy_probe_gap *gap, sy_dtype *compute);
+/* Write the new model under the hidden name, as g->spec says; read it back, print the receipt, put
+   it in, give the file its name. A promise that does not hold: SY_ERR_NUMERIC. Nothing is left
+   behind after an error. Collective. */
+sy_status sy_grow_run(sy_grow *g, sy_transfer_receipt *written);
 /* Give the file its name. Collective. */
 sy_status sy_grow_publish(sy_grow *g);
 

@@ -202,7 +202,8 @@ sy_status sy_build(const sy_build_spec *spec, sy_transfer_receipt *receipt)
                       .kind = spec->kind != NULL ? spec->kind : "model",
                       .config_yaml = spec->config_yaml,
                       .blobs = spec->files->blob,
-                      .n_blobs = spec->files->n};
+                      .n_blobs = spec->files->n,
+                      .receipt_bytes = spec->receipt_bytes};
     *receipt = (sy_transfer_receipt){.dtype = SY_F32};
     for (int32_t i = 0; i < spec->n_trees; i++) {
         SY_TRY(sy_agree(spec->comm, prepare(&b, &br[i], &spec->tree[i], receipt)));

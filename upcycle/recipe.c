@@ -284,6 +284,13 @@ const sy_blueprint *sy_recipe_plan(const sy_recipe *recipe)
     return &recipe->plan;
 }
 
+sy_recipe_origin sy_recipe_origin_of(const sy_recipe *recipe, int32_t tensor, int32_t source)
+{
+    const sy__ingredient *item = &recipe->item[tensor];
+    return (sy_recipe_origin){.tensor = item->from != NULL ? item->from[source] : -1,
+                              .scale = item->scale};
+}
+
 /* Are the routed experts of a token, together, the dense MLP, whatever they are? */
 static bool is_whole(const sy_recipe_spec *spec)
 {

@@ -63,6 +63,14 @@ const sy_blueprint *sy_recipe_plan(const sy_recipe *recipe);
 sy_status sy_recipe_make(void *self, int32_t tensor, int64_t first, int64_t n, void *h_buf,
                          const void **h_out);
 
+/* What a tensor of the new model is made of. */
+typedef struct sy_recipe_origin {
+    int32_t tensor; /* of the source; -1: it is made of nothing */
+    double scale;   /* of the values */
+} sy_recipe_origin;
+/* Not collective. */
+sy_recipe_origin sy_recipe_origin_of(const sy_recipe *recipe, int32_t tensor, int32_t source);
+
 /* Does the new model compute what its source does? Yes for copies of one source whose weights add
    up to 1 for every token (normalised, not scaled, nothing dropped in evaluation), granular ones
    where whole copies are chosen; for the other methods where their amount is 0. Not collective. */

@@ -3,7 +3,7 @@
 #ifndef SY_TESTS_GROW_RIG_H
 #define SY_TESTS_GROW_RIG_H
 
-#include "train/probe.h"
+#include "tests/support/engine_probe.h"
 #include "upcycle/recipe.h"
 
 enum {

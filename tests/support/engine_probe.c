@@ -1,4 +1,4 @@
-#include "train/probe.h"
+#include "tests/support/engine_probe.h"
 
 #include <math.h>
 

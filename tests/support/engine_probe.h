@@ -1,7 +1,7 @@
 /* A probe: what a model says to random tokens. Two models that compute the same function say the
  * same. */
-#ifndef SY_TRAIN_PROBE_H
-#define SY_TRAIN_PROBE_H
+#ifndef SY_TESTS_ENGINE_PROBE_H
+#define SY_TESTS_ENGINE_PROBE_H
 
 #include "train/engine.h"
 

@@ -1,0 +1,31 @@
+/* The receipt of upcycle and merge: what a new model is made of and how near it is to that,
+   measured on what was written. As a table for people, and as JSON, which the file keeps
+   (/x/receipt). */
+#ifndef SY_LAUNCH_RECEIPT_H
+#define SY_LAUNCH_RECEIPT_H
+
+#include "launch/grow.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What logits and losses may differ by, relative to the largest, where the function is kept (in
+   bf16 more than 1e-2 where the source's own rounding is half as large); and the ratio of a MoE
+   layer to a dense one from the sum of the routers' weights. Not collective. */
+double sy_grow_tolerance(const sy_compare_gap *gap);
+double sy_grow_ratio_tolerance(sy_dtype compute);
+/* Ratio of outputs to be expected where routers are uniform: K / E, or routed_scale where weights
+   are normalised. *kept: what of that the method leaves in the mean, NaN where nobody
+   can tell. Not collective. */
+double sy_grow_uniform_ratio(const sy_grow *g, double *kept);
+
+/* The whole receipt; freed with sy_free. Not collective. */
+sy_status sy_grow_receipt_json(const sy_grow *g, char **out);
+/* The table, on standard output. Not collective: rank 0 calls it. */
+void sy_grow_receipt_print(const sy_grow *g);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
