@@ -133,20 +133,92 @@ static bool run_case(data_dir *dir, uint64_t fuzz_case)
     return false;
 }
 
+enum { RAW_BYTES = 1024 + 40 };
+
+/* A file of llm.c, of numpy or without header, with 40 bytes of tokens. */
+static size_t make_raw(draws *d, uint8_t *to)
+{
+    static const char words[] =
+        "{'descr': '<u2', 'fortran_order': False, 'shape': (20,), }       \n";
+    switch (draw(d, 3)) {
+    case 0:
+        data_put(to, 0, 20240520, 4);
+        data_put(to, 4, 1, 4);
+        data_put(to, 8, 20, 4);
+        return RAW_BYTES;
+    case 1:
+        memcpy(to, "\x93NUMPY\1\0", 8);
+        data_put(to, 8, sizeof words - 1, 2);
+        memcpy(to + 10, words, sizeof words - 1);
+        return 10 + sizeof words - 1 + 40;
+    default:
+        return 40;
+    }
+}
+
+static bool run_raw_case(data_dir *dir, uint64_t fuzz_case)
+{
+    static const char *const types[] = {NULL, "u8", "u16", "u32", "u64", "i32", "i64"};
+    draws d = {fuzz_case, 0};
+    uint8_t bytes[RAW_BYTES] = {0};
+    size_t n = make_raw(&d, bytes);
+    const char *path = data_path(dir, draw(&d, 2) == 0 ? "raw.bin" : "raw.npy");
+    if (draw(&d, 2) == 0) {
+        mutate(&d, bytes, n < 96 ? n : 96);
+    }
+    for (uint64_t i = draw(&d, 4); i > 0; i--) { /* other letters in numpy's words */
+        bytes[draw(&d, 80)] = (uint8_t) " '(),:0159<>|aiu\0"[draw(&d, 17)];
+    }
+    if (draw(&d, 4) == 0) {
+        n = draw(&d, n + 1);
+    }
+    data_write(path, bytes, n);
+
+    sy_token_file *file = NULL;
+    const sy_token_file_spec spec = {.vocab_size = (int64_t)draw(&d, 2) * 300,
+                                     .type = types[draw(&d, 7)]};
+    sy_status st = sy_token_file_open_as(path, &spec, &file);
+    if (st == SY_OK) {
+        int32_t token;
+        const int64_t n_tokens = sy_token_file_n_tokens(file);
+        assert_in_range(n_tokens, 1, n);
+        (void)sy_token_file_read(file, n_tokens - 1, 1, &token);
+        sy_error_clear();
+        sy_token_file_close(&file);
+        return true;
+    }
+    assert_int_equal(st, SY_ERR_USAGE);
+    assert_non_null(strstr(sy_error_message(), dir->path));
+    assert_null(file);
+    sy_error_clear();
+    return false;
+}
+
 static uint64_t n_cases = 5000, first_case = 0;
 
-static void token_file_mutated_is_refused_or_read_in_bounds(void **state)
+static void run_cases(bool (*run)(data_dir *dir, uint64_t fuzz_case))
 {
     uint64_t n_read = 0;
-    (void)state;
     data_dir *dir = data_dir_open();
     for (uint64_t i = 0; i < n_cases; i++) {
-        n_read += run_case(dir, first_case + i);
+        n_read += run(dir, first_case + i);
     }
     data_dir_close(dir);
     if (n_cases >= 1000) { /* mutations that reach both outcomes, or this tests nothing */
         assert_in_range(n_read, n_cases / 100, n_cases - n_cases / 100);
     }
+}
+
+static void token_file_mutated_is_refused_or_read_in_bounds(void **state)
+{
+    (void)state;
+    run_cases(run_case);
+}
+
+static void raw_file_mutated_is_refused_or_read_in_bounds(void **state)
+{
+    (void)state;
+    run_cases(run_raw_case);
 }
 
 int main(int argc, char **argv)
@@ -155,6 +227,7 @@ int main(int argc, char **argv)
     first_case = argc > 2 ? strtoull(argv[2], NULL, 10) : first_case;
     sy_log_setup(0, 1, SY_LOG_WARN);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(token_file_mutated_is_refused_or_read_in_bounds)};
+        cmocka_unit_test(token_file_mutated_is_refused_or_read_in_bounds),
+        cmocka_unit_test(raw_file_mutated_is_refused_or_read_in_bounds)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
