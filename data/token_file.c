@@ -165,6 +165,11 @@ void sy_token_file_close(sy_token_file **file)
     sy_free(file);
 }
 
+const char *sy_token_file_path(const sy_token_file *file)
+{
+    return file->bin.path;
+}
+
 int64_t sy_token_file_n_tokens(const sy_token_file *file)
 {
     return file->n_tokens;
@@ -190,8 +195,7 @@ int64_t sy_token_file_n_documents(const sy_token_file *file)
     return file->n_documents;
 }
 
-/* Position in the stream of sequence i; i == n_sequences: the end. */
-static int64_t sequence_start(const sy_token_file *file, int64_t i)
+int64_t sy_token_file_sequence_start(const sy_token_file *file, int64_t i)
 {
     if (i == file->n_sequences) {
         return file->n_tokens;
@@ -202,7 +206,7 @@ static int64_t sequence_start(const sy_token_file *file, int64_t i)
 
 int64_t sy_token_file_document_start(const sy_token_file *file, int64_t document)
 {
-    return sequence_start(file, sy__token_i64(file->document, document));
+    return sy_token_file_sequence_start(file, sy__token_i64(file->document, document));
 }
 
 int64_t sy_token_file_document_length(const sy_token_file *file, int64_t document)
@@ -289,7 +293,7 @@ sy_status sy_token_file_read(const sy_token_file *file, int64_t first, int64_t n
     if (file->start == NULL) {
         return convert(file, file->first_byte + first * file->item_bytes, n, out);
     }
-    int64_t i = last_at_or_before(file, file->n_sequences, first, sequence_start);
+    int64_t i = last_at_or_before(file, file->n_sequences, first, sy_token_file_sequence_start);
     while (n > 0) {
         int64_t inside = first - file->start[i], here = file->start[i + 1] - first;
         here = here < n ? here : n;

@@ -30,6 +30,8 @@ sy_status sy_token_file_open_as(const char *path, const sy_token_file_spec *spec
                                 sy_token_file **out);
 /* The same with nothing but a vocabulary. Not collective. */
 sy_status sy_token_file_open(const char *path, int64_t vocab_size, sy_token_file **out);
+/* The path of the tokens' file. Not collective. */
+const char *sy_token_file_path(const sy_token_file *file);
 /* Unmap and free; NULL is fine. Not collective. */
 void sy_token_file_close(sy_token_file **file);
 
@@ -44,6 +46,9 @@ bool sy_token_file_has_documents(const sy_token_file *file);
 int64_t sy_token_file_eod(const sy_token_file *file);
 int64_t sy_token_file_n_sequences(const sy_token_file *file);
 int64_t sy_token_file_n_documents(const sy_token_file *file);
+/* Position in the stream at which a sequence begins; for n_sequences the end of the stream.
+   Not collective. Requires 0 <= i <= n_sequences. */
+int64_t sy_token_file_sequence_start(const sy_token_file *file, int64_t i);
 /* Position in the stream at which a document begins; for n_documents the end of the stream.
    Not collective. Requires 0 <= document <= n_documents. */
 int64_t sy_token_file_document_start(const sy_token_file *file, int64_t document);
