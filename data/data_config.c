@@ -10,8 +10,10 @@
 
 static const char *const objective_names[] = {"causal", "prefix_lm", "ul2", NULL};
 static const char *const raw_types[] = {"auto", "u8", "u16", "u32", "u64", "i32", "i64", NULL};
-static const char *const train_keys[] = {"*path", "weight", NULL};
-static const char *const valid_keys[] = {"*name", "*path", NULL};
+static const char *const train_keys[] = {"*path", "weight", "part", NULL};
+static const char *const valid_keys[] = {"*name", "*path", "part", NULL};
+static const char *const part_names[] = {"train", "valid", "test", "all"};
+static const char *const order_names[] = {"own", "megatron", NULL};
 
 #define AT(field) offsetof(sy_data_config, field)
 
@@ -28,6 +30,16 @@ static const sy_config_key data_keys[] = {
      ".npy the smallest that holds model.vocab_size."},
     {"eod", SY_CFG_I32, AT(eod), "-1", -1, INT32_MAX, NULL,
      "Id that ends a document in token files without an index, for mask_documents. -1: none."},
+    {"order", SY_CFG_ENUM, AT(order), "own", 0, 0, order_names,
+     "Order of the training sequences. own: a closed form, no tables. megatron: that of "
+     "Megatron-LM, "
+     "from the same run.seed, model.seq_len, split and number of samples (train.steps times "
+     "train.global_batch: other steps are another order); its tables are kept in .index files "
+     "beside the data."},
+    {"split", SY_CFG_STR_LIST, AT(split), "null", 0, 0, NULL,
+     "Shares of train, valid and test, such as [969, 30, 1]: then data.train reads the first part "
+     "of each file and data.valid the second, unless an entry has a part: train, valid, test or "
+     "all."},
     {"train", SY_CFG_MAP_LIST, AT(train), "null", 0, 0, train_keys,
      "Token files to train on, each with its path (the PREFIX given to tokenize -o or to Megatron, "
      "or a .bin or .npy of llm.c, nanoGPT, OLMo) and its share of the sequences (weight, default "
@@ -66,10 +78,33 @@ sy_token_file_spec sy_data_file_spec(const sy_data_config *config, int64_t vocab
                                 .eod = config->eod};
 }
 
+void sy_data_split(const sy_data_config *config, double share[3])
+{
+    for (int32_t i = 0; i < 3; i++) {
+        share[i] = config->split.n == 3 ? strtod(config->split.item[i], NULL) : 0;
+    }
+}
+
+/* Of an entry; -1: a word that is none. */
+static int32_t part_of(const sy_data_config *config, const sy_map *map, sy_split_part with_split)
+{
+    const char *part = map_get(map, "part");
+    if (part == NULL) {
+        return config->split.n > 0 ? with_split : SY_SPLIT_ALL;
+    }
+    for (int32_t i = 0; i < 4; i++) {
+        if (strcmp(part, part_names[i]) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
 sy_data_train sy_data_train_entry(const sy_data_config *config, int32_t i)
 {
     const sy_map *map = &config->train.item[i];
-    sy_data_train entry = {map_get(map, "path"), 1.0};
+    sy_data_train entry = {map_get(map, "path"), 1.0,
+                           (sy_split_part)part_of(config, map, SY_SPLIT_TRAIN)};
     const char *weight = map_get(map, "weight");
     if (weight != NULL) {
         (void)parse_weight(weight, &entry.weight); /* the section's check saw it succeed */
@@ -80,7 +115,8 @@ sy_data_train sy_data_train_entry(const sy_data_config *config, int32_t i)
 sy_data_valid sy_data_valid_entry(const sy_data_config *config, int32_t i)
 {
     const sy_map *map = &config->valid.item[i];
-    return (sy_data_valid){map_get(map, "name"), map_get(map, "path")};
+    return (sy_data_valid){map_get(map, "name"), map_get(map, "path"),
+                           (sy_split_part)part_of(config, map, SY_SPLIT_VALID)};
 }
 
 static bool is_empty(const char *text)
@@ -132,6 +168,55 @@ static sy_status check_valid(const sy_data_config *data, const sy_config *config
     return SY_OK;
 }
 
+/* Three shares, one above 0 at least; parts only where there are some. */
+static sy_status check_split(const sy_data_config *data, const sy_config *config)
+{
+    double sum = 0;
+    for (int32_t i = 0; i < data->split.n; i++) {
+        char *end = NULL;
+        const char *text = data->split.item[i];
+        const double share = strtod(text, &end);
+        if (end == text || *end != '\0' || !isfinite(share) || share < 0) {
+            return sy_config_error(config, "data.split", "data.split: '%s' is no share", text);
+        }
+        sum += share;
+    }
+    if (data->split.n > 0 && (data->split.n != 3 || sum <= 0)) {
+        return sy_config_error(config, "data.split",
+                               "data.split needs three shares, of train, valid and test, such as "
+                               "[969, 30, 1]");
+    }
+    return SY_OK;
+}
+
+static sy_status check_part(const sy_data_config *data, const sy_map *map, const char *key,
+                            const sy_config *config)
+{
+    const char *part = map_get(map, "part");
+    const int32_t known = part_of(data, map, SY_SPLIT_ALL);
+    if (known < 0) {
+        return sy_config_error(config, key, "%s: part '%s' is none of train, valid, test, all", key,
+                               part);
+    }
+    if (known != SY_SPLIT_ALL && data->split.n == 0) {
+        return sy_config_error(config, key, "%s: part '%s' needs data.split", key, part);
+    }
+    return SY_OK;
+}
+
+static sy_status check_parts(const sy_data_config *data, const sy_config *config)
+{
+    sy_status st = SY_OK;
+    for (int32_t i = 0; i < data->train.n; i++) {
+        SY_TRY(check_part(data, &data->train.item[i], "data.train", config));
+    }
+    for (int32_t i = 0; i < data->valid.n; i++) {
+        SY_TRY(check_part(data, &data->valid.item[i], "data.valid", config));
+    }
+cleanup:
+    return st;
+}
+
 static sy_status check_data(const void *section, const sy_config *config)
 {
     sy_status st = SY_OK;
@@ -147,6 +232,8 @@ static sy_status check_data(const void *section, const sy_config *config)
                                "data.objective '%s' is not implemented; use 'causal'",
                                objective_names[data->objective]));
     }
+    SY_TRY(check_split(data, config));
+    SY_TRY(check_parts(data, config));
     SY_TRY(check_train(data, config));
     SY_TRY(check_valid(data, config));
 

@@ -6,7 +6,7 @@
 
 #include "core/batch.h"
 #include "core/status.h"
-#include "data/token_file.h"
+#include "data/megatron.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -17,6 +17,7 @@ typedef struct sy_loader sy_loader;
 typedef struct sy_loader_dataset {
     const char *path; /* PREFIX of a token file */
     double weight;    /* share of the sequences; unused where sequential */
+    sy_split_part part;
 } sy_loader_dataset;
 
 typedef struct sy_loader_spec {
@@ -27,6 +28,9 @@ typedef struct sy_loader_spec {
        -1, routed 0). */
     bool sequential;
     uint64_t seed;
+    /* Training alone: Megatron's order, of so many sequences at least; 0: the sampler's. */
+    int64_t megatron_samples;
+    double split[3];         /* shares of the parts; all 0: there are none */
     sy_token_file_spec file; /* how the files are read */
     int32_t S, B;            /* sequence; sequences in a micro-batch */
     int32_t global_batch;    /* sequences in a step */
@@ -35,10 +39,11 @@ typedef struct sy_loader_spec {
                           */
 } sy_loader_spec;
 
-/* Sequence i of a data set is tokens i*S .. i*S+S of its stream: S inputs, and targets shifted by
-   one. Micro-batch j of a step is sequences j*B .. min((j+1)*B, global_batch)-1 of it and belongs
-   to rank j mod dp_size; so the last one may have a smaller B, and a rank's last may have none (T =
-   0). n_micro is the same on every rank: ceil(n_sequences / (B * dp_size)). */
+/* Sequence i of a data set is tokens i*S .. i*S+S of its part of the stream: S inputs, and targets
+   shifted by one; in Megatron's order it is a sample of data/megatron.h. Micro-batch j of a step is
+   sequences j*B .. min((j+1)*B, global_batch)-1 of it and belongs to rank j mod dp_size; so the
+   last one may have a smaller B, and a rank's last may have none (T = 0). n_micro is the same on
+   every rank: ceil(n_sequences / (B * dp_size)). */
 typedef struct sy_step_batch {
     const sy_batch *micro; /* [n_micro] */
     int32_t n_micro;

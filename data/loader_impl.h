@@ -4,16 +4,19 @@
 #define SY_DATA_LOADER_IMPL_H
 
 #include "data/loader.h"
+#include "data/megatron.h"
 #include "data/sampler.h"
-#include "data/token_file.h"
 
 typedef struct sy__source {
     bool sequential, mask_documents;
     int32_t S, n;
     sy_token_file **file; /* [n] */
     int64_t *n_sequences; /* [n] */
-    sy_sampler *sampler;  /* NULL: sequential */
-    int32_t *tokens;      /* [S+1] scratch of the one thread that reads */
+    int64_t *first, *end; /* [n] tokens of the part */
+    sy_sampler *sampler;  /* one of the two, or sequential */
+    sy_megatron *megatron;
+    int32_t *tokens; /* [S+1] scratch of the one thread that reads */
+    uint8_t *fresh;  /* [S+1] the same: a document begins */
 } sy__source;
 
 /* One sequence's part of the batch arrays, each [S]. */

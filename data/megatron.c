@@ -7,11 +7,14 @@
 
 #include "data/np_random.h"
 
-void sy_megatron_split(int64_t n, const double share[3], int32_t part, int64_t *first, int64_t *end)
+void sy_megatron_split(int64_t n, const double share[3], sy_split_part part, int64_t *first,
+                       int64_t *end)
 {
     const double all = share[0] + share[1] + share[2];
     double border = 0;
-    for (int32_t i = 0; i <= part; i++) {
+    *first = 0;
+    *end = n;
+    for (int32_t i = 0; i <= (int32_t)part && part != SY_SPLIT_ALL; i++) {
         *first = (int64_t)rint(border * (double)n);
         border += share[i] / all;
         *end = (int64_t)rint(border * (double)n);

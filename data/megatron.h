@@ -11,9 +11,17 @@
 extern "C" {
 #endif
 
+/* What of a data set: all of it, or a part of a split. */
+typedef enum sy_split_part {
+    SY_SPLIT_TRAIN,
+    SY_SPLIT_VALID,
+    SY_SPLIT_TEST,
+    SY_SPLIT_ALL
+} sy_split_part;
+
 /* The part of n sequences between two borders of a split, which are shares of their sum:
-   rint(border * n), halves to even. Not collective. */
-void sy_megatron_split(int64_t n, const double share[3], int32_t part, int64_t *first,
+   rint(border * n), halves to even. All of them: 0 .. n. Not collective. */
+void sy_megatron_split(int64_t n, const double share[3], sy_split_part part, int64_t *first,
                        int64_t *end);
 
 /* The tables of one data set. */

@@ -6,17 +6,45 @@
 #include "core/fault.h"
 #include "data/loader_impl.h"
 
-static sy_status open_dataset(const sy_loader_spec *spec, int32_t d, sy__source *source)
+/* Which tokens of the file; *begin and *end: which sequences of its index. */
+static sy_status open_part(const sy_loader_spec *spec, int32_t d, sy__source *source,
+                           int64_t *begin, int64_t *end)
+{
+    sy_status st = SY_OK;
+    const sy_loader_dataset *set = &spec->datasets[d];
+    const sy_token_file *file = source->file[d];
+    *begin = *end = 0;
+    source->first[d] = 0;
+    source->end[d] = sy_token_file_n_tokens(file);
+    SY_REQUIRE(sy_token_file_has_documents(file) ||
+                   (set->part == SY_SPLIT_ALL && spec->megatron_samples == 0),
+               SY_ERR_USAGE,
+               "token file '%s' has no index, which data.split and data.order megatron need",
+               set->path);
+    if (sy_token_file_has_documents(file)) {
+        sy_megatron_split(sy_token_file_n_sequences(file), spec->split, set->part, begin, end);
+        source->first[d] = sy_token_file_sequence_start(file, *begin);
+        source->end[d] = sy_token_file_sequence_start(file, *end);
+    }
+cleanup:
+    return st;
+}
+
+static sy_status open_dataset(const sy_loader_spec *spec, int32_t d, sy__source *source,
+                              sy_megatron_dataset *out)
 {
     sy_status st = SY_OK;
     int64_t n_targets, S = spec->S;
     SY_TRY(sy_token_file_open_as(spec->datasets[d].path, &spec->file, &source->file[d]));
-    n_targets = sy_token_file_n_tokens(source->file[d]) - 1;
+    *out = (sy_megatron_dataset){.file = source->file[d], .weight = spec->datasets[d].weight};
+    SY_TRY(open_part(spec, d, source, &out->first, &out->end));
+    n_targets = source->end[d] - source->first[d] - 1;
     source->n_sequences[d] = spec->sequential ? (n_targets + S - 1) / S : n_targets / S;
-    SY_REQUIRE(source->n_sequences[d] >= 1, SY_ERR_USAGE,
-               "token file '%s' has %lld tokens, too few for one sequence of model.seq_len %d "
+    SY_REQUIRE(n_targets >= 1 && source->n_sequences[d] >= 1, SY_ERR_USAGE,
+               "token file '%s' has %lld tokens%s, too few for one sequence of model.seq_len %d "
                "(and the token after it)",
-               spec->datasets[d].path, (long long)(n_targets + 1), spec->S);
+               spec->datasets[d].path, (long long)(n_targets + 1),
+               spec->datasets[d].part != SY_SPLIT_ALL ? " in this part of it" : "", spec->S);
     SY_REQUIRE(!spec->mask_documents || sy_token_file_has_documents(source->file[d]) ||
                    sy_token_file_eod(source->file[d]) >= 0,
                SY_ERR_USAGE,
@@ -47,32 +75,45 @@ cleanup:
 sy_status sy__source_open(const sy_loader_spec *spec, sy__source *source)
 {
     sy_status st = SY_OK;
+    sy_megatron_dataset *sets = NULL;
     source->sequential = spec->sequential;
     source->mask_documents = spec->mask_documents;
     source->S = spec->S;
     SY_TRY(sy_alloc(spec->n_datasets, sizeof(sy_token_file *), (void **)&source->file));
     SY_TRY(sy_alloc(spec->n_datasets, sizeof *source->n_sequences, (void **)&source->n_sequences));
+    SY_TRY(sy_alloc(spec->n_datasets, sizeof *source->first, (void **)&source->first));
+    SY_TRY(sy_alloc(spec->n_datasets, sizeof *source->end, (void **)&source->end));
     SY_TRY(sy_alloc((int64_t)spec->S + 1, sizeof *source->tokens, (void **)&source->tokens));
+    SY_TRY(sy_alloc((int64_t)spec->S + 1, sizeof *source->fresh, (void **)&source->fresh));
+    SY_TRY(sy_alloc(spec->n_datasets, sizeof *sets, (void **)&sets));
     for (int32_t d = 0; d < spec->n_datasets; d++) {
         source->n = d + 1;
-        SY_TRY(open_dataset(spec, d, source));
+        SY_TRY(open_dataset(spec, d, source, &sets[d]));
     }
-    if (!spec->sequential) {
+    if (!spec->sequential && spec->megatron_samples > 0) {
+        SY_TRY(sy_megatron_create(sets, spec->n_datasets, spec->S, spec->seed,
+                                  spec->megatron_samples, &source->megatron));
+    } else if (!spec->sequential) {
         SY_TRY(open_sampler(spec, source));
     }
 
 cleanup:
+    sy_free(&sets);
     return st;
 }
 
 void sy__source_close(sy__source *source)
 {
     sy_sampler_destroy(&source->sampler);
+    sy_megatron_destroy(&source->megatron);
     for (int32_t d = 0; d < source->n; d++) {
         sy_token_file_close(&source->file[d]);
     }
     source->n = 0;
+    sy_free(&source->fresh);
     sy_free(&source->tokens);
+    sy_free(&source->end);
+    sy_free(&source->first);
     sy_free(&source->n_sequences);
     sy_free(&source->file);
 }
@@ -86,35 +127,27 @@ int64_t sy__source_n_sequences(const sy__source *source)
     return sum;
 }
 
-/* Does a document begin at the position `at`, whose token before is `before`? *end is the next
-   border where an index has them, of which some may be empty. */
-static bool is_border(const sy_token_file *file, int64_t at, int32_t before, int64_t *document,
-                      int64_t *end)
+/* fresh[t] for t in 1 .. n-1: does a document begin at token t of those that begin at `first`? */
+static void find_documents(const sy_token_file *file, int64_t first, const int32_t *tokens,
+                           int32_t n, uint8_t *fresh)
 {
-    if (!sy_token_file_has_documents(file)) {
-        return before == sy_token_file_eod(file);
+    const bool indexed = sy_token_file_has_documents(file);
+    int64_t document = indexed ? sy_token_file_document_of(file, first) : 0;
+    for (int32_t t = 1; t < n; t++) {
+        fresh[t] = !indexed && tokens[t - 1] == sy_token_file_eod(file);
+        while (indexed && sy_token_file_document_start(file, document + 1) == first + t) {
+            document++; /* some may be empty */
+            fresh[t] = 1;
+        }
     }
-    const bool border = at == *end;
-    while (at == *end) {
-        ++*document;
-        *end = sy_token_file_document_start(file, *document + 1);
-    }
-    return border;
 }
 
-/* pos and doc of the n tokens of a stream that begin at `first`; both count from 0 inside the
- * sequence. */
-static void mark_documents(const sy_token_file *file, int64_t first, const int32_t *tokens,
-                           int32_t n, int32_t *pos, int32_t *doc)
+/* pos and doc both count from 0 inside the sequence. */
+static void mark_documents(const uint8_t *fresh, int32_t n, int32_t *pos, int32_t *doc)
 {
-    int64_t document = 0, end = 0;
     int32_t number = 0, p = 0;
-    if (sy_token_file_has_documents(file)) {
-        document = sy_token_file_document_of(file, first);
-        end = sy_token_file_document_start(file, document + 1);
-    }
     for (int32_t t = 0; t < n; t++) {
-        if (t > 0 && is_border(file, first + t, tokens[t - 1], &document, &end)) {
+        if (t > 0 && fresh[t]) {
             number++;
             p = 0;
         }
@@ -137,28 +170,43 @@ static void fill_padding(const sy__source *source, int32_t n_used, const sy__seq
     }
 }
 
-sy_status sy__source_fill(sy__source *source, int64_t k, const sy__sequence *to, int32_t *n_used)
+/* Tokens of sequence k, n of them with a target, and where documents begin. */
+static sy_status read_sequence(sy__source *source, int64_t k, int32_t *n)
 {
     sy_status st = SY_OK;
-    const int32_t S = source->S;
     sy_sample sample = {0, 0, k};
+    *n = source->S;
+    if (source->megatron != NULL) {
+        return sy_megatron_read(source->megatron, k, source->tokens, source->fresh);
+    }
     if (!source->sequential) {
         sample = sy_sampler_at(source->sampler, k);
     }
     const sy_token_file *file = source->file[sample.dataset];
-    int64_t first = sample.sequence * S;
-    int64_t n_targets = sy_token_file_n_tokens(file) - 1 - first;
-    int32_t n = n_targets < S ? (int32_t)n_targets : S;
+    const int64_t first = source->first[sample.dataset] + sample.sequence * source->S;
+    const int64_t n_targets = source->end[sample.dataset] - 1 - first;
+    *n = n_targets < source->S ? (int32_t)n_targets : source->S;
+    SY_TRY(sy_token_file_read(file, first, *n + 1, source->tokens));
+    if (source->mask_documents) {
+        find_documents(file, first, source->tokens, *n, source->fresh);
+    }
+cleanup:
+    return st;
+}
 
+sy_status sy__source_fill(sy__source *source, int64_t k, const sy__sequence *to, int32_t *n_used)
+{
+    sy_status st = SY_OK;
+    int32_t n = 0;
     SY_TRY(sy_fault("data.read"));
-    SY_TRY(sy_token_file_read(file, first, n + 1, source->tokens));
+    SY_TRY(read_sequence(source, k, &n));
     memcpy(to->ids, source->tokens, (size_t)n * sizeof *to->ids);
     memcpy(to->targets, source->tokens + 1, (size_t)n * sizeof *to->targets);
     memset(to->routed, 1, (size_t)n);
     if (source->mask_documents) {
-        mark_documents(file, first, source->tokens, n, to->pos, to->doc);
+        mark_documents(source->fresh, n, to->pos, to->doc);
     } else {
-        for (int32_t t = 0; t < S; t++) {
+        for (int32_t t = 0; t < source->S; t++) {
             to->pos[t] = t;
         }
     }

@@ -140,11 +140,12 @@ static sy_status eval_path(sy_loaded_model *model, const char *path, result *out
     sy_status st = SY_OK;
     const sy_run_settings *s = &model->settings;
     const int64_t n_batches = s->train->eval_batches;
+    const sy_data_valid from = {base_name(path), path, SY_SPLIT_ALL};
     sy_eval_set set = {0};
     out->path = path;
     SY_TRY(sy_agree(model->engine->mesh->host, make_room(model, out)));
-    SY_TRY(sy_eval_set_open(model->engine, base_name(path), path, s->train->micro_batch,
-                            s->train->global_batch, s->data->mask_documents, &set));
+    SY_TRY(sy_eval_set_open(model->engine, &from, s->train->micro_batch, s->train->global_batch,
+                            s->data->mask_documents, &set));
     if (model->ensemble.n > 0) {
         SY_TRY(sy_evaluate_ensemble(model->engine, &model->ensemble, &set, n_batches, &out->r,
                                     out->loss, out->weight));

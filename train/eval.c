@@ -3,13 +3,12 @@
 #include "core/fault.h"
 #include "parallel/agree.h"
 
-sy_status sy_eval_set_open(sy_engine *engine, const char *name, const char *path,
-                           int32_t micro_batch, int32_t sequences, bool mask_documents,
-                           sy_eval_set *out)
+sy_status sy_eval_set_open(sy_engine *engine, const sy_data_valid *from, int32_t micro_batch,
+                           int32_t sequences, bool mask_documents, sy_eval_set *out)
 {
     sy_status st = SY_OK;
     const sy_comm *dp = engine->mesh->group[SY_DP];
-    sy_loader_dataset dataset = {path, 1};
+    sy_loader_dataset dataset = {from->path, 1, from->part};
     sy_loader_spec spec = {
         .datasets = &dataset,
         .n_datasets = 1,
@@ -21,7 +20,8 @@ sy_status sy_eval_set_open(sy_engine *engine, const char *name, const char *path
         .dp_rank = dp->rank,
         .dp_size = dp->size,
         .mask_documents = mask_documents};
-    *out = (sy_eval_set){.name = name, .path = path};
+    *out = (sy_eval_set){.name = from->name, .path = from->path};
+    sy_data_split(engine->settings->data, spec.split);
     SY_TRY(sy_agree(engine->mesh->host, sy_loader_create(&spec, &out->loader)));
 cleanup:
     return st;

@@ -24,9 +24,8 @@ typedef struct sy_eval_set {
 
 /* Open a set for sequential reading, dealt over the engine's ranks in global batches of
  * `sequences`. Collective: errors are agreed upon. */
-sy_status sy_eval_set_open(sy_engine *engine, const char *name, const char *path,
-                           int32_t micro_batch, int32_t sequences, bool mask_documents,
-                           sy_eval_set *out);
+sy_status sy_eval_set_open(sy_engine *engine, const sy_data_valid *from, int32_t micro_batch,
+                           int32_t sequences, bool mask_documents, sy_eval_set *out);
 void sy_eval_set_close(sy_eval_set *set);
 /* Was this rank asked to stop? */
 typedef bool sy_eval_stop(const void *self);

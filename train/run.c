@@ -145,7 +145,7 @@ static sy_status open_valid(run *r)
     SY_TRY(sy_agree(r->world, sy_alloc(data->valid.n, sizeof *r->valid, (void **)&r->valid)));
     for (; r->n_valid < data->valid.n; r->n_valid++) {
         sy_data_valid v = sy_data_valid_entry(data, r->n_valid);
-        SY_TRY(sy_eval_set_open(r->trainer->engine, v.name, v.path, r->settings->train->micro_batch,
+        SY_TRY(sy_eval_set_open(r->trainer->engine, &v, r->settings->train->micro_batch,
                                 r->settings->train->global_batch, data->mask_documents,
                                 &r->valid[r->n_valid]));
     }

@@ -24,7 +24,11 @@ static sy_status open_data(sy_trainer *t)
     SY_TRY(sy_alloc(data->train.n, sizeof *sets, (void **)&sets));
     for (int32_t i = 0; i < data->train.n; i++) {
         sy_data_train entry = sy_data_train_entry(data, i);
-        sets[i] = (sy_loader_dataset){entry.path, entry.weight};
+        sets[i] = (sy_loader_dataset){entry.path, entry.weight, entry.part};
+    }
+    sy_data_split(data, spec.split);
+    if (data->order == SY_ORDER_MEGATRON) {
+        spec.megatron_samples = t->settings->train->steps * t->settings->train->global_batch;
     }
     spec.datasets = sets;
     SY_TRY(sy_config_blame(t->settings->config, "data.train", sy_loader_create(&spec, &t->loader)));

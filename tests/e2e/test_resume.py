@@ -6,7 +6,7 @@ import shutil
 import struct
 
 import harness
-from harness import snapshot
+from harness import snapshot, write_tokens
 
 
 class SameLayout(harness.Case):
@@ -41,6 +41,11 @@ class SameLayout(harness.Case):
                  "capacity_factor": 1.0, "layers": [1]},
             model={"qk_norm": "head", "attention_bias": True, "tie_embeddings": True},
             train={"freeze": ["layers/000/attn/*"], "micro_batch": 2})
+
+    def test_resume_in_megatron_s_order_continues_bit_for_bit(self):
+        write_tokens(self.folder / "many", [bytes(range(40 + i)) for i in range(30)])
+        paths = [{"path": str(self.folder / "many"), "weight": 3}, {"path": str(self.home / "text"), "part": "all"}]
+        self.continues_bit_for_bit(2, parallel={"ep": 2}, data={"order": "megatron", "split": [9, 1, 0], "train": paths})
 
     def test_resume_twice_continues_bit_for_bit(self):
         config = self.config()

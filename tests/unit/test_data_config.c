@@ -45,6 +45,27 @@ static void data_config_lists_give_entries_with_defaults(void **state)
     assert_int_equal(sy_alloc_live(), 0);
 }
 
+static void data_config_parts_follow_the_split(void **state)
+{
+    double share[3];
+    sy_config *config = NULL;
+    (void)state;
+    assert_int_equal(parse("data:\n"
+                           "  split: [969, 30, 1]\n"
+                           "  train: [{path: a}, {path: b, part: all}]\n"
+                           "  valid: [{name: a, path: a}, {name: t, path: a, part: test}]\n",
+                           &config),
+                     SY_OK);
+    const sy_data_config *data = sy_config_get(config, "data");
+    sy_data_split(data, share);
+    assert_true(share[0] == 969 && share[1] == 30 && share[2] == 1);
+    assert_int_equal(sy_data_train_entry(data, 0).part, SY_SPLIT_TRAIN);
+    assert_int_equal(sy_data_train_entry(data, 1).part, SY_SPLIT_ALL);
+    assert_int_equal(sy_data_valid_entry(data, 0).part, SY_SPLIT_VALID);
+    assert_int_equal(sy_data_valid_entry(data, 1).part, SY_SPLIT_TEST);
+    sy_config_destroy(&config);
+}
+
 static void data_config_bad_values_are_refused_with_their_line(void **state)
 {
     static const struct {
@@ -60,6 +81,13 @@ static void data_config_bad_values_are_refused_with_their_line(void **state)
         {"data:\n  valid:\n    - {name: a, path: x}\n    - {name: a, path: y}\n",
          "run.yaml:", "given twice"},
         {"data:\n  valid:\n    - {name: a/b, path: x}\n", "run.yaml:", "'a/b'"},
+        {"data:\n  split: [969, 31]\n", "run.yaml:2", "three shares"},
+        {"data:\n  split: [0, 0, 0]\n", "run.yaml:2", "three shares"},
+        {"data:\n  split: [9, -1, 0]\n", "run.yaml:2", "'-1' is no share"},
+        {"data:\n  split: [9, half, 0]\n", "run.yaml:2", "'half' is no share"},
+        {"data:\n  train:\n    - {path: a, part: valid}\n", "run.yaml:", "needs data.split"},
+        {"data:\n  split: [8, 1, 1]\n  train:\n    - {path: a, part: rest}\n",
+         "run.yaml:", "'rest' is none of train, valid, test, all"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
@@ -74,6 +102,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(data_config_lists_give_entries_with_defaults),
+        cmocka_unit_test(data_config_parts_follow_the_split),
         cmocka_unit_test(data_config_bad_values_are_refused_with_their_line),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -63,7 +63,7 @@ static void gather(const sy_step_batch *step, int32_t *ids, int32_t *targets, in
 static void loader_any_ranks_and_micro_batch_give_one_global_batch(void **state)
 {
     enum { G = 7, STEPS = 3 };
-    const sy_loader_dataset data = {counting_file(*state), 1};
+    const sy_loader_dataset data = {counting_file(*state), 1, SY_SPLIT_ALL};
     sy_loader_spec spec = {.datasets = &data,
                            .n_datasets = 1,
                            .seed = 3,
@@ -128,8 +128,8 @@ static void loader_any_ranks_and_micro_batch_give_one_global_batch(void **state)
 static void loader_resumed_anywhere_continues_the_run(void **state)
 {
     enum { G = 3, STEPS = 12 };
-    const sy_loader_dataset data[2] = {{counting_file(*state), 1},
-                                       {data_path(*state, "other"), 2.5}};
+    const sy_loader_dataset data[2] = {{counting_file(*state), 1, SY_SPLIT_ALL},
+                                       {data_path(*state, "other"), 2.5, SY_SPLIT_ALL}};
     const int32_t lengths[2] = {9, 30};
     data_write_counting(data[1].path, 5000, lengths, 2);
     const sy_loader_spec spec = {.datasets = data,
@@ -166,7 +166,7 @@ static void loader_resumed_anywhere_continues_the_run(void **state)
 
 static void loader_warm_take_allocates_nothing(void **state)
 {
-    const sy_loader_dataset data = {counting_file(*state), 1};
+    const sy_loader_dataset data = {counting_file(*state), 1, SY_SPLIT_ALL};
     const sy_loader_spec spec = {.datasets = &data,
                                  .n_datasets = 1,
                                  .file.vocab_size = VOCAB,
@@ -192,7 +192,7 @@ static void loader_masked_documents_restart_number_and_position(void **state)
     const int32_t lengths[4] = {6, 1, 1, 9}, base = 100;
     const char *prefix = data_path(*state, "docs");
     data_write_counting(prefix, base, lengths, 4);
-    const sy_loader_dataset data = {prefix, 1};
+    const sy_loader_dataset data = {prefix, 1, SY_SPLIT_ALL};
     const sy_loader_spec spec = {.datasets = &data,
                                  .n_datasets = 1,
                                  .sequential = true,
@@ -224,7 +224,7 @@ static void loader_documents_of_a_raw_file_end_after_eod(void **state)
     const uint16_t tokens[13] = {1, 2, 9, 3, 9, 9, 4, 5, 6, 7, 9, 8, 1};
     const char *path = data_path(*state, "raw.bin");
     data_write(path, tokens, sizeof tokens);
-    const sy_loader_dataset data = {path, 1};
+    const sy_loader_dataset data = {path, 1, SY_SPLIT_ALL};
     sy_loader_spec spec = {.datasets = &data,
                            .n_datasets = 1,
                            .sequential = true,
@@ -246,6 +246,57 @@ static void loader_documents_of_a_raw_file_end_after_eod(void **state)
     data_expect_error(sy_loader_create(&spec, &loader), SY_ERR_USAGE, "raw.bin", "data.eod");
 }
 
+/* Eight documents of 5 tokens, split 4 : 3 : 1; tokens are their own numbers. Training in either
+   order and validation see their part alone; validation all of it, training but for a rest that
+   makes no sequence. */
+static void loader_parts_of_a_split_share_no_token(void **state)
+{
+    static const int32_t lengths[8] = {5, 5, 5, 5, 5, 5, 5, 5};
+    static const struct {
+        sy_split_part part;
+        bool sequential;
+        int64_t megatron_samples;
+        int32_t first, end;
+    } cases[] = {{SY_SPLIT_TRAIN, false, 0, 0, 20},
+                 {SY_SPLIT_TRAIN, false, 30, 0, 20},
+                 {SY_SPLIT_VALID, true, 0, 20, 35},
+                 {SY_SPLIT_TEST, true, 0, 35, 40},
+                 {SY_SPLIT_ALL, true, 0, 0, 40}};
+    const char *prefix = data_path(*state, "split");
+    data_write_counting(prefix, 0, lengths, 8);
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        const sy_loader_dataset data = {prefix, 1, cases[c].part};
+        const sy_loader_spec spec = {.datasets = &data,
+                                     .n_datasets = 1,
+                                     .sequential = cases[c].sequential,
+                                     .megatron_samples = cases[c].megatron_samples,
+                                     .split = {4, 3, 1},
+                                     .file.vocab_size = 40,
+                                     .S = S,
+                                     .B = 1,
+                                     .global_batch = 1,
+                                     .dp_size = 1};
+        bool seen[40] = {false};
+        const sy_step_batch *batch = NULL;
+        sy_loader *loader = open_loader(&spec);
+        for (int64_t k = 0; k < 30; k++) {
+            assert_int_equal(sy_loader_take(loader, k, &batch), SY_OK);
+            for (int32_t t = 0; t < (batch->n_micro > 0 ? S : 0); t++) {
+                const bool real = batch->micro[0].targets[t] >= 0;
+                if (real) {
+                    seen[batch->micro[0].targets[t]] = seen[batch->micro[0].ids[t]] = true;
+                }
+            }
+        }
+        for (int32_t i = 0; i < 40; i++) {
+            const bool inside = i >= cases[c].first && i < cases[c].end;
+            assert_true(inside ? seen[i] || i > cases[c].end - S : !seen[i]);
+            assert_true(seen[i] == inside || !cases[c].sequential);
+        }
+        sy_loader_destroy(&loader);
+    }
+}
+
 /* 11 tokens are 10 targets: sequences of 4, 4 and 2. Two a step: the second step has one, and it is
  * partial. */
 static void loader_validation_covers_each_target_once_in_order(void **state)
@@ -253,7 +304,7 @@ static void loader_validation_covers_each_target_once_in_order(void **state)
     const int32_t length = 11, base = 50;
     const char *prefix = data_path(*state, "valid");
     data_write_counting(prefix, base, &length, 1);
-    const sy_loader_dataset data = {prefix, 1};
+    const sy_loader_dataset data = {prefix, 1, SY_SPLIT_ALL};
     sy_loader_spec spec = {.datasets = &data,
                            .n_datasets = 1,
                            .sequential = true,
@@ -306,7 +357,7 @@ static void poke(const char *prefix, int64_t position, int32_t id)
  * before. */
 static void loader_error_of_the_thread_reaches_the_take_of_its_step(void **state)
 {
-    const sy_loader_dataset data = {counting_file(*state), 1};
+    const sy_loader_dataset data = {counting_file(*state), 1, SY_SPLIT_ALL};
     const sy_loader_spec spec = {.datasets = &data,
                                  .n_datasets = 1,
                                  .sequential = true,
@@ -337,7 +388,7 @@ static void loader_error_of_the_thread_reaches_the_take_of_its_step(void **state
  * machine: wait longer each time. */
 static void loader_next_step_is_prepared_before_it_is_taken(void **state)
 {
-    const sy_loader_dataset data = {counting_file(*state), 1};
+    const sy_loader_dataset data = {counting_file(*state), 1, SY_SPLIT_ALL};
     const sy_loader_spec spec = {.datasets = &data,
                                  .n_datasets = 1,
                                  .sequential = true,
@@ -365,7 +416,7 @@ static void loader_unusable_data_is_refused(void **state)
     const int32_t length = S;
     const char *small = data_path(*state, "small");
     data_write_counting(small, 0, &length, 1);
-    sy_loader_dataset data = {small, 1};
+    sy_loader_dataset data = {small, 1, SY_SPLIT_ALL};
     sy_loader_spec spec = {.datasets = &data,
                            .n_datasets = 1,
                            .file.vocab_size = VOCAB,
@@ -395,6 +446,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(loader_warm_take_allocates_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(loader_masked_documents_restart_number_and_position, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(loader_parts_of_a_split_share_no_token, setup, teardown),
         cmocka_unit_test_setup_teardown(loader_documents_of_a_raw_file_end_after_eod, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(loader_validation_covers_each_target_once_in_order, setup,
