@@ -4,6 +4,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/tokenizer_files.h"
@@ -473,6 +474,23 @@ static void write_report(run *r)
     }
 }
 
+/* Checkpoints keep the complete configuration, which is longer than what the user wrote: it must be
+   one that can be read again. */
+static sy_status check_echo(const sy_run_settings *s)
+{
+    sy_status st = SY_OK;
+    sy_run_settings again = {0};
+    char *yaml = NULL;
+    SY_TRY(sy_config_echo(s->config, &yaml));
+    SY_TRY(sy_run_settings_parse(yaml, strlen(yaml),
+                                 "the configuration with its defaults, as checkpoints keep it",
+                                 NULL, 0, &again));
+cleanup:
+    sy_run_settings_free(&again);
+    sy_free(&yaml);
+    return st;
+}
+
 /* What the configuration of a run must have beside that of a model; before anything is claimed. */
 static sy_status check_config(const sy_run_spec *spec)
 {
@@ -481,6 +499,7 @@ static sy_status check_config(const sy_run_spec *spec)
     SY_TRY(sy_device_config_check(s->config));
     SY_TRY(sy_parallel_config_check(s->config, spec->world->size, s->moe->experts));
     SY_TRY(sy_agree(spec->world, sy_checkpoint_io_check()));
+    SY_TRY(sy_agree(spec->world, check_echo(s)));
     if (s->data->train.n == 0) {
         SY_TRY(sy_config_error(s->config, "data.train", "data.train names no data to train on"));
     }

@@ -96,6 +96,16 @@ data:
         self.refused(None, "", text="a: &x [*x]\n")
         self.refused(None, "", text="\0\0\0")
 
+    def test_text_that_a_checkpoint_could_not_give_back_is_refused(self):
+        name = str(self.home) + "/." * 500 + "/text"  # a line for each default makes the text longer than it may be
+        entries = ((1 << 20) - len(self.GOOD)) // (len(name) + 10)
+        text = self.GOOD.replace("    - {path: TEXT}\n", "    [" + ",".join(["{path: %s}" % name] * entries) + "]\n")
+        self.assertLess(len(text), 1 << 20)
+        path = self.folder / "run.yaml"
+        path.write_text(text)
+        self.fails(2, ["as checkpoints keep it", "longer"], "train", path, "--run-dir", self.folder / "run", ranks=2)
+        self.assertFalse((self.folder / "run").exists())
+
     def test_file_that_is_missing_or_a_folder_is_refused(self):
         self.fails(2, "none.yaml", "train", self.folder / "none.yaml", "--run-dir", self.folder / "run", ranks=2)
         self.fails(2, str(self.folder), "train", self.folder, "--run-dir", self.folder / "run")
