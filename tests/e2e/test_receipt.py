@@ -1,0 +1,174 @@
+#!/usr/bin/env python3
+"""The receipts of upcycle and merge: what they say, that it is true of the file, and that a lost expert has none."""
+
+import json
+import re
+import shutil
+import struct
+import subprocess
+
+import harness
+
+
+def offset_of(path, dataset):
+    """Where the bytes of a dataset begin, as HDF5's own tool tells."""
+    text = subprocess.run(["h5dump", "-p", "-H", "-d", dataset, str(path)], capture_output=True, text=True).stdout
+    return int(re.search(r"OFFSET (\d+)", text)[1])
+
+
+class Receipt(harness.Case):
+    """Two dense models; each test makes something of them."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        case = cls("prepare")
+        case.setUp()
+        case.prepare()
+        (case.folder / "a").rename(cls.home / "a")
+        (case.folder / "b").rename(cls.home / "b")
+        case.tearDown()
+
+    def prepare(self):
+        for name, seed in (("a", 1), ("b", 2)):
+            self.train(self.config(run={"seed": seed}, moe={"experts": 0}, train={"steps": 3, "checkpoint_every": 0}), name)
+
+    def source(self, name="a"):
+        return next((self.home / name / "checkpoints").glob("step_*.h5"))
+
+    def upcycle(self, *args, **options):
+        out = self.folder / "moe.h5"
+        out.unlink(missing_ok=True)
+        return out, self.succeeds("upcycle", self.source(), "-o", out, "--experts", 4, *args, **options).stdout
+
+    def receipt(self, path):
+        return json.loads(self.succeeds("inspect", path, "--receipt").stdout)
+
+    def nothing_is_left(self):
+        self.assertEqual(sorted(p.name for p in self.folder.iterdir()), [])
+
+    # ---- what it says ----
+
+    def test_receipt_tells_where_every_tensor_went(self):
+        out, text = self.upcycle(ranks=3)
+        receipt = self.receipt(out)
+        tensors = {t["name"]: t for t in receipt["sources"][0]["tensors"]}
+        listed = json.loads(self.succeeds("inspect", self.source(), "--json").stdout)["params"]
+        self.assertEqual({"/model/" + name for name in tensors}, {p["path"] for p in listed})
+        gate = tensors["layers/001/mlp/gate"]["to"]
+        self.assertEqual([(to["tensor"], to["experts"], to["cosine"]) for to in gate],
+                         [("layers/001/moe/experts/gate", [0, 1, 2, 3], [1.0] * 4)])
+        self.assertEqual(tensors["layers/001/attn/q"]["to"], [{"tensor": "layers/001/attn/q", "as": "copy"}])
+        self.assertEqual(receipt["drawn"], ["layers/000/moe/router", "layers/001/moe/router"])
+        self.assertEqual([run["compute"] for run in receipt["probe"]["runs"]], ["f32", "bf16"])
+        for run, bound in zip(receipt["probe"]["runs"], (1e-5, 1e-2)):
+            self.assertLessEqual(run["logits_relative"], bound)
+            self.assertLessEqual(run["nll_relative"], bound)
+        self.assertRegex(text, r"layers/\*/moe/experts/gate +2 +layers/\*/mlp/gate +4 +1\.0+ +1\.0+ +1\.0+")
+        self.assertLess(len(text.splitlines()), 30)
+
+    def test_digests_are_those_of_the_sources_bytes(self):
+        """Every tensor here is one piece of its file, whose checksum stands in the file's table."""
+        out, _ = self.upcycle()
+        path = self.source()
+        raw, table = path.read_bytes(), offset_of(path, "/integrity/xxh3_64")
+        wanted = {}
+        while (name := raw[table:table + 192].split(b"\0")[0].decode()) and "/" in name:
+            wanted[name] = struct.unpack_from("<Q", raw, table + 208)[0]
+            table += 216
+        for t in self.receipt(out)["sources"][0]["tensors"]:
+            self.assertEqual(int(t["xxh3_64"], 16), wanted["model/" + t["name"]], t["name"])
+
+    def test_ratio_is_measured_where_the_function_is_not_kept(self):
+        out, text = self.upcycle("--top-k", 1, ranks=2)
+        ratio = self.receipt(out)["probe"]["ffn_ratio"]
+        self.assertEqual(ratio["uniform_router"], 0.25)
+        self.assertTrue(ratio["promised"])
+        self.assertAlmostEqual(ratio["measured"], ratio["predicted"], delta=1e-4)
+        self.assertLess(abs(ratio["measured"] - 0.25), 0.15)
+        self.assertIn("for each token", text)
+        out, text = self.upcycle("--method", "drop", "--drop-ratio", 0.5)
+        ratio = self.receipt(out)["probe"]["ffn_ratio"]
+        self.assertFalse(ratio["promised"])
+        self.assertAlmostEqual(ratio["predicted"], 0.5, delta=1e-6)
+        self.assertAlmostEqual(ratio["measured"], 0.5, delta=0.25)
+        for t in self.receipt(out)["sources"][0]["tensors"]:
+            for to in t["to"]:
+                for cosine, predicted in zip(to.get("cosine", []), to.get("predicted", [])):
+                    self.assertTrue(0.2 < cosine < 0.8 and abs(cosine - predicted) < 0.3, (t["name"], cosine))
+
+    def test_merge_tells_how_far_its_sources_are_apart(self):
+        a, b, out = self.home / "a", self.home / "b", self.folder / "mix.h5"
+        text = self.succeeds("merge", "--method", "btx", "--source", a, "--source", b, "-o", out, ranks=2).stdout
+        receipt = self.receipt(out)
+        self.assertEqual([s["path"] for s in receipt["sources"]], [str(self.source("a")), str(self.source("b"))])
+        self.assertEqual(len(receipt["between_sources"]), 6)  # gate, up, down of two layers
+        for pair in receipt["between_sources"]:
+            (aa, ab), (ba, bb) = pair["cosine"]
+            self.assertTrue(abs(aa - 1) < 1e-9 and abs(bb - 1) < 1e-9 and ab == ba and abs(ab) < 0.5, pair)
+        self.assertEqual(receipt["probe"]["runs"], [])
+        self.assertIn("no one model", text)
+        up = {t["name"]: t["to"] for t in receipt["sources"][1]["tensors"]}["layers/000/mlp/up"]
+        self.assertEqual([to["experts"] for to in up], [[1]])
+
+    def test_equal_sources_are_proven_to_give_the_source(self):
+        for method in ("btx", "average"):
+            out = self.folder / f"{method}.h5"
+            text = self.succeeds("merge", "--method", method, "--source", self.home / "a", "--source", self.home / "a",
+                                 "-o", out, ranks=2).stdout
+            self.assertIn("the sources are equal", text)
+            self.assertTrue(self.receipt(out)["probe"]["preserves"])
+            self.assertRegex(text, r"f32 +logits +\S+ +\S+ +1e-05")
+
+    # ---- the file ----
+
+    def test_receipt_is_part_of_a_whole_file(self):
+        out, _ = self.upcycle()
+        self.assertIn("receipt", self.succeeds("inspect", out).stdout)
+        self.succeeds("verify", out)
+        for dataset, place in (("/x/receipt", 100), ("/model/layers/001/moe/experts/up", 2 * 48 * 32 * 4 + 40)):
+            damaged = self.folder / "damaged.h5"
+            shutil.copy(out, damaged)
+            with open(damaged, "r+b") as f:  # of expert 2, and of the receipt
+                f.seek(offset_of(damaged, dataset) + place)
+                f.write(b"\0" * 64)
+            self.fails(3, dataset, "verify", damaged)
+        self.fails(2, "no receipt", "inspect", self.source(), "--receipt")
+        other, _ = out.rename(self.folder / "other.h5"), None
+        again, _ = self.upcycle(ranks=4)
+        self.assertIn("same", self.succeeds("diff", other, again).stdout)
+
+    def test_lost_expert_is_named_and_nothing_is_published(self):
+        """A fault point loses, or takes from elsewhere, the n-th expert that is written: down, gate, up by layer."""
+        a, b, out = self.home / "a", self.home / "b", self.folder / "x.h5"
+        lost = ("upcycle", self.source(), "-o", out, "--experts", 4)
+        mix = ("merge", "--method", "btx", "--source", a, "--source", b, "-o", out)
+        for command, fault, ranks, words in (
+                (lost, "upcycle_lost_expert:6:nan", 0, ["layer 0", "layers/000/moe/experts/gate", "expert 1 was lost"]),
+                (lost + ("--method", "noise"), "upcycle_lost_expert:1:nan", 0, ["layers/000/moe/experts/down", "expert 0"]),
+                (lost + ("--method", "drop"), "upcycle_lost_expert:24:nan", 0, ["layers/001/moe/experts/up", "expert 3"]),
+                (lost + ("--method", "granular", "--granularity", 2), "upcycle_lost_expert:13:nan", 0,
+                 ["layer 1", "layers/001/moe/experts/down", "expert 0"]),
+                (lost, "upcycle_lost_expert:1:nan:3", 4, ["was lost"]),
+                (mix, "upcycle_wrong_expert:4:nan", 0, ["layers/000/moe/experts/gate", "expert 1 was lost"])):
+            job = self.fails(1, words, *command, fault=fault, ranks=ranks)
+            self.assertIn("nothing was written", job.errors()[0])
+            self.nothing_is_left()
+
+    def test_killed_at_any_moment_leaves_nothing_under_the_name_and_runs_again(self):
+        command = ("upcycle", self.source(), "-o", self.folder / "a.h5", "--experts", 4)
+        for fault in ("checkpoint_write:9:kill", "checkpoint_fsync:1:kill", "checkpoint_rename:1:kill",
+                      "receipt_write:1:kill", "grow_rename:1:kill"):
+            self.assertNotEqual(self.job(*command, fault=fault).status, 0)
+            self.assertFalse((self.folder / "a.h5").exists(), fault)
+            self.assertNotEqual(list(self.folder.iterdir()), [], fault)  # the next run replaces it
+        for fault in ("receipt_write:1:fail", "grow_rename:1:fail"):
+            self.fails(1, fault.split(":")[0], *command, fault=fault, ranks=2)
+        self.nothing_is_left()
+        self.succeeds(*command)
+        self.succeeds("verify", self.folder / "a.h5")
+        self.assertEqual([p.name for p in self.folder.iterdir()], ["a.h5"])
+
+
+if __name__ == "__main__":
+    harness.main()
