@@ -15,7 +15,7 @@ from harness import ROOT
 FIXTURES = ROOT / "tests/parity/fixtures"
 ADAPTERS = ROOT / "tests/parity/adapters"
 BASES = {"plain": "llama", "other": "llama", "embeddings": "llama", "patterns": "qwen2_rope_linear",
-         "one_layer": "qwen2_rope_linear"}
+         "one_layer": "qwen2_rope_linear", "of_a_mixture": "granite_moe_shared"}
 
 
 def values(tensor):

@@ -16,7 +16,6 @@ from pathlib import Path
 import peft
 import torch
 import transformers
-from safetensors.torch import save_file
 
 HERE = Path(__file__).resolve().parent
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -30,6 +29,8 @@ ADAPTERS = {
     "embeddings": ("llama", dict(r=2, lora_alpha=3, target_modules=["embed_tokens", "lm_head", "o_proj"])),
     "one_layer": ("qwen2_rope_linear", dict(r=2, lora_alpha=4, target_modules=["k_proj", "o_proj"], layers_to_transform=[1],
                                             bias="lora_only")),
+    "of_a_mixture": ("granite_moe_shared", dict(r=3, lora_alpha=2, target_modules=[
+        "q_proj", "shared_mlp.input_linear", "shared_mlp.output_linear"])),
 }
 
 
@@ -52,7 +53,9 @@ def write(name, folder, seed):
         config[key] = sorted(config[key]) if isinstance(config[key], list) else config[key]
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=1) + "\n")
     merged = model.merge_and_unload()
-    save_file({k: p.detach().contiguous() for k, p in merged.named_parameters()}, folder / "merged.safetensors")
+    merged.save_pretrained(folder / "merged")  # by the names that files have
+    (folder / "merged/model.safetensors").rename(folder / "merged.safetensors")
+    shutil.rmtree(folder / "merged")
     for path in folder.iterdir():
         path.chmod(0o644)
     return merged
