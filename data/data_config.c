@@ -78,6 +78,19 @@ sy_token_file_spec sy_data_file_spec(const sy_data_config *config, int64_t vocab
                                 .eod = config->eod};
 }
 
+sy_status sy_data_raw_type_check(const char *type)
+{
+    enum { N = sizeof raw_types / sizeof raw_types[0] - 2 };
+    for (int32_t i = 1; i <= N; i++) {
+        if (type == NULL || strcmp(type, raw_types[i]) == 0) {
+            return SY_OK;
+        }
+    }
+    const char *near = sy_nearest_name(type, raw_types + 1, N);
+    return sy_error(SY_ERR_USAGE, "unknown type of ids '%s' (did you mean '%s'?)", type,
+                    near != NULL ? near : raw_types[2]);
+}
+
 void sy_data_split(const sy_data_config *config, double share[3])
 {
     for (int32_t i = 0; i < 3; i++) {

@@ -44,6 +44,9 @@ typedef struct sy_data_valid {
 
 /* How files without header or index are to be read; vocab_size is the caller's. Not collective. */
 sy_token_file_spec sy_data_file_spec(const sy_data_config *config, int64_t vocab_size);
+/* Is that a type of ids (data.raw_type, but auto)? NULL is. SY_ERR_USAGE names the nearest. Not
+   collective. */
+sy_status sy_data_raw_type_check(const char *type);
 /* The shares of data.split; all 0 where there are none. Not collective. */
 void sy_data_split(const sy_data_config *config, double share[3]);
 /* Entry i of data.train, of data.valid. Not collective. The strings belong to the config. Requires

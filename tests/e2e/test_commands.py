@@ -317,5 +317,22 @@ class Help(harness.Case):
                                 re.search(rf"(?ms)^{section}\b.*?^\s+{name}\b", text), f"{section}.{name}")
 
 
+class Data(harness.Case):
+    def test_data_says_what_is_in_a_token_file(self):
+        prefix = write_tokens(self.folder / "tokens", [b"aab\n", b"", b"abcdefgh"])
+        out = self.succeeds("data", prefix, "--samples", 1, "--seq-len", 6).stdout
+        self.assertIn("12 tokens in 3 documents", out)
+        self.assertIn("0 % 0  5 % 0  25 % 0  50 % 4  75 % 4  95 % 4  100 % 8", out)
+        self.assertIn('9 different ids, the largest 104', out)
+        self.assertIn('97 "a" 25.0 %, 98 "b" 16.7 %', out)
+        self.assertIn('    "aab\\n"\n    | "ab"\n', out)
+        raw = self.folder / "raw.bin"
+        raw.write_bytes(bytes(b for x in (5, 6, 9, 7, 8, 9, 300, 1) for b in (x % 256, x // 256)))
+        out = self.succeeds("data", raw, "--tokenizer", "none", "--eod", 9, "--samples", 1, "--seq-len", 7).stdout
+        self.assertIn("    5 6 9\n    | 7 8 9\n    | 300\n", out)
+        self.fails(2, ["u33", "u32"], "data", raw, "--raw-type", "u33")
+        self.fails(2, "none.idx", "data", self.folder / "none")
+
+
 if __name__ == "__main__":
     harness.main()

@@ -1,0 +1,265 @@
+/* data: what is in a token file: how much, how long its documents are, which ids are frequent, and
+   some of its sequences as text, cut as the model sees them. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/alloc.h"
+#include "data/data_config.h"
+#include "data/tokenizer.h"
+#include "launch/cli.h"
+
+enum { COUNTED_TOKENS = 64 << 20, CHUNK = 4096, FREQUENT = 16, SHOWN_IDS = 24 };
+
+typedef struct view {
+    const char *path;
+    sy_token_file *file;
+    sy_tokenizer *tokenizer; /* NULL: ids only */
+    int64_t n_samples, seq_len;
+    int64_t *count; /* [n_ids] of the first tokens */
+    int64_t n_ids, n_counted;
+    char *text;
+    int32_t *ids; /* [CHUNK] or [seq_len + 1] */
+} view;
+
+/* ---- documents ---- */
+
+static int by_size(const void *a, const void *b)
+{
+    const int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static sy_status print_documents(const view *v)
+{
+    static const int percent[] = {0, 5, 25, 50, 75, 95, 100};
+    sy_status st = SY_OK;
+    int64_t *length = NULL;
+    if (!sy_token_file_has_documents(v->file)) {
+        printf("  %" PRId64 " tokens, no index: documents end after %s\n",
+               sy_token_file_n_tokens(v->file),
+               sy_token_file_eod(v->file) >= 0 ? "the id of --eod" : "an id that --eod could name");
+        return SY_OK;
+    }
+    const int64_t n = sy_token_file_n_documents(v->file);
+    printf("  %" PRId64 " tokens in %" PRId64 " documents (%" PRId64 " sequences)\n",
+           sy_token_file_n_tokens(v->file), n, sy_token_file_n_sequences(v->file));
+    SY_TRY(sy_alloc(n, sizeof *length, (void **)&length));
+    for (int64_t i = 0; i < n; i++) {
+        length[i] = sy_token_file_document_length(v->file, i);
+    }
+    qsort(length, (size_t)n, sizeof *length, by_size);
+    printf("  document length, shortest to longest:");
+    for (size_t i = 0; i < sizeof percent / sizeof percent[0] && n > 0; i++) {
+        printf("  %d %% %" PRId64, percent[i], length[(n - 1) * percent[i] / 100]);
+    }
+    printf("\n");
+cleanup:
+    sy_free(&length);
+    return st;
+}
+
+/* ---- ids ---- */
+
+static sy_status count_chunk(view *v, int64_t first, int64_t n)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy_token_file_read(v->file, first, n, v->ids));
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t id = v->ids[i];
+        if (id >= v->n_ids) {
+            int64_t *larger = NULL;
+            const int64_t room = 2 * id + 256;
+            SY_TRY(sy_alloc(room, sizeof *larger, (void **)&larger));
+            memcpy(larger, v->count, (size_t)v->n_ids * sizeof *larger);
+            sy_free(&v->count);
+            v->count = larger;
+            v->n_ids = room;
+        }
+        v->count[id]++;
+    }
+    v->n_counted += n;
+cleanup:
+    return st;
+}
+
+/* Bytes as a terminal may show them, quoted. */
+static void print_text(const char *text, int64_t n)
+{
+    putchar('"');
+    for (int64_t i = 0; i < n; i++) {
+        const unsigned char c = (unsigned char)text[i];
+        if (c == '\n') {
+            printf("\\n");
+        } else if (c < 0x20 || c == 0x7f) {
+            printf("\\x%02x", c);
+        } else {
+            putchar(c);
+        }
+    }
+    putchar('"');
+}
+
+static sy_status print_id(const view *v, int32_t id)
+{
+    sy_status st = SY_OK;
+    int64_t n = 0;
+    printf("%" PRId32, id);
+    if (v->tokenizer != NULL) {
+        SY_TRY(sy_tokenizer_decode(v->tokenizer, &id, 1, v->text, &n));
+        putchar(' ');
+        print_text(v->text, n);
+    }
+cleanup:
+    return st;
+}
+
+static sy_status print_ids(view *v)
+{
+    sy_status st = SY_OK;
+    const int64_t n_tokens = sy_token_file_n_tokens(v->file);
+    const int64_t end = n_tokens < COUNTED_TOKENS ? n_tokens : COUNTED_TOKENS;
+    int64_t n_distinct = 0, largest = 0;
+    for (int64_t at = 0; at < end; at += CHUNK) {
+        SY_TRY(count_chunk(v, at, end - at < CHUNK ? end - at : CHUNK));
+    }
+    for (int64_t i = 0; i < v->n_ids; i++) {
+        n_distinct += v->count[i] > 0;
+        largest = v->count[i] > 0 ? i : largest;
+    }
+    printf("  %" PRId64 " different ids, the largest %" PRId64 "%s\n  most frequent:", n_distinct,
+           largest, end < n_tokens ? " (in the first 67 million tokens)" : "");
+    for (int32_t k = 0; k < FREQUENT && k < n_distinct; k++) {
+        int64_t most = 0;
+        for (int64_t i = 1; i < v->n_ids; i++) {
+            most = v->count[i] > v->count[most] ? i : most;
+        }
+        printf(k > 0 ? ", " : " ");
+        SY_TRY(print_id(v, (int32_t)most));
+        printf(" %.1f %%", 100 * (double)v->count[most] / (double)v->n_counted);
+        v->count[most] = 0;
+    }
+    printf("\n");
+cleanup:
+    return st;
+}
+
+/* ---- sequences ---- */
+
+/* Is there a border of documents before token `at` of the stream? */
+static bool is_border(const view *v, int64_t at, int32_t before)
+{
+    return sy_token_file_has_documents(v->file)
+               ? sy_token_file_document_start(v->file, sy_token_file_document_of(v->file, at)) == at
+               : before == sy_token_file_eod(v->file);
+}
+
+/* Runs of tokens between borders. */
+static sy_status print_sequence(view *v, int64_t first, int64_t n)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy_token_file_read(v->file, first, n, v->ids));
+    for (int64_t begin = 0, end = 1; begin < n; begin = end++) {
+        int64_t n_bytes = 0;
+        while (end < n && !is_border(v, first + end, v->ids[end - 1])) {
+            end++;
+        }
+        printf(begin > 0 ? "    | " : "    ");
+        if (v->tokenizer != NULL) {
+            SY_TRY(
+                sy_tokenizer_decode(v->tokenizer, v->ids + begin, end - begin, v->text, &n_bytes));
+            print_text(v->text, n_bytes);
+        }
+        for (int64_t i = begin; i < end && i < begin + SHOWN_IDS && v->tokenizer == NULL; i++) {
+            printf("%s%" PRId32, i > begin ? " " : "", v->ids[i]);
+        }
+        printf(v->tokenizer == NULL && end - begin > SHOWN_IDS ? " ...\n" : "\n");
+    }
+cleanup:
+    return st;
+}
+
+static sy_status print_sequences(view *v)
+{
+    sy_status st = SY_OK;
+    const int64_t n = (sy_token_file_n_tokens(v->file) - 1) / v->seq_len;
+    for (int64_t k = 0; k < v->n_samples && k < n; k++) {
+        const int64_t i = n * k / v->n_samples;
+        printf("  sequence %" PRId64 " of %" PRId64 ", %" PRId64 " tokens%s\n", i, n, v->seq_len,
+               k == 0 ? " (a line for each document in it)" : "");
+        SY_TRY(print_sequence(v, i * v->seq_len, v->seq_len));
+    }
+cleanup:
+    return st;
+}
+
+/* ---- the command ---- */
+
+static sy_status show(view *v, const sy_token_file_spec *spec)
+{
+    sy_status st = SY_OK;
+    const int64_t room = v->seq_len > CHUNK ? v->seq_len : CHUNK;
+    SY_TRY(sy_token_file_open_as(v->path, spec, &v->file));
+    SY_TRY(sy_alloc(room, sizeof *v->ids, (void **)&v->ids));
+    if (v->tokenizer != NULL) {
+        SY_TRY(sy_alloc(sy_tokenizer_max_bytes(v->tokenizer, room), 1, (void **)&v->text));
+    }
+    printf("%s\n", sy_token_file_path(v->file));
+    SY_TRY(print_documents(v));
+    SY_TRY(print_ids(v));
+    SY_TRY(print_sequences(v));
+cleanup:
+    sy_free(&v->text);
+    sy_free(&v->ids);
+    sy_free(&v->count);
+    sy_token_file_close(&v->file);
+    return st;
+}
+
+static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
+{
+    sy_status st = SY_OK;
+    view v = {.n_samples = 3, .seq_len = 128};
+    int64_t eod = -1;
+    const char *tokenizer = sy_cli_text(cli, "tokenizer"), *type = sy_cli_text(cli, "raw-type");
+    (void)env, (void)exit_code;
+    SY_TRY(sy_cli_i64(cli, "samples", 0, 1 << 20, &v.n_samples));
+    SY_TRY(sy_cli_i64(cli, "seq-len", 1, 1 << 24, &v.seq_len));
+    SY_TRY(sy_cli_i64(cli, "eod", 0, INT32_MAX, &eod));
+    SY_TRY(sy_data_raw_type_check(type));
+    if (tokenizer == NULL || strcmp(tokenizer, "none") != 0) {
+        SY_TRY(sy_tokenizer_open(tokenizer != NULL ? tokenizer : "bytes", &v.tokenizer));
+    }
+    for (int32_t i = 0; i < cli->n_operands; i++) {
+        sy_tokenizer *t = v.tokenizer;
+        v = (view){.path = cli->operand[i],
+                   .tokenizer = t,
+                   .n_samples = v.n_samples,
+                   .seq_len = v.seq_len};
+        SY_TRY(show(&v,
+                    &(sy_token_file_spec){.type = type, .has_eod = eod >= 0, .eod = (int32_t)eod}));
+    }
+cleanup:
+    sy_tokenizer_close(&v.tokenizer);
+    return st;
+}
+
+static const sy_option options[] = {
+    {"tokenizer", SY_OPTION_VALUE, "NAME", "To decode with: bytes (default), or none: ids only."},
+    {"samples", SY_OPTION_VALUE, "N", "Sequences to show, evenly spread (3)."},
+    {"seq-len", SY_OPTION_VALUE, "S", "Tokens of a sequence (128)."},
+    {"raw-type", SY_OPTION_VALUE, "TYPE",
+     "Ids of a file without header: u8, u16 (default), u32, u64, i32 or i64."},
+    {"eod", SY_OPTION_VALUE, "ID", "Id that ends a document, where there is no index."},
+    {0},
+};
+
+const sy_command sy_cmd_data = {.name = "data",
+                                .operands = "PATH...",
+                                .help = "What is in token files, and how it reads.",
+                                .min_operands = 1,
+                                .max_operands = -1,
+                                .options = options,
+                                .alone = true,
+                                .run = run};
