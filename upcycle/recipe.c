@@ -241,6 +241,7 @@ sy_status sy_recipe_create(const sy_recipe_spec *spec, sy_recipe **out)
     SY_TRY(sy_alloc(r->plan.n, sizeof *r->item, (void **)&r->item));
     SY_TRY(sy_alloc(2 * SY__RECIPE_BLOCK, sizeof *r->block, (void **)&r->block));
     SY_TRY(sy_alloc(F, sizeof *r->unit, (void **)&r->unit));
+    SY_TRY(sy_alloc(F, sizeof *r->place, (void **)&r->place));
     SY_TRY(sy_alloc(F, sizeof(double), (void **)&r->row));
     r->unit_tensor = -1;
     for (int32_t i = 0; i < r->plan.n; i++) {
@@ -267,6 +268,7 @@ void sy_recipe_destroy(sy_recipe **recipe)
         sy_free(&r->item[i].from);
     }
     sy_free(&r->row);
+    sy_free(&r->place);
     sy_free(&r->unit);
     sy_free(&r->block);
     sy_free(&r->item);

@@ -60,6 +60,12 @@ static const int64_t *units_of(sy_recipe *r, int32_t tensor, int64_t expert)
                      : spec->shuffle ? sy_rng_permute(spec->seed, shuffled, G * n, at)
                                      : at;
     }
+    memset(r->place, 0xff, (size_t)(G * n) * sizeof *r->place); /* -1 */
+    for (int64_t u = 0; u < n; u++) {
+        if (r->unit[u] >= 0) {
+            r->place[r->unit[u]] = u;
+        }
+    }
     r->unit_tensor = tensor;
     r->unit_expert = expert;
     return r->unit;
@@ -150,20 +156,27 @@ cleanup:
     return st;
 }
 
-/* Rows of gate and up of a narrow expert: without shuffling they lie together. */
+/* Rows of gate and up of a narrow expert. They are read in the order of the source, of which so
+   each part is read once: where nothing is shuffled they lie together. */
 static sy_status cut_rows(sy_recipe *r, int32_t tensor, int64_t expert, int64_t first, int64_t n,
                           char *h_to)
 {
     sy_status st = SY_OK;
     const sy_source_tensor *t = &r->plan.tensor[tensor];
-    const int32_t s = r->spec.expert_source[expert];
-    const int64_t H = t->shape[2], bytes = (int64_t)sy_dtype_bytes(t->dtype);
+    const int32_t s = r->spec.expert_source[expert], from = r->item[tensor].from[s];
+    const int64_t H = t->shape[2], F = t->shape[1] * r->spec.granularity;
+    const int64_t bytes = (int64_t)sy_dtype_bytes(t->dtype);
     const int64_t *unit = units_of(r, tensor, expert);
-    for (int64_t done = 0, m = 0; done < n; done += m) {
-        int64_t row = (first + done) / H, column = (first + done) % H;
-        m = r->spec.shuffle && H - column < n - done ? H - column : n - done;
-        SY_TRY(sy_source_read(r->spec.source[s], r->item[tensor].from[s], unit[row] * H + column, m,
-                              t->dtype, h_to + done * bytes));
+    if (!r->spec.shuffle) {
+        return sy_source_read(r->spec.source[s], from, unit[0] * H + first, n, t->dtype, h_to);
+    }
+    for (int64_t f = 0; f < F; f++) {
+        int64_t begin = r->place[f] * H - first, end = begin + H, skip = begin < 0 ? -begin : 0;
+        end = end < n ? end : n;
+        if (r->place[f] >= 0 && begin + skip < end) {
+            SY_TRY(sy_source_read(r->spec.source[s], from, f * H + skip, end - begin - skip,
+                                  t->dtype, h_to + (begin + skip) * bytes));
+        }
     }
 cleanup:
     return st;

@@ -36,7 +36,8 @@ struct sy_recipe {
     double *block;        /* [2, SY__RECIPE_BLOCK] */
     int32_t unit_tensor;  /* whose units stand in unit [F]; -1: nobody's */
     int64_t unit_expert, *unit;
-    char *row; /* [F] of a source, of any type */
+    int64_t *place; /* [F] the other way round: which unit of the expert a dense one is, or -1 */
+    char *row;      /* [F] of a source, of any type */
 };
 
 /* "/moe/experts/" within a tensor's name. */
