@@ -223,11 +223,13 @@ static sy_status measure(sy__receipt_work *w, const sy_comm *comm)
     SY_TRY(sy_alloc(n_blocks * SY__RECEIPT_BLOCK, sizeof *w->block, (void **)&w->block));
     SY_TRY(sy_hash_create(&w->hash));
     SY_TRY(measure_sources(w, comm));
-    for (int64_t k = 0; k < r->n_parts; k++) {
-        sy_receipt_part *part = &r->part[k];
-        part->cosine = part->predicted = 0;
-        if (part->tensor % comm->size == comm->rank) {
-            SY_TRY(sy__receipt_check_part(w, part));
+    for (int64_t k = 0, n = 0; k < r->n_parts; k += n) {
+        const int32_t tensor = r->part[k].tensor;
+        for (n = 0; k + n < r->n_parts && r->part[k + n].tensor == tensor; n++) {
+            r->part[k + n].cosine = r->part[k + n].predicted = 0;
+        }
+        if (tensor % comm->size == comm->rank) {
+            SY_TRY(sy__receipt_check_tensor(w, &r->part[k], (int32_t)n));
         }
     }
 cleanup:

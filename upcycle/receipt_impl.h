@@ -19,9 +19,9 @@ typedef struct sy__receipt_work {
     sy_hash *hash;
 } sy__receipt_work;
 
-/* Read back one part and fill in its figures; SY_ERR_NUMERIC where it is not what it should be. Not
-   collective. */
-sy_status sy__receipt_check_part(sy__receipt_work *w, sy_receipt_part *part);
+/* Read back the parts [n] of one tensor and fill in their figures; SY_ERR_NUMERIC where one is not
+   what it should be. Not collective. */
+sy_status sy__receipt_check_tensor(sy__receipt_work *w, sy_receipt_part *part, int32_t n);
 
 /* Sum of products. Not collective. */
 double sy__receipt_product(const double *a, const double *b, int64_t n);

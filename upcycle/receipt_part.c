@@ -128,17 +128,31 @@ cleanup:
     return st;
 }
 
-static sy_status compare_bytes(sy__receipt_work *w, const matrix *m, bool by_recipe, bool *equal)
+static bool is_alike(const matrix *a, const matrix *b)
+{
+    return a != NULL && a->source == b->source && a->first_from == b->first_from;
+}
+
+/* The parts [n] of one tensor; what several have of one source is read once. equal [n]. */
+static sy_status compare_bytes(sy__receipt_work *w, const matrix *m, int32_t n_parts,
+                               bool by_recipe, bool *equal)
 {
     sy_status st = SY_OK;
     const int64_t bytes = (int64_t)sy_dtype_bytes(m->to->dtype), room = SY_PULL_BYTES / bytes;
-    *equal = true;
-    for (int64_t at = 0; at < m->numel && *equal; at += room) {
+    memset(equal, true, (size_t)n_parts * sizeof *equal);
+    for (int64_t at = 0; at < m->numel; at += room) {
         const int64_t n = m->numel - at < room ? m->numel - at : room;
+        const matrix *had = NULL; /* whose values h_wanted are */
         const void *h_written = NULL, *h_wanted = NULL;
-        SY_TRY(sy_source_get(w->written, m->part->tensor, m->first + at, n, w->h_a, &h_written));
-        SY_TRY(expect(w, m, by_recipe, at, n, &h_wanted));
-        *equal = memcmp(h_written, h_wanted, (size_t)(n * bytes)) == 0;
+        for (int32_t k = 0; k < n_parts; k++) {
+            if (!is_alike(had, &m[k]) || by_recipe) {
+                SY_TRY(expect(w, &m[k], by_recipe, at, n, &h_wanted));
+                had = &m[k];
+            }
+            SY_TRY(sy_source_get(w->written, m[k].part->tensor, m[k].first + at, n, w->h_a,
+                                 &h_written));
+            equal[k] = equal[k] && memcmp(h_written, h_wanted, (size_t)(n * bytes)) == 0;
+        }
     }
 cleanup:
     return st;
@@ -146,14 +160,17 @@ cleanup:
 
 /* ---- near ---- */
 
+/* Beside its source, times the factor. */
 static sy_status measure(sy__receipt_work *w, matrix *m)
 {
     sy_status st = SY_OK;
     double *written = w->block, *source = w->block + SY__RECEIPT_BLOCK;
     for (int64_t at = 0; at < m->numel; at += SY__RECEIPT_BLOCK) {
         const int64_t n = m->numel - at < SY__RECEIPT_BLOCK ? m->numel - at : SY__RECEIPT_BLOCK;
+        SY_TRY(read_source(m, at, n, m->to->dtype, w->h_b));
+        scale_values(w, m, n, w->h_b);
+        sy_convert(SY_F64, source, m->to->dtype, w->h_b, n);
         SY_TRY(sy_source_read(w->written, m->part->tensor, m->first + at, n, SY_F64, written));
-        SY_TRY(read_source(m, at, n, SY_F64, (char *)source));
         m->product += sy__receipt_product(written, source, n);
         m->own += sy__receipt_product(written, written, n);
         m->source_own += sy__receipt_product(source, source, n);
@@ -179,7 +196,8 @@ static double predict(const sy_recipe_spec *spec, const matrix *m, double *slack
     const double n_lost = fmax(1, m->n_lost), mean = m->lost * m->lost / n_lost;
     *slack = 8 / sqrt(n) + 0.004;
     if (spec->method == SY_UPCYCLE_NOISE) {
-        return sqrt(m->source_own / (m->source_own + spec->noise_std * spec->noise_std * n / 2));
+        const double noise = m->scale * spec->noise_std;
+        return sqrt(m->source_own / (m->source_own + noise * noise * n / 2));
     }
     *slack += 16 * share / sqrt(n_lost);
     return 1 - share + mean / m->source_own;
@@ -230,25 +248,43 @@ cleanup:
     return st;
 }
 
-sy_status sy__receipt_check_part(sy__receipt_work *w, sy_receipt_part *part)
+static sy_status judge(sy__receipt_work *w, matrix *m, bool exact, bool equal,
+                       sy_receipt_part *part)
 {
     sy_status st = SY_OK;
-    matrix m = matrix_of(w, part);
-    const bool exact = is_exact(w->receipt->spec, &m);
-    bool equal = false;
     char why[64] = "its values are not what the recipe makes";
-    SY_TRY(compare_bytes(w, &m, !exact, &equal));
-    if (!equal && m.from >= 0) {
-        SY_TRY(measure(w, &m));
+    if (!equal && m->from >= 0) {
+        SY_TRY(measure(w, m));
         snprintf(why, sizeof why, "its cosine is %.6f to",
-                 sy__receipt_cosine(m.product, m.own, m.source_own));
+                 sy__receipt_cosine(m->product, m->own, m->source_own));
     }
-    SY_TRY(equal ? SY_OK : lost(&m, why));
-    if (exact || m.from < 0) {
-        part->cosine = part->predicted = m.from >= 0 ? 1 : 0;
+    SY_TRY(equal ? SY_OK : lost(m, why));
+    if (exact || m->from < 0) {
+        part->cosine = part->predicted = m->from >= 0 ? 1 : part->source >= 0 ? NAN : 0;
     } else {
-        SY_TRY(check_near(w, &m, part));
+        SY_TRY(check_near(w, m, part));
     }
 cleanup:
+    return st;
+}
+
+sy_status sy__receipt_check_tensor(sy__receipt_work *w, sy_receipt_part *part, int32_t n)
+{
+    sy_status st = SY_OK;
+    matrix *m = NULL;
+    bool *equal = NULL;
+    SY_TRY(sy_alloc(n, sizeof *m, (void **)&m));
+    SY_TRY(sy_alloc(n, sizeof *equal, (void **)&equal));
+    for (int32_t k = 0; k < n; k++) {
+        m[k] = matrix_of(w, &part[k]);
+    }
+    const bool exact = is_exact(w->receipt->spec, &m[0]); /* one method for all */
+    SY_TRY(compare_bytes(w, m, n, !exact, equal));
+    for (int32_t k = 0; k < n; k++) {
+        SY_TRY(judge(w, &m[k], exact, equal[k], &part[k]));
+    }
+cleanup:
+    sy_free(&equal);
+    sy_free(&m);
     return st;
 }

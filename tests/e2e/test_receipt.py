@@ -87,6 +87,8 @@ class Receipt(harness.Case):
         self.assertAlmostEqual(ratio["measured"], ratio["predicted"], delta=1e-4)
         self.assertLess(abs(ratio["measured"] - 0.25), 0.15)
         self.assertIn("for each token", text)
+        self.upcycle("--method", "noise", "--noise-std", 0.1, "--shared-experts", 1)  # a factor in down
+        self.upcycle("--method", "drop", "--drop-ratio", 0.5, "--shared-experts", 1)
         out, text = self.upcycle("--method", "drop", "--drop-ratio", 0.5)
         ratio = self.receipt(out)["probe"]["ffn_ratio"]
         self.assertFalse(ratio["promised"])
