@@ -9,6 +9,7 @@
 #include "launch/ensemble.h"
 #include "launch/expert_labels.h"
 #include "launch/output.h"
+#include "launch/router_data.h"
 #include "parallel/agree.h"
 
 enum { MAX_SOURCES = 256 };
@@ -56,15 +57,18 @@ static sy_status check_together(const sy_cli *cli)
                "merge: --equal routes every token to all experts; leave out --top-k");
     SY_REQUIRE(!sy_cli_given(cli, "equal") || !sy_cli_given(cli, "router-init-std"), SY_ERR_USAGE,
                "merge: with --equal the routers are zero; leave out --router-init-std");
+    SY_REQUIRE(!sy_cli_given(cli, "equal") || !sy_cli_given(cli, "router-data"), SY_ERR_USAGE,
+               "merge: with --equal the routers are zero; leave out --router-data");
 cleanup:
     return st;
 }
 
 static sy_status read_options(job *j)
 {
-    static const char *const of_btx[] = {"experts-per-source", "top-k", "layers", "seed-model",
-                                         "router-init-std",    "seed",  "equal",  "always-on",
-                                         "keep-adapters"};
+    static const char *const of_btx[] = {
+        "experts-per-source", "top-k",       "layers",       "seed-model",
+        "router-init-std",    "seed",        "equal",        "always-on",
+        "keep-adapters",      "router-data", "router-scale", "router-tokens"};
     sy_status st = SY_OK;
     const sy_cli *cli = j->grow.cli;
     int32_t n = 0;
@@ -188,6 +192,20 @@ cleanup:
     return st;
 }
 
+/* Text t is of experts t, t + n, ...: of one source, where there are as many or a multiple. */
+static sy_status check_texts(const job *j)
+{
+    sy_status st = SY_OK;
+    int32_t n = 0;
+    (void)sy_cli_list(j->grow.cli, "router-data", &n);
+    SY_REQUIRE(n % j->n == 0, SY_ERR_USAGE,
+               "merge: --router-data is given %d times for %d sources; give it once for each, in "
+               "their order",
+               n, j->n);
+cleanup:
+    return st;
+}
+
 static sy_status configure(job *j)
 {
     sy_status st = SY_OK;
@@ -197,6 +215,10 @@ static sy_status configure(job *j)
     g->spec.seed = (uint64_t)(j->seed >= 0 ? j->seed : g->settings.run->seed);
     SY_TRY(sy_agree(g->env->world, j->mix ? check_experts(j) : SY_OK));
     SY_TRY(sy_agree(g->env->world, place_experts(j)));
+    if (j->mix) {
+        SY_TRY(check_texts(j));
+        SY_TRY(sy_grow_route(g));
+    }
 cleanup:
     return st;
 }
@@ -274,6 +296,12 @@ static const sy_option options[] = {
      "btx: layers that become MoE: all, every:N or a list (default: the first source's moe.layers, "
      "all); the MLPs of the others are averaged."},
     {"router-init-std", SY_OPTION_VALUE, "S", "btx: standard deviation of the routers (0.02)."},
+    {"router-data", SY_OPTION_LIST, "PREFIX",
+     "btx: token file of a text whose mean hidden states the routers begin with; give it once for "
+     "each source, in their order: text t is of the experts e with e mod n = t."},
+    {"router-scale", SY_OPTION_VALUE, "S",
+     "btx: with --router-data, about the largest logit of a token (1)."},
+    {"router-tokens", SY_OPTION_VALUE, "N", "btx: with --router-data, tokens of each text (4096)."},
     {"seed", SY_OPTION_VALUE, "N", "btx: seed of the routers (default: the first run.seed)."},
     {"prior", SY_OPTION_VALUE, "P1,P2,...",
      "ensemble: weight of each source at the start of a text; their sum is made 1 (all alike)."},

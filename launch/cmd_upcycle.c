@@ -6,6 +6,7 @@
 #include "core/alloc.h"
 #include "launch/grow.h"
 #include "launch/output.h"
+#include "launch/router_data.h"
 #include "parallel/agree.h"
 
 typedef struct job {
@@ -163,6 +164,7 @@ static sy_status configure(job *j)
     g->spec.seed = (uint64_t)(j->seed >= 0 ? j->seed : s->run->seed);
     SY_TRY(sy_agree(g->env->world, sy_alloc(s->moe->experts, sizeof *g->expert_source,
                                             (void **)&g->expert_source)));
+    SY_TRY(sy_grow_route(g));
 cleanup:
     return st;
 }
@@ -224,6 +226,12 @@ static const sy_option options[] = {
      "OUT.h5 (SRC is a training checkpoint); what is new begins with moments of zero. fresh: "
      "weights alone (default), for train --init-from OUT.h5."},
     {"router-init-std", SY_OPTION_VALUE, "S", "Standard deviation of the new routers (0.02)."},
+    {"router-data", SY_OPTION_LIST, "PREFIX",
+     "Token file of a text whose mean hidden states the routers begin with; give it once for "
+     "each: text t is of the copies c with c mod n = t."},
+    {"router-scale", SY_OPTION_VALUE, "S",
+     "With --router-data, about the largest logit of a token (1)."},
+    {"router-tokens", SY_OPTION_VALUE, "N", "With --router-data, tokens of each text (4096)."},
     {"seed", SY_OPTION_VALUE, "N",
      "Seed of what is drawn, and of the probe (default: the source's run.seed)."},
     {"set", SY_OPTION_LIST, "KEY=VALUE",

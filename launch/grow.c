@@ -126,6 +126,7 @@ void sy_grow_close(sy_grow *g)
 {
     sy_receipt_destroy(&g->proof.receipt);
     sy_recipe_destroy(&g->recipe);
+    sy_free(&g->router_rows);
     sy_free(&g->expert_source);
     sy_free(&g->config_yaml);
     sy_run_settings_free(&g->settings);

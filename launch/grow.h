@@ -38,6 +38,7 @@ typedef struct sy_grow {
     int32_t n_derived;
     sy_run_settings settings; /* of the new model */
     char *config_yaml;
+    double *router_rows;    /* what the recipe's points at */
     int32_t *expert_source; /* [experts]; NULL: no expert is made of anything else */
     sy_recipe_spec spec;
     sy_recipe *recipe;

@@ -100,6 +100,9 @@ static sy_status source_json(const sy_receipt *r, int32_t s, json_t **out)
     }
     *out = json_pack("{s:o, s:s, s:I, s:O}", "path", text(source->path), "form", source->form,
                      "step", (json_int_t)source->step, "tensors", tensors);
+    if (source->base != NULL) {
+        json_object_set_new(*out, "base", text(source->base));
+    }
 cleanup:
     json_decref(tensors);
     sy_free(&to);
@@ -198,14 +201,25 @@ static const char *method_name(const sy_grow *g)
                                                          : sy_cli_text(g->cli, "method");
 }
 
+static json_t *texts_json(const sy_grow *g)
+{
+    int32_t n = 0;
+    const char *const *path = sy_cli_list(g->cli, "router-data", &n);
+    json_t *texts = json_array();
+    for (int32_t i = 0; i < n; i++) {
+        json_array_append_new(texts, text(path[i]));
+    }
+    return texts;
+}
+
 static json_t *method_json(const sy_grow *g)
 {
     const sy_recipe_spec *s = &g->spec;
-    return json_pack("{s:s, s:i, s:i, s:i, s:o, s:o, s:b, s:o, s:I}", "name", method_name(g),
+    return json_pack("{s:s, s:i, s:i, s:i, s:o, s:o, s:b, s:o, s:o, s:I}", "name", method_name(g),
                      "experts", s->moe->experts, "top_k", s->moe->top_k, "granularity",
                      s->granularity, "noise_std", real(s->noise_std), "drop_ratio",
                      real(s->drop_ratio), "shuffle", s->shuffle, "router_std", real(s->router_std),
-                     "seed", (json_int_t)s->seed);
+                     "router_data", texts_json(g), "seed", (json_int_t)s->seed);
 }
 
 sy_status sy_grow_receipt_json(const sy_grow *g, char **out)

@@ -50,7 +50,9 @@ static void add_part(const sy_receipt *r, group *g, const sy_receipt_part *part)
 static void print_group(const sy_receipt *r, const group *g)
 {
     char source[SY_PARAM_NAME] = "drawn", cosine[64] = "";
-    if (g->source == -1) {
+    if (g->source == -2 && r->spec->router_rows != NULL && strstr(g->name, "/router") != NULL) {
+        snprintf(source, sizeof source, "means of %d texts", r->spec->router_texts);
+    } else if (g->source == -1) {
         snprintf(source, sizeof source, "mean of %d", r->spec->n_sources);
     } else if (g->source >= 0) {
         snprintf(source, sizeof source, "%s", strcmp(g->from, g->name) == 0 ? "the same" : g->from);

@@ -324,6 +324,17 @@ bool sy_recipe_preserves(const sy_recipe_spec *spec)
 
 /* ---- values ---- */
 
+/* Where the drawn part of a router's row goes, and 0 where there is nothing. */
+static const double *router_row(const sy_recipe *r, const sy_source_tensor *t, int64_t copy)
+{
+    const int32_t n = r->spec.router_texts;
+    int layer = 0;
+    if (r->spec.router_rows == NULL || sscanf(t->name, "layers/%d/", &layer) != 1) {
+        return NULL;
+    }
+    return r->spec.router_rows + (layer * n + copy % n) * t->shape[1];
+}
+
 /* Experts of one copy share a row. */
 static void make_router(const sy_recipe *r, const sy_source_tensor *t, int64_t first, int64_t n,
                         char *h_to)
@@ -332,8 +343,10 @@ static void make_router(const sy_recipe *r, const sy_source_tensor *t, int64_t f
     const int64_t H = t->shape[1], bytes = (int64_t)sy_dtype_bytes(t->dtype);
     for (int64_t i = 0; i < n; i++) {
         int64_t row = (first + i) / H / r->spec.granularity, column = (first + i) % H;
+        const double *text = router_row(r, t, row);
         double x = r->spec.router_std *
                    sy_rng_normal_cut(r->spec.seed, stream, (uint64_t)(row * H + column));
+        x += text != NULL ? text[column] : 0;
         sy_convert(t->dtype, h_to + i * bytes, SY_F64, &x, 1);
     }
 }

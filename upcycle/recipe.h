@@ -46,6 +46,10 @@ typedef struct sy_recipe_spec {
     int32_t granularity; /* 1 for the other methods */
     bool shuffle;        /* of GRANULAR */
     double router_std;   /* of the routers, drawn and cut at 3 std; 0: all zero */
+    /* [layers, router_texts, H] what is drawn is added to: of copy c the row c mod router_texts.
+       NULL: zeros. Borrowed. */
+    const double *router_rows;
+    int32_t router_texts;
     uint64_t seed;
     sy_recipe_values values;   /* the sources show these */
     const char *const *freeze; /* [n_freeze] of the new model; looked at for other than MODEL */

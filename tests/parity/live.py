@@ -246,6 +246,33 @@ class Live(unittest.TestCase):
             print(f"{name:14} logits apart {apart:.1e}", flush=True)
             self.assertLess(apart, 1e-5, name)
 
+    # ---- routers that begin with data ----
+
+    def test_router_rows_are_mean_hidden_states_of_any_dense_model(self):
+        """As tests/e2e/test_router_data.py, of every dense fixture of this seed, in double."""
+        import make_hidden
+        data = []
+        for text, n in enumerate(make_hidden.TEXTS):
+            raw = bytes(make_hidden.token(text, i) for i in range(n))
+            (self.dir / f"t{text}.txt").write_bytes(raw)
+            run(PROGRAM, "tokenize", self.dir / f"t{text}.txt", "-o", self.dir / f"t{text}", "--tokenizer", "bytes")
+            data += ["--router-data", self.dir / f"t{text}"]
+        for folder in self.folders():
+            if scope_of(transformers.AutoConfig.from_pretrained(folder)):
+                continue
+            ckpt = self.path("routed.h5")
+            run(PROGRAM, "upcycle", folder, "--experts", 2, "-o", ckpt, *data, *EXACT)
+            texts, worst = make_hidden.measure(folder), 0
+            for name, (_, ours) in datasets(ckpt).items():
+                if name.endswith("moe/router"):
+                    layer = int(name.split("/")[1])
+                    mean = numpy.array([t["mean"][layer] for t in texts])
+                    length = numpy.mean([t["square"][layer] for t in texts]) ** -0.5
+                    theirs = mean / numpy.linalg.norm(mean, axis=1, keepdims=True) * length
+                    worst = max(worst, numpy.abs(ours - theirs).max() / numpy.abs(theirs).max())
+            print(f"{folder.name:18} rows apart {worst:.1e}", flush=True)
+            self.assertLess(worst, 1e-6, folder.name)  # they are stored in fp32
+
     # ---- trained here ----
 
     def train(self, name, precision):
