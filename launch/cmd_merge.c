@@ -295,7 +295,10 @@ static const sy_option options[] = {
     {"layers", SY_OPTION_VALUE, "LAYERS",
      "btx: layers that become MoE: all, every:N or a list (default: the first source's moe.layers, "
      "all); the MLPs of the others are averaged."},
-    {"router-init-std", SY_OPTION_VALUE, "S", "btx: standard deviation of the routers (0.02)."},
+    {"router-init-std", SY_OPTION_VALUE, "S",
+     "btx: standard deviation of what is drawn of the routers (0.02; with --router-data 0 where "
+     "every "
+     "expert has a text of its own)."},
     {"router-data", SY_OPTION_LIST, "PREFIX",
      "btx: token file of a text whose mean hidden states the routers begin with; give it once for "
      "each source, in their order: text t is of the experts e with e mod n = t."},

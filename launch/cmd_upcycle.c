@@ -225,7 +225,10 @@ static const sy_option options[] = {
      "carry: moments, masters and position in data and schedule come along, for train --resume "
      "OUT.h5 (SRC is a training checkpoint); what is new begins with moments of zero. fresh: "
      "weights alone (default), for train --init-from OUT.h5."},
-    {"router-init-std", SY_OPTION_VALUE, "S", "Standard deviation of the new routers (0.02)."},
+    {"router-init-std", SY_OPTION_VALUE, "S",
+     "Standard deviation of what is drawn of the new routers (0.02; with --router-data 0 where "
+     "every "
+     "copy has a text of its own)."},
     {"router-data", SY_OPTION_LIST, "PREFIX",
      "Token file of a text whose mean hidden states the routers begin with; give it once for "
      "each: text t is of the copies c with c mod n = t."},

@@ -123,6 +123,8 @@ class Specialists(harness.Case):
                              train={"steps": 1, "global_batch": 16, "checkpoint_every": 0},
                              data={"train": [{"path": str(self.folder / f"{text}_new")}]})
         self.train(config, run, "--init-from", ckpt)
+        lse = 1 + math.log(2)  # logits are at most about 1, which keeps the z-loss small
+        self.assertLess(float(self.metrics(run)[0]["moe/z_loss"]), lse * lse)
         loads = [v for k, v in self.metrics(run)[0].items() if k.startswith("moe/") and k.endswith("/load")]
         self.assertEqual(len(loads), 2)
         return sum(float(x[expert]) for x in loads) / sum(float(v) for x in loads for v in x)
