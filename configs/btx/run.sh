@@ -33,8 +33,8 @@ program=${SWITCHYARD:-build/launch/switchyard}
 domains=(prose code arithmetic)
 begun=$SECONDS
 
-seed_steps=200 branch_steps=200 mix_steps=160 # updates of 16 sequences of 128 bytes
-eval_batches=32                               # of 16 such sequences, of each domain at most
+seed_steps=1000 branch_steps=150 mix_steps=160 # updates of 16 sequences of 128 bytes
+eval_batches=32                                # of 16 such sequences, of each domain at most
 [ -z "$quick" ] || seed_steps=4 branch_steps=1 mix_steps=2 eval_batches=1
 
 say() { printf '\n== %s (%d s)\n' "$*" $((SECONDS - begun)); }
@@ -71,8 +71,11 @@ train() { # train RANKS CONFIG RUN_DIR LR STEPS ARGUMENTS...
     ${quick:+--set train.eval_batches=1} "$@"
 }
 
-beside() { # beside CONFIG NAME STEPS CKPT DOMAIN...: train from a checkpoint, as a job of its own on one core
-  exec='exec' train 1 "$1" "$here/$2" 2e-3 "$3" --init-from "$4" --set "$(data_of "${@:5}")" "${valid[@]}" >"$here/$2.log" 2>&1 &
+beside() { # beside CONFIG NAME STEPS CKPT "DOMAINS" ARGUMENTS...: train from a checkpoint, as a job of its own on one core
+  local names
+  read -ra names <<<"$5"
+  exec='exec' train 1 "$1" "$here/$2" 1e-3 "$3" --init-from "$4" --set "$(data_of "${names[@]}")" "${valid[@]}" "${@:6}" \
+    >"$here/$2.log" 2>&1 &
   pids+=($!)
 }
 
@@ -148,8 +151,8 @@ for seed in $seeds; do
   for name in "${domains[@]}"; do
     beside dense.yaml "$name" "$branch_steps" "$here/seed" "$name"
   done
-  beside dense.yaml dense_more "$dense_steps" "$here/seed" "${domains[@]}"
-  beside moe.yaml upcycled "$moe_steps" "$here/upcycled.h5" "${domains[@]}"
+  beside dense.yaml dense_more "$dense_steps" "$here/seed" "${domains[*]}"
+  beside moe.yaml upcycled "$moe_steps" "$here/upcycled.h5" "${domains[*]}" --set moe.expert_labels=null
   for pid in "${pids[@]}"; do wait "$pid" || fail "a job failed; see $here/*.log"; done
 
   say "merge: experts side by side, the average, the ensemble"
@@ -159,7 +162,7 @@ for seed in $seeds; do
   "$program" merge --method ensemble "${sources[@]}" -o "$here/ensemble.h5"
 
   say "train the merged model on the mixture, $mix_steps steps"
-  train "$ranks" moe.yaml "$here/btx" 2e-3 "$mix_steps" --init-from "$here/btx.h5" --set "$(data_of "${domains[@]}")" "${valid[@]}"
+  train "$ranks" moe.yaml "$here/btx" 1e-3 "$mix_steps" --init-from "$here/btx.h5" --set "$(data_of "${domains[@]}")" "${valid[@]}"
 
   say "evaluate on held-out text"
   for name in seed "${domains[@]}" btx dense_more upcycled; do evaluate "$name" "$here/$name"; done
