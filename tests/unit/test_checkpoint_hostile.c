@@ -441,6 +441,116 @@ static int64_t place_of(const char *path, const char *dataset_path)
     return at;
 }
 
+static void x_as_dataset(hid_t file)
+{
+    add_dataset(file, "x", H5T_IEEE_F32LE, space_of(4), H5Pcreate(H5P_DATASET_CREATE));
+}
+
+static void x_elsewhere(hid_t file)
+{
+    H5Lcreate_external("/nowhere", "/a", file, "x", H5P_DEFAULT, H5P_DEFAULT);
+}
+
+static void receipt_as_group(hid_t file)
+{
+    H5Gclose(H5Gcreate2(file, "x", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+    H5Gclose(H5Gcreate2(file, "x/receipt", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+    add_dataset(file, "x/receipt/of", H5T_IEEE_F32LE, space_of(4), H5Pcreate(H5P_DATASET_CREATE));
+}
+
+static void receipt_of_others(hid_t file)
+{
+    H5Gclose(H5Gcreate2(file, "x", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+    hid_t list = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_alloc_time(list, H5D_ALLOC_TIME_EARLY);
+    add_dataset(file, "x/receipt", H5T_STD_U8LE, space_of(4), list);
+}
+
+static void receipt_through_a_filter(hid_t file)
+{
+    const hsize_t chunk = 4;
+    H5Gclose(H5Gcreate2(file, "x", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+    hid_t list = H5Pcreate(H5P_DATASET_CREATE);
+    H5Pset_chunk(list, 1, &chunk);
+    add_dataset(file, "x/receipt", H5T_STD_U8LE, space_of(4), list);
+}
+
+/* Whoever else uses the name has no receipt and does no harm. */
+static void receipts_of_others_are_ignored(void **state)
+{
+    void (*const change[])(hid_t) = {x_as_dataset, x_elsewhere, receipt_as_group, receipt_of_others,
+                                     receipt_through_a_filter};
+    char path[2 * SCRATCH_PATH];
+    scratch_path(state, "a.h5", path);
+    for (size_t i = 0; i < sizeof change / sizeof change[0]; i++) {
+        char *text = NULL;
+        ckpt_state s;
+        save_few(path);
+        hid_t file = open_to_change(path);
+        change[i](file);
+        H5Fclose(file);
+        assert_ok(sy_checkpoint_verify(path, NULL, NULL));
+        assert_ok(sy_checkpoint_read_receipt(path, &text));
+        assert_null(text);
+        assert_ok(ckpt_open(&s, few, N_FEW, 0, 1));
+        assert_ok(sy_checkpoint_load(path, &s.state, SY_LOAD_ALL, mesh->io));
+        ckpt_close(&s);
+    }
+}
+
+static void save_with_room(const char *path, int64_t bytes)
+{
+    ckpt_state s;
+    assert_ok(ckpt_open(&s, few, N_FEW, 0, 1));
+    assert_ok(ckpt_fill(&s));
+    s.state.receipt_bytes = bytes;
+    assert_ok(sy_checkpoint_save(path, &s.state, mesh->io));
+    ckpt_close(&s);
+}
+
+static void receipt_is_kept_and_checked(void **state)
+{
+    enum { ROOM = 5 << 20, LENGTH = ROOM - 7 };
+    char path[2 * SCRATCH_PATH], *text = malloc(ROOM + 2), *read = NULL;
+    scratch_path(state, "a.h5", path);
+    save_with_room(path, ROOM);
+    assert_ok(sy_checkpoint_verify(path, NULL, NULL));
+    assert_ok(sy_checkpoint_read_receipt(path, &read));
+    assert_string_equal(read, "");
+    sy_free(&read);
+    memset(text, 'r', ROOM + 1);
+    text[ROOM + 1] = '\0';
+    assert_status(sy_checkpoint_write_receipt(path, text), SY_ERR_INTERNAL, "no room");
+    text[LENGTH] = '\0';
+    assert_ok(sy_checkpoint_write_receipt(path, text));
+    assert_ok(sy_checkpoint_verify(path, NULL, NULL));
+    assert_ok(sy_checkpoint_read_receipt(path, &read));
+    assert_string_equal(read, text);
+    sy_free(&read);
+    flip(path, place_of(path, "x/receipt") + ROOM - 1);
+    assert_status(sy_checkpoint_verify(path, NULL, NULL), SY_ERR_DAMAGED, "x/receipt");
+    flip(path, place_of(path, "x/receipt") + ROOM - 1);
+    hid_t file = open_to_change(path); /* others may add to it */
+    add_dataset(file, "x/notes", H5T_IEEE_F32BE, space_of(4), H5Pcreate(H5P_DATASET_CREATE));
+    H5Fclose(file);
+    assert_ok(sy_checkpoint_verify(path, NULL, NULL));
+    assert_ok(sy_checkpoint_read_receipt(path, &read));
+    assert_string_equal(read, text);
+    sy_free(&read);
+    free(text);
+}
+
+/* The bytes around datasets are looked at as in any file. */
+static void file_with_a_receipt_keeps_its_structure(void **state)
+{
+    char path[2 * SCRATCH_PATH];
+    save_with_room(scratch_path(state, "a.h5", path), 100);
+    hid_t file = open_to_change(path);
+    H5Gclose(H5Gcreate2(file, "tokenizer", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT));
+    H5Fclose(file);
+    assert_status(sy_checkpoint_verify(path, NULL, NULL), SY_ERR_DAMAGED, "outside the datasets");
+}
+
 static void damage_is_told_with_dataset_and_bytes(void **state)
 {
     char path[2 * SCRATCH_PATH];
@@ -489,6 +599,9 @@ int main(void)
         CASE(extra_dataset_is_not_covered_by_the_table),
         CASE(dataset_of_another_shape_or_type_is_refused),
         CASE(groups_below_x_are_allowed),
+        CASE(receipts_of_others_are_ignored),
+        CASE(receipt_is_kept_and_checked),
+        CASE(file_with_a_receipt_keeps_its_structure),
         CASE(damage_is_told_with_dataset_and_bytes),
         CASE(newest_valid_passes_over_what_is_damaged),
     };
