@@ -32,18 +32,22 @@ double sy_grow_ratio_tolerance(sy_dtype compute)
     return compute == SY_F64 ? 1e-9 : 1e-3;
 }
 
-static bool takes_whole_copies(const sy_recipe_spec *spec)
-{
-    const int32_t G = spec->granularity;
-    return spec->drop_ratio == 0 && spec->moe->top_k % G == 0 && spec->moe->experts % G == 0;
-}
-
-double sy_grow_uniform_ratio(const sy_grow *g, double *kept)
+double sy_grow_uniform_weight(const sy_grow *g)
 {
     const sy_moe_config *moe = g->settings.moe;
-    const bool parts = g->spec.method == SY_UPCYCLE_GRANULAR && !takes_whole_copies(&g->spec);
-    *kept = parts ? NAN : 1 - g->spec.drop_ratio;
     return moe->routed_scale * (moe->normalize_weights ? 1 : (double)moe->top_k / moe->experts);
+}
+
+double sy_grow_predict_ratio(const sy_grow *g, double weight)
+{
+    const sy_moe_config *moe = g->settings.moe;
+    const sy_recipe_spec *s = &g->spec;
+    const int32_t G = s->granularity;
+    const bool cut = s->method == SY_UPCYCLE_GRANULAR,
+               whole = s->drop_ratio == 0 && moe->top_k % G == 0 && moe->experts % G == 0;
+    const bool known = (!cut || whole) && !moe->eval_capacity_factor.set;
+    const double routed = known ? (1 - s->drop_ratio) * weight : NAN;
+    return moe->shared_experts > 0 ? (1 + routed) / 2 : routed;
 }
 
 /* Equal sources are one; a mean of equal ones is that. */
@@ -64,7 +68,8 @@ static bool only_weighs(const sy_grow *g)
     plain.routed_scale = 1;
     one.n_sources = 1;
     one.moe = &plain;
-    return !g->proof.preserves && sy_recipe_preserves(&one) && plain.shared_experts == 0;
+    return !g->proof.preserves && sy_recipe_preserves(&one) && plain.shared_experts == 0 &&
+           !plain.force_balance;
 }
 
 /* ---- writing ---- */

@@ -15,10 +15,10 @@ extern "C" {
    layer to a dense one from the sum of the routers' weights. Not collective. */
 double sy_grow_tolerance(const sy_compare_gap *gap);
 double sy_grow_ratio_tolerance(sy_dtype compute);
-/* Ratio of outputs to be expected where routers are uniform: K / E, or routed_scale where weights
-   are normalised. *kept: what of that the method leaves in the mean, NaN where nobody
-   can tell. Not collective. */
-double sy_grow_uniform_ratio(const sy_grow *g, double *kept);
+/* The sum of a token's weights where routers are uniform; and the ratio that a sum of weights makes
+   in the mean, NaN where nobody can tell. Not collective. */
+double sy_grow_uniform_weight(const sy_grow *g);
+double sy_grow_predict_ratio(const sy_grow *g, double weight);
 
 /* The whole receipt; freed with sy_free. Not collective. */
 sy_status sy_grow_receipt_json(const sy_grow *g, char **out);

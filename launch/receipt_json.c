@@ -171,15 +171,14 @@ static json_t *gap_json(const sy_grow *g, const sy_compare_gap *gap)
 static json_t *ratio_json(const sy_grow *g)
 {
     const sy_compare_gap *gap = &g->proof.gap[0];
-    double kept = 1;
-    const double uniform = sy_grow_uniform_ratio(g, &kept);
     if (gap->n_ratios == 0) {
         return json_null();
     }
-    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:b}", "uniform_router", real(uniform),
-                     "predicted", real(kept * gap->weight), "measured", real(gap->ratio), "least",
-                     real(gap->ratio_min), "largest", real(gap->ratio_max), "largest_difference",
-                     real(gap->ratio_off), "promised", g->proof.weighs);
+    return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:b}", "uniform_router",
+                     real(sy_grow_predict_ratio(g, sy_grow_uniform_weight(g))), "predicted",
+                     real(sy_grow_predict_ratio(g, gap->weight)), "measured", real(gap->ratio),
+                     "least", real(gap->ratio_min), "largest", real(gap->ratio_max),
+                     "largest_difference", real(gap->ratio_off), "promised", g->proof.weighs);
 }
 
 static json_t *probe_json(const sy_grow *g)

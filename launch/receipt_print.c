@@ -197,17 +197,17 @@ static void print_settings(const sy_grow *g)
 
 static void print_ratio(const sy_grow *g, const sy_compare_gap *gap)
 {
-    double kept = 1;
-    const double uniform = sy_grow_uniform_ratio(g, &kept);
+    const double predicted = sy_grow_predict_ratio(g, gap->weight),
+                 uniform = sy_grow_predict_ratio(g, sy_grow_uniform_weight(g));
     printf("  MoE over dense output of the same input: %.4f (%.4f to %.4f)\n", gap->ratio,
            gap->ratio_min, gap->ratio_max);
-    if (isfinite(kept)) {
+    if (isfinite(predicted)) {
         printf("    predicted %.4f from the routers' weights, %s; %.4f if routers were uniform\n",
-               kept * gap->weight,
+               predicted,
                g->proof.weighs ? "for each token, and so it is" : "in the mean, without a bound",
-               kept * uniform);
+               uniform);
     } else {
-        printf("    no prediction: parts of copies are chosen\n");
+        printf("    no prediction: parts of copies are chosen, or choices dropped\n");
     }
 }
 
