@@ -22,7 +22,16 @@ static const sy_config_key data_keys[] = {
      "Tokenizer the token files were made with: bytes, or none (token ids only; text in and out is "
      "not possible)."},
     {"objective", SY_CFG_ENUM, AT(objective), "causal", 0, 0, objective_names,
-     "What is predicted from what: causal (each next token)."},
+     "What training predicts from what, with causal attention. causal: each next token; prefix_lm: "
+     "the rest of a sequence from a beginning of random length; ul2: half of the sequences so, "
+     "half "
+     "with spans replaced by sentinels, as OpenMoE. Validation is causal."},
+    {"sentinel_id", SY_CFG_I32, AT(sentinel_id), "-1", -1, INT32_MAX, NULL,
+     "ul2: id of the first sentinel; the others are the ids below it (T5)."},
+    {"sentinels", SY_CFG_I32, AT(sentinels), "0", 0, 1 << 20, NULL, "ul2: how many there are."},
+    {"mode_ids", SY_CFG_STR_LIST, AT(mode_ids), "null", 0, 0, NULL,
+     "prefix_lm, ul2: ids put before sequences to say what is asked: short spans, long or many "
+     "spans, a prefix; such as [259, 258, 257]."},
     {"mask_documents", SY_CFG_BOOL, AT(mask_documents), "false", 0, 0, NULL,
      "Attention stays inside a document, and positions count from its first token."},
     {"raw_type", SY_CFG_ENUM, AT(raw_type), "auto", 0, 0, raw_types,
@@ -230,6 +239,52 @@ cleanup:
     return st;
 }
 
+/* An id of a list; -1: it is none. */
+static int32_t id_of(const char *text)
+{
+    char *end = NULL;
+    const long id = strtol(text, &end, 10);
+    return end != text && *end == '\0' && id >= 0 && id < INT32_MAX ? (int32_t)id : -1;
+}
+
+static sy_status check_objective(const sy_data_config *data, const sy_config *config)
+{
+    const bool ul2 = data->objective == SY_OBJECTIVE_UL2;
+    if (ul2 && (data->sentinels < 1 || data->sentinel_id < data->sentinels - 1)) {
+        return sy_config_error(config, "data.objective",
+                               "data.objective ul2 needs data.sentinels, as many ids that no text "
+                               "has, and data.sentinel_id, the largest of them");
+    }
+    if (data->objective != SY_OBJECTIVE_CAUSAL && data->mask_documents) {
+        return sy_config_error(config, "data.mask_documents",
+                               "data.mask_documents goes with data.objective causal");
+    }
+    if (data->mode_ids.n != 0 && data->mode_ids.n != SY_N_MODES) {
+        return sy_config_error(config, "data.mode_ids", "data.mode_ids needs %d ids, not %d",
+                               SY_N_MODES, data->mode_ids.n);
+    }
+    for (int32_t i = 0; i < data->mode_ids.n; i++) {
+        if (id_of(data->mode_ids.item[i]) < 0) {
+            return sy_config_error(config, "data.mode_ids", "data.mode_ids: '%s' is no id",
+                                   data->mode_ids.item[i]);
+        }
+    }
+    return SY_OK;
+}
+
+sy_objective_spec sy_data_objective(const sy_data_config *config, int32_t S)
+{
+    sy_objective_spec spec = {.objective = (sy_objective)config->objective,
+                              .S = S,
+                              .sentinel_id = config->sentinel_id,
+                              .n_sentinels = config->sentinels,
+                              .eod = config->eod};
+    for (int32_t i = 0; i < SY_N_MODES; i++) {
+        spec.mode_id[i] = config->mode_ids.n > 0 ? id_of(config->mode_ids.item[i]) : -1;
+    }
+    return spec;
+}
+
 static sy_status check_data(const void *section, const sy_config *config)
 {
     sy_status st = SY_OK;
@@ -240,11 +295,7 @@ static sy_status check_data(const void *section, const sy_config *config)
         sy_error_clear();
         SY_TRY(sy_config_error(config, "data.tokenizer", "data.tokenizer: %s", why));
     }
-    if (data->objective != SY_OBJECTIVE_CAUSAL) {
-        SY_TRY(sy_config_error(config, "data.objective",
-                               "data.objective '%s' is not implemented; use 'causal'",
-                               objective_names[data->objective]));
-    }
+    SY_TRY(check_objective(data, config));
     SY_TRY(check_split(data, config));
     SY_TRY(check_parts(data, config));
     SY_TRY(check_train(data, config));

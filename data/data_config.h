@@ -4,22 +4,19 @@
 
 #include "core/config.h"
 #include "data/megatron.h"
+#include "data/objective.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-typedef enum sy_objective {
-    SY_OBJECTIVE_CAUSAL,
-    SY_OBJECTIVE_PREFIX_LM,
-    SY_OBJECTIVE_UL2
-} sy_objective;
-
 typedef enum sy_order { SY_ORDER_OWN, SY_ORDER_MEGATRON } sy_order;
 
 typedef struct sy_data_config {
     char *tokenizer;
-    int32_t objective; /* sy_objective */
+    int32_t objective;              /* sy_objective */
+    int32_t sentinel_id, sentinels; /* the first, how many; -1, 0: none */
+    sy_str_list mode_ids;           /* three, or none */
     bool mask_documents;
     int32_t raw_type;  /* 0: auto */
     int32_t eod;       /* -1: none */
@@ -44,6 +41,8 @@ typedef struct sy_data_valid {
 
 /* How files without header or index are to be read; vocab_size is the caller's. Not collective. */
 sy_token_file_spec sy_data_file_spec(const sy_data_config *config, int64_t vocab_size);
+/* For training; validation is causal. Not collective. */
+sy_objective_spec sy_data_objective(const sy_data_config *config, int32_t S);
 /* Is that a type of ids (data.raw_type, but auto)? NULL is. SY_ERR_USAGE names the nearest. Not
    collective. */
 sy_status sy_data_raw_type_check(const char *type);

@@ -7,6 +7,7 @@
 #include "core/batch.h"
 #include "core/status.h"
 #include "data/megatron.h"
+#include "data/objective.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -30,10 +31,11 @@ typedef struct sy_loader_spec {
     uint64_t seed;
     /* Training alone: Megatron's order, of so many sequences at least; 0: the sampler's. */
     int64_t megatron_samples;
-    double split[3];         /* shares of the parts; all 0: there are none */
-    sy_token_file_spec file; /* how the files are read */
-    int32_t S, B;            /* sequence; sequences in a micro-batch */
-    int32_t global_batch;    /* sequences in a step */
+    sy_objective_spec objective; /* training alone; zero: causal */
+    double split[3];             /* shares of the parts; all 0: there are none */
+    sy_token_file_spec file;     /* how the files are read */
+    int32_t S, B;                /* sequence; sequences in a micro-batch */
+    int32_t global_batch;        /* sequences in a step */
     int32_t dp_rank, dp_size;
     bool mask_documents; /* doc and pos begin anew at document borders; else doc NULL, pos 0 .. S-1
                           */

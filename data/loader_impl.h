@@ -15,6 +15,8 @@ typedef struct sy__source {
     int64_t *first, *end; /* [n] tokens of the part */
     sy_sampler *sampler;  /* one of the two, or sequential */
     sy_megatron *megatron;
+    sy_objective_maker *objective; /* NULL: causal */
+    uint64_t seed;
     int32_t *tokens; /* [S+1] scratch of the one thread that reads */
     uint8_t *fresh;  /* [S+1] the same: a document begins */
 } sy__source;
@@ -29,9 +31,11 @@ typedef struct sy__sequence {
 sy_status sy__source_open(const sy_loader_spec *spec, sy__source *source);
 void sy__source_close(sy__source *source);
 int64_t sy__source_n_sequences(const sy__source *source);
-/* Fill the arrays (all but token_glb) with sequence k of the order; *n_used <= S targets are real.
- */
-sy_status sy__source_fill(sy__source *source, int64_t k, const sy__sequence *to, int32_t *n_used);
+/* Are there sequences with padding, which must be marked? */
+bool sy__source_pads(const sy__source *source);
+/* Fill the arrays (all but token_glb) with sequence k of the order. */
+sy_status sy__source_fill(sy__source *source, int64_t k, const sy__sequence *to,
+                          sy_objective_counts *count);
 
 /* Storage of one step of this rank, and what stands in it. */
 typedef struct sy__step {

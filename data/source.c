@@ -1,5 +1,5 @@
-/* Sequences as token ids: token files, the order in which their sequences come, and the causal
-   objective (each position's target is the next token of the stream). */
+/* Sequences as token ids: token files, the order in which their sequences come, and the objective:
+   here the causal one, each position's target being the next token of the stream. */
 #include <string.h>
 
 #include "core/alloc.h"
@@ -56,6 +56,28 @@ cleanup:
     return st;
 }
 
+/* The ids that an objective adds to the text. */
+static sy_status open_objective(const sy_loader_spec *spec, sy__source *source)
+{
+    sy_status st = SY_OK;
+    const sy_objective_spec *o = &spec->objective;
+    int32_t largest = o->objective == SY_OBJECTIVE_UL2 ? o->sentinel_id : -1;
+    largest = o->eod > largest ? o->eod : largest;
+    for (int32_t i = 0; i < SY_N_MODES; i++) {
+        largest = o->mode_id[i] > largest ? o->mode_id[i] : largest;
+    }
+    SY_REQUIRE(largest < spec->file.vocab_size, SY_ERR_USAGE,
+               "id %d of data.sentinel_id, data.mode_ids or data.eod is not below "
+               "model.vocab_size %lld",
+               largest, (long long)spec->file.vocab_size);
+    SY_REQUIRE(o->S >= 8, SY_ERR_USAGE, "model.seq_len %d is too short for data.objective %s", o->S,
+               o->objective == SY_OBJECTIVE_UL2 ? "ul2" : "prefix_lm");
+    source->seed = spec->seed;
+    SY_TRY(sy_objective_create(o, &source->objective));
+cleanup:
+    return st;
+}
+
 static sy_status open_sampler(const sy_loader_spec *spec, sy__source *source)
 {
     sy_status st = SY_OK;
@@ -97,6 +119,10 @@ sy_status sy__source_open(const sy_loader_spec *spec, sy__source *source)
         SY_TRY(open_sampler(spec, source));
     }
 
+    if (!spec->sequential && spec->objective.objective != SY_OBJECTIVE_CAUSAL) {
+        SY_TRY(open_objective(spec, source));
+    }
+
 cleanup:
     sy_free(&sets);
     return st;
@@ -106,6 +132,7 @@ void sy__source_close(sy__source *source)
 {
     sy_sampler_destroy(&source->sampler);
     sy_megatron_destroy(&source->megatron);
+    sy_objective_destroy(&source->objective);
     for (int32_t d = 0; d < source->n; d++) {
         sy_token_file_close(&source->file[d]);
     }
@@ -194,12 +221,8 @@ cleanup:
     return st;
 }
 
-sy_status sy__source_fill(sy__source *source, int64_t k, const sy__sequence *to, int32_t *n_used)
+static void fill_causal(const sy__source *source, int32_t n, const sy__sequence *to)
 {
-    sy_status st = SY_OK;
-    int32_t n = 0;
-    SY_TRY(sy_fault("data.read"));
-    SY_TRY(read_sequence(source, k, &n));
     memcpy(to->ids, source->tokens, (size_t)n * sizeof *to->ids);
     memcpy(to->targets, source->tokens + 1, (size_t)n * sizeof *to->targets);
     memset(to->routed, 1, (size_t)n);
@@ -211,7 +234,27 @@ sy_status sy__source_fill(sy__source *source, int64_t k, const sy__sequence *to,
         }
     }
     fill_padding(source, n, to);
-    *n_used = n;
+}
+
+bool sy__source_pads(const sy__source *source)
+{
+    return source->sequential || source->objective != NULL;
+}
+
+sy_status sy__source_fill(sy__source *source, int64_t k, const sy__sequence *to,
+                          sy_objective_counts *count)
+{
+    sy_status st = SY_OK;
+    int32_t n = 0;
+    SY_TRY(sy_fault("data.read"));
+    SY_TRY(read_sequence(source, k, &n));
+    if (source->objective != NULL) {
+        *count = sy_objective_make(source->objective, source->seed, k, source->tokens,
+                                   &(sy_objective_out){to->ids, to->targets, to->pos, to->routed});
+    } else {
+        fill_causal(source, n, to);
+        *count = (sy_objective_counts){n, n};
+    }
 
 cleanup:
     return st;

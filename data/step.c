@@ -65,20 +65,20 @@ static sy_status fill_micro(const sy_loader_spec *spec, sy__source *source, int6
 
     for (int64_t b = 0; b < B; b++) {
         const sy__sequence to = storage_at(&micro, b * S);
-        int32_t n_used = 0;
-        SY_TRY(sy__source_fill(source, position + first + b, &to, &n_used));
+        sy_objective_counts count = {0};
+        SY_TRY(sy__source_fill(source, position + first + b, &to, &count));
         for (int64_t t = 0; t < S; t++) {
             to.token_glb[t] = (first + b) * S + t;
         }
-        step->batch.loss_tokens += n_used;
-        step->batch.routed_tokens += n_used;
+        step->batch.loss_tokens += count.n_loss;
+        step->batch.routed_tokens += count.n_routed;
     }
     step->micro[r] = (sy_batch){
         .B = (int32_t)B,
         .S = spec->S,
         .ids = micro.ids,
         .targets = micro.targets,
-        .routed = spec->sequential ? micro.routed : NULL, /* training sequences are whole */
+        .routed = sy__source_pads(source) ? micro.routed : NULL,
         .pos = micro.pos,
         .doc = spec->mask_documents ? micro.doc : NULL,
         .token_glb = micro.token_glb,

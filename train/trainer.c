@@ -26,6 +26,7 @@ static sy_status open_data(sy_trainer *t)
         sy_data_train entry = sy_data_train_entry(data, i);
         sets[i] = (sy_loader_dataset){entry.path, entry.weight, entry.part};
     }
+    spec.objective = sy_data_objective(data, spec.S);
     sy_data_split(data, spec.split);
     if (data->order == SY_ORDER_MEGATRON) {
         spec.megatron_samples = t->settings->train->steps * t->settings->train->global_batch;

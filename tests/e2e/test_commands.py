@@ -310,7 +310,7 @@ class Help(harness.Case):
                 "optim": "name lr min_lr betas eps weight_decay clip_norm schedule warmup_steps decay_steps",
                 "train": "steps global_batch micro_batch recompute log_every eval_every eval_batches checkpoint_every "
                          "checkpoint_keep checkpoint_async nonfinite freeze",
-                "data": "tokenizer objective mask_documents train valid"}
+                "data": "tokenizer objective mask_documents order split train valid"}
         for section, names in keys.items():
             for name in names.split():
                 self.assertTrue(re.search(rf"\b{section}\.{name}\b", text) or

@@ -9,6 +9,10 @@ import harness
 from harness import snapshot, write_tokens
 
 
+UL2 = {"model": {"vocab_size": 300},
+       "data": {"objective": "ul2", "sentinels": 20, "sentinel_id": 299, "mode_ids": [257, 258, 259], "eod": 256}}
+
+
 class SameLayout(harness.Case):
     def continues_bit_for_bit(self, ranks, **sections):
         config = self.config(**sections)
@@ -46,6 +50,9 @@ class SameLayout(harness.Case):
         write_tokens(self.folder / "many", [bytes(range(40 + i)) for i in range(30)])
         paths = [{"path": str(self.folder / "many"), "weight": 3}, {"path": str(self.home / "text"), "part": "all"}]
         self.continues_bit_for_bit(2, parallel={"ep": 2}, data={"order": "megatron", "split": [9, 1, 0], "train": paths})
+
+    def test_resume_with_denoisers_continues_bit_for_bit(self):
+        self.continues_bit_for_bit(2, parallel={"ep": 2}, **UL2)
 
     def test_resume_twice_continues_bit_for_bit(self):
         config = self.config()
@@ -90,6 +97,10 @@ class OtherLayout(harness.Case):
             self.train(self.config(parallel={"ep": ep}, device={"backend": "ref"}, moe={"experts": 8}), f"n{ranks}",
                        "--resume", ranks=ranks)
             self.near(self.losses(f"n{ranks}"), self.losses("whole"), 1e-9)
+
+    def test_resume_with_denoisers_at_other_layouts_agrees(self):
+        """Padding and inputs without a loss, of other lengths on each rank."""
+        self.continues_within(1e-9, [(0, 1, 1), (3, 1, 1)], device={"backend": "ref"}, **UL2)
 
     def test_resume_fp32_at_other_layouts_agrees(self):
         self.continues_within(1e-4, [(0, 1, 1), (4, 2, 1)])

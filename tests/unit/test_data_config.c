@@ -71,7 +71,12 @@ static void data_config_bad_values_are_refused_with_their_line(void **state)
     static const struct {
         const char *text, *line, *reason;
     } bad[] = {
-        {"data:\n  objective: ul2\n", "run.yaml:2", "not implemented"},
+        {"data:\n  objective: ul2\n", "run.yaml:2", "data.sentinels"},
+        {"data:\n  objective: ul2\n  sentinels: 9\n  sentinel_id: 7\n", "run.yaml:2",
+         "data.sentinel_id"},
+        {"data:\n  objective: prefix_lm\n  mask_documents: true\n", "run.yaml:3", "causal"},
+        {"data:\n  objective: prefix_lm\n  mode_ids: [1, 2]\n", "run.yaml:3", "3 ids, not 2"},
+        {"data:\n  objective: prefix_lm\n  mode_ids: [1, 2, x]\n", "run.yaml:3", "'x' is no id"},
         {"data:\n  mask_documents: true\n  tokenizer: byte\n", "run.yaml:3",
          "did you mean 'bytes'"},
         {"data:\n  train:\n    - {path: a, weight: -1}\n", "run.yaml:", "weight '-1'"},
