@@ -43,6 +43,13 @@ static sy_status add(sy_diff *diff, sy_diff_kind kind, const char *path, const c
     return add_row(diff, &(sy_diff_row){.kind = kind}, path, a, b);
 }
 
+/* Between the collectives of the comparison: a row that one rank has no memory for ends it. */
+static sy_status add_together(differ *d, const sy_diff_row *like, const char *path, const char *a,
+                              const char *b)
+{
+    return sy_agree(d->comm, add_row(&d->out, like, path, a, b));
+}
+
 void sy_diff_free(sy_diff *diff)
 {
     for (int32_t i = 0; i < diff->n; i++) {
@@ -230,10 +237,12 @@ static sy_status compare_dataset(differ *d, int32_t ia, int32_t ib)
     if (!has_shape(&a, &b)) {
         format_shape(&a, shape[0], sizeof shape[0]);
         format_shape(&b, shape[1], sizeof shape[1]);
-        return add(&d->out, SY_DIFF_SHAPE, a.path, shape[0], shape[1]);
+        row.kind = SY_DIFF_SHAPE;
+        return add_together(d, &row, a.path, shape[0], shape[1]);
     }
     if (a.dtype != b.dtype && (d->tolerance == 0 || !floats)) {
-        SY_TRY(add(&d->out, SY_DIFF_TYPE, a.path, sy_dtype_name(a.dtype), sy_dtype_name(b.dtype)));
+        SY_TRY(add_together(d, &(sy_diff_row){.kind = SY_DIFF_TYPE}, a.path, sy_dtype_name(a.dtype),
+                            sy_dtype_name(b.dtype)));
         if (!floats) {
             goto cleanup;
         }
@@ -245,7 +254,7 @@ static sy_status compare_dataset(differ *d, int32_t ia, int32_t ib)
     SY_TRY(merge(d->comm, &row));
     d->out.n_values += row.n_values;
     if (row.n_different > 0) {
-        SY_TRY(add_row(&d->out, &row, a.path, NULL, NULL));
+        SY_TRY(add_together(d, &row, a.path, NULL, NULL));
     }
 cleanup:
     return st;
@@ -269,10 +278,10 @@ static sy_status compare_datasets(differ *d)
         if (order == 0) {
             SY_TRY(compare_dataset(d, ia++, ib++));
         } else if (order < 0) {
-            SY_TRY(add(&d->out, SY_DIFF_ONLY_A, pa, NULL, NULL));
+            SY_TRY(add_together(d, &(sy_diff_row){.kind = SY_DIFF_ONLY_A}, pa, NULL, NULL));
             ia++;
         } else {
-            SY_TRY(add(&d->out, SY_DIFF_ONLY_B, pb, NULL, NULL));
+            SY_TRY(add_together(d, &(sy_diff_row){.kind = SY_DIFF_ONLY_B}, pb, NULL, NULL));
             ib++;
         }
     }

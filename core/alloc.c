@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/fault.h"
+
 enum { ALIGN_BYTES = 64 };
 
 typedef struct block_head {
@@ -31,7 +33,7 @@ static sy_status new_block(int64_t n, size_t elem_bytes, void **out)
                 !__builtin_add_overflow(bytes, 2 * ALIGN_BYTES, &raw_bytes);
     SY_REQUIRE(fits, SY_ERR_MEMORY, "cannot allocate %" PRId64 " elements of %zu bytes: too large",
                n, elem_bytes);
-    char *raw = calloc(1, raw_bytes);
+    char *raw = sy_fault_hit("alloc") == SY_FAULT_FAIL ? NULL : calloc(1, raw_bytes);
     SY_REQUIRE(raw, SY_ERR_MEMORY, "out of memory: cannot allocate %zu bytes on the host", bytes);
 
     uintptr_t past_head = (uintptr_t)raw + ALIGN_BYTES;

@@ -109,18 +109,21 @@ static int32_t default_threads(int32_t local_size)
 
 sy_status sy_env_open(int *argc, char ***argv, sy_env *env)
 {
-    sy_status st = SY_OK;
+    sy_status st = SY_OK, faults;
+    int rank = 0;
     *env = (sy_env){.local_size = 1};
     if (launcher_rank() != NULL) {
         SY_TRY(die_with_launcher());
         SY_TRY(init_mpi(argc, argv));
         env->mpi = true;
         find_place(env);
+        MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     }
+    faults = sy_fault_setup(rank);
     SY_TRY(sy_comm_world(env->mpi, &env->world));
     sy_log_setup(env->world->rank, env->world->size,
                  getenv("SY_LOG") != NULL ? SY_LOG_DEBUG : SY_LOG_INFO);
-    SY_TRY(sy_fault_setup(env->world->rank));
+    SY_TRY(faults);
     env->threads = default_threads(env->local_size);
 cleanup:
     return st;
@@ -128,6 +131,9 @@ cleanup:
 
 void sy_env_close(sy_env *env)
 {
+    if (env->mpi && env->world == NULL) {
+        MPI_Abort(MPI_COMM_WORLD, 1); /* the others wait for us in a world that will never be */
+    }
     sy_comm_destroy(&env->world);
     if (env->mpi) {
         MPI_Finalize();

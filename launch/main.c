@@ -63,7 +63,7 @@ cleanup:
     return st;
 }
 
-/* Parse and run on this rank; the ranks have the same command line, so they fail alike. */
+/* Parse and run on this rank. The ranks have the same command line. */
 static sy_status run_command(int argc, char **argv, sy_env *env, int *exit_code)
 {
     sy_status st = SY_OK;
@@ -74,7 +74,7 @@ static sy_status run_command(int argc, char **argv, sy_env *env, int *exit_code)
         SY_TRY(env->world->rank == 0 ? print_help(command) : SY_OK);
         goto cleanup;
     }
-    SY_TRY(sy_cli_parse(command, argc, argv, &cli));
+    SY_TRY(sy_agree(env->world, sy_cli_parse(command, argc, argv, &cli)));
     SY_REQUIRE(!command->alone || env->world->size == 1, SY_ERR_USAGE,
                "%s runs on one rank; this job has %d", command->name, env->world->size);
     SY_TRY(command->run(&cli, env, exit_code));
@@ -114,6 +114,9 @@ int main(int argc, char **argv)
         return 0;
     }
     st = sy_env_open(&argc, &argv, &env);
+    if (env.world != NULL) {
+        st = sy_agree(env.world, st);
+    }
     if (st == SY_OK) {
         st = sy_agree(env.world, run_command(argc, argv, &env, &exit_code));
     }

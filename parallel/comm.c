@@ -8,6 +8,7 @@
 
 #include "core/alloc.h"
 #include "core/log.h"
+#include "parallel/agree.h"
 
 static const struct {
     const char *name;
@@ -172,12 +173,14 @@ sy_status sy_comm_split(sy_comm *comm, int32_t color, int32_t key, sy_device *de
 {
     sy_status st = SY_OK;
     sy_comm *part = NULL;
-    SY_TRY(comm->ops->split(comm, color, key, dev, &part));
+    SY_TRY(sy_agree(comm, comm->ops->split(comm, color, key, dev, &part)));
     if (part) {
         snprintf(part->name, sizeof part->name, "%s", name);
     }
     *out = part;
+    part = NULL;
 cleanup:
+    sy_comm_destroy(&part);
     return st;
 }
 

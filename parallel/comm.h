@@ -57,8 +57,8 @@ struct sy_comm {
  * MPI_COMM_WORLD; else a world of one. Collective. */
 sy_status sy_comm_world(bool mpi, sy_comm **out);
 /* A communicator of those with the same color, ranked by key then rank, over the memory of dev
-   (NULL: host). color < 0: none (*out NULL). Collective over comm. A part of size 1 is a comm_self.
- */
+   (NULL: host). color < 0: none (*out NULL). Collective over comm, which is one of host memory; it
+   succeeds on all its ranks or on none. A part of size 1 is a comm_self. */
 sy_status sy_comm_split(sy_comm *comm, int32_t color, int32_t key, sy_device *dev, const char *name,
                         sy_comm **out);
 void sy_comm_destroy(sy_comm **comm);

@@ -19,7 +19,7 @@
 
 #include "core/alloc.h"
 
-enum { SCRATCH_BYTES = 1 << 20, REDUCE_MAX = 1 << 30 };
+enum { SCRATCH_BYTES = 1 << 20, REDUCE_MAX = 1 << 30, ROW_TYPES = 32 };
 
 typedef struct row_type {
     int64_t bytes;
@@ -30,8 +30,8 @@ typedef struct mpi_comm {
     MPI_Comm comm;
     MPI_Op max, min;     /* of floats; a NaN wins */
     int *counts;         /* [4 * size] send counts and displacements, then those of receiving */
-    row_type *row_types; /* [n_row_types] one per row size seen so far */
-    int32_t n_row_types;
+    row_type row_types[ROW_TYPES]; /* of the row sizes seen last */
+    int64_t n_row_types;           /* made so far */
     void *scratch; /* SCRATCH_BYTES, from the first reduce-scatter on */
 } mpi_comm;
 
@@ -118,6 +118,12 @@ static MPI_Datatype element_type(sy_dtype dtype)
 
 /* ---- rows ---- */
 
+static int32_t n_row_types(const mpi_comm *self)
+{
+    return self->n_row_types < ROW_TYPES ? (int32_t)self->n_row_types : ROW_TYPES;
+}
+
+/* Allocates nothing of ours: a rank that failed here would leave the others waiting. */
 static sy_status row_type_of(const mpi_call *c, MPI_Datatype *out)
 {
     sy_status st = SY_OK;
@@ -125,17 +131,20 @@ static sy_status row_type_of(const mpi_call *c, MPI_Datatype *out)
     const int64_t bytes = sy__comm_unit_bytes(&c->args);
     MPI_Datatype type = MPI_DATATYPE_NULL;
     int32_t count = 0;
-    for (int32_t i = 0; i < self->n_row_types; i++) {
+    for (int32_t i = 0; i < n_row_types(self); i++) {
         if (self->row_types[i].bytes == bytes) {
             *out = self->row_types[i].type;
             return SY_OK;
         }
     }
     SY_TRY(sy_i32_from_i64(bytes, &count));
-    SY_TRY(sy_realloc(self->n_row_types + 1, sizeof *self->row_types, (void **)&self->row_types));
     SY_TRY(mpi_try(c, MPI_Type_contiguous(count, MPI_BYTE, &type)));
     SY_TRY(mpi_try(c, MPI_Type_commit(&type)));
-    self->row_types[self->n_row_types++] = (row_type){bytes, type};
+    row_type *place = &self->row_types[self->n_row_types % ROW_TYPES];
+    if (self->n_row_types++ >= ROW_TYPES) {
+        MPI_Type_free(&place->type); /* the oldest goes */
+    }
+    *place = (row_type){bytes, type};
     *out = type;
 cleanup:
     return st;
@@ -427,14 +436,13 @@ static void mpi_abort(sy_comm *comm, int32_t exit_code)
 static void mpi_destroy(sy_comm *comm)
 {
     mpi_comm *self = comm->self;
-    for (int32_t i = 0; i < self->n_row_types; i++) {
+    for (int32_t i = 0; i < n_row_types(self); i++) {
         MPI_Type_free(&self->row_types[i].type);
     }
     MPI_Op_free(&self->min);
     MPI_Op_free(&self->max);
     MPI_Comm_free(&self->comm);
     sy_free(&self->scratch);
-    sy_free(&self->row_types);
     sy_free(&self->counts);
     sy_free(&comm->self);
 }

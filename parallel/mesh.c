@@ -2,6 +2,7 @@
 #include "parallel/mesh.h"
 
 #include "core/alloc.h"
+#include "parallel/agree.h"
 
 static const char *const group_names[SY_N_GROUPS] = {
     [SY_WORLD] = "world", [SY_PP] = "pp", [SY_DP] = "dp",   [SY_CP] = "cp",      [SY_TP] = "tp",
@@ -30,6 +31,17 @@ static int32_t color_of(sy_group group, int32_t rank, int32_t ep)
     }
 }
 
+/* What this rank needs for itself. */
+static sy_status create_own(const sy_mesh_spec *spec, sy_mesh **out)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy_alloc(1, sizeof **out, (void **)out));
+    (*out)->dev = spec->dev;
+    SY_TRY(sy_placement_create(spec->n_experts, spec->ep, &(*out)->placement));
+cleanup:
+    return st;
+}
+
 sy_status sy_mesh_create(sy_comm *world, const sy_mesh_spec *spec, sy_mesh **out)
 {
     sy_status st = SY_OK;
@@ -38,9 +50,7 @@ sy_status sy_mesh_create(sy_comm *world, const sy_mesh_spec *spec, sy_mesh **out
                "parallel.ep = %d does not divide the %d ranks; choose an ep that does, or start "
                "another number of ranks",
                spec->ep, world->size);
-    SY_TRY(sy_alloc(1, sizeof *mesh, (void **)&mesh));
-    mesh->dev = spec->dev;
-    SY_TRY(sy_placement_create(spec->n_experts, spec->ep, &mesh->placement));
+    SY_TRY(sy_agree(world, create_own(spec, &mesh)));
     for (int32_t g = 0; g < SY_N_GROUPS; g++) {
         int32_t color = color_of((sy_group)g, world->rank, spec->ep);
         SY_TRY(

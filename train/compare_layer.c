@@ -274,6 +274,26 @@ static int64_t run_at(const place *p, int64_t at, int64_t n, int64_t *from)
     return run < n ? run : n;
 }
 
+/* Elements [first, first + n) of the field, into host memory. */
+static sy_status read_part(const filler *f, const place *p, sy_dtype dtype, int64_t first,
+                           int64_t n, char *h_to)
+{
+    sy_status st = SY_OK;
+    const int64_t bytes = (int64_t)sy_dtype_bytes(dtype);
+    for (int64_t done = 0, m = 0; done < n; done += m) {
+        int64_t from = 0;
+        m = run_at(p, first + done, n - done, &from);
+        if (from >= 0) {
+            SY_TRY(f->model->read(f->model->self, p->name, from, m, dtype, h_to + done * bytes));
+        } else {
+            memset(h_to + done * bytes, 0, (size_t)(m * bytes));
+        }
+    }
+cleanup:
+    return st;
+}
+
+/* Right to where it belongs, if the host may write there. */
 static sy_status fill_part(filler *f, const sy_field *field, const place *p, const sy_part *part)
 {
     sy_status st = SY_OK;
@@ -281,21 +301,13 @@ static sy_status fill_part(filler *f, const sy_field *field, const place *p, con
     const int64_t bytes = (int64_t)sy_dtype_bytes(field->dtype), room = SY_PULL_BYTES / bytes;
     const int64_t first = sy_box_offset(&part->box, field->shape_glb);
     const int64_t n = sy_box_numel(&part->box);
-    char *h_buf = f->layer->h_buf;
-    for (int64_t done = 0, used = 0; done < n; done += used) {
-        const int64_t wanted = n - done < room ? n - done : room;
-        for (used = 0; used < wanted;) {
-            int64_t from = 0;
-            const int64_t m = run_at(p, first + done + used, wanted - used, &from);
-            if (from >= 0) {
-                SY_TRY(f->model->read(f->model->self, p->name, from, m, field->dtype,
-                                      h_buf + used * bytes));
-            } else {
-                memset(h_buf + used * bytes, 0, (size_t)(m * bytes));
-            }
-            used += m;
-        }
-        SY_TRY(sy_copy_h2d(stream, (char *)part->data + done * bytes, h_buf, used * bytes));
+    if (sy_device_host_view(field->dev, part->data) == part->data) {
+        return read_part(f, p, field->dtype, first, n, part->data);
+    }
+    for (int64_t done = 0, m = 0; done < n; done += m) {
+        m = n - done < room ? n - done : room;
+        SY_TRY(read_part(f, p, field->dtype, first + done, m, f->layer->h_buf));
+        SY_TRY(sy_copy_h2d(stream, (char *)part->data + done * bytes, f->layer->h_buf, m * bytes));
         SY_TRY(sy_stream_sync(stream));
     }
 cleanup:

@@ -392,7 +392,7 @@ static void split_ranks_by_key_and_leaves_out_the_negative(void **state)
     }
     assert_all(descending);
     sy_comm_destroy(&part);
-    assert_all_ok(sy_comm_split(r->comm, world->rank == 0 ? -1 : 0, 0, NULL, "most", &none));
+    assert_all_ok(sy_comm_split(world, world->rank == 0 ? -1 : 0, 0, NULL, "most", &none));
     assert_all((none == NULL) == (world->rank == 0));
     sy_comm_destroy(&none);
 }
