@@ -137,8 +137,9 @@ sy_data_train sy_data_train_entry(const sy_data_config *config, int32_t i)
 sy_data_valid sy_data_valid_entry(const sy_data_config *config, int32_t i)
 {
     const sy_map *map = &config->valid.item[i];
-    return (sy_data_valid){map_get(map, "name"), map_get(map, "path"),
-                           (sy_split_part)part_of(config, map, SY_SPLIT_VALID)};
+    return (sy_data_valid){.name = map_get(map, "name"),
+                           .path = map_get(map, "path"),
+                           .part = (sy_split_part)part_of(config, map, SY_SPLIT_VALID)};
 }
 
 static bool is_empty(const char *text)

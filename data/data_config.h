@@ -37,6 +37,7 @@ typedef struct sy_data_train {
 typedef struct sy_data_valid {
     const char *name, *path;
     sy_split_part part; /* where it has none: valid with data.split, else all */
+    int32_t stride;     /* 0: sequences do not overlap */
 } sy_data_valid;
 
 /* How files without header or index are to be read; vocab_size is the caller's. Not collective. */

@@ -28,6 +28,8 @@ typedef struct sy_loader_spec {
        true: validation, one data set, in file order, once; the last sequence may be partial (target
        -1, routed 0). */
     bool sequential;
+    int32_t stride; /* validation: sequences begin so many tokens apart, and what the one before has
+                       seen has no loss; 0: S, none overlap */
     uint64_t seed;
     /* Training alone: Megatron's order, of so many sequences at least; 0: the sampler's. */
     int64_t megatron_samples;

@@ -9,7 +9,7 @@
 
 typedef struct sy__source {
     bool sequential, mask_documents;
-    int32_t S, n;
+    int32_t S, n, stride;
     sy_token_file **file; /* [n] */
     int64_t *n_sequences; /* [n] */
     int64_t *first, *end; /* [n] tokens of the part */

@@ -39,7 +39,11 @@ static sy_status open_dataset(const sy_loader_spec *spec, int32_t d, sy__source 
     *out = (sy_megatron_dataset){.file = source->file[d], .weight = spec->datasets[d].weight};
     SY_TRY(open_part(spec, d, source, &out->first, &out->end));
     n_targets = source->end[d] - source->first[d] - 1;
-    source->n_sequences[d] = spec->sequential ? (n_targets + S - 1) / S : n_targets / S;
+    source->n_sequences[d] = n_targets / S;
+    if (spec->sequential) {
+        const int64_t behind = n_targets > S ? n_targets - S : 0; /* the first sequence */
+        source->n_sequences[d] = 1 + (behind + source->stride - 1) / source->stride;
+    }
     SY_REQUIRE(n_targets >= 1 && source->n_sequences[d] >= 1, SY_ERR_USAGE,
                "token file '%s' has %lld tokens%s, too few for one sequence of model.seq_len %d "
                "(and the token after it)",
@@ -101,6 +105,7 @@ sy_status sy__source_open(const sy_loader_spec *spec, sy__source *source)
     source->sequential = spec->sequential;
     source->mask_documents = spec->mask_documents;
     source->S = spec->S;
+    source->stride = spec->stride > 0 && spec->stride < spec->S ? spec->stride : spec->S;
     SY_TRY(sy_alloc(spec->n_datasets, sizeof(sy_token_file *), (void **)&source->file));
     SY_TRY(sy_alloc(spec->n_datasets, sizeof *source->n_sequences, (void **)&source->n_sequences));
     SY_TRY(sy_alloc(spec->n_datasets, sizeof *source->first, (void **)&source->first));
@@ -210,7 +215,7 @@ static sy_status read_sequence(sy__source *source, int64_t k, int32_t *n)
         sample = sy_sampler_at(source->sampler, k);
     }
     const sy_token_file *file = source->file[sample.dataset];
-    const int64_t first = source->first[sample.dataset] + sample.sequence * source->S;
+    const int64_t first = source->first[sample.dataset] + sample.sequence * source->stride;
     const int64_t n_targets = source->end[sample.dataset] - 1 - first;
     *n = n_targets < source->S ? (int32_t)n_targets : source->S;
     SY_TRY(sy_token_file_read(file, first, *n + 1, source->tokens));
@@ -252,8 +257,12 @@ sy_status sy__source_fill(sy__source *source, int64_t k, const sy__sequence *to,
         *count = sy_objective_make(source->objective, source->seed, k, source->tokens,
                                    &(sy_objective_out){to->ids, to->targets, to->pos, to->routed});
     } else {
+        const int32_t seen = k > 0 && source->sequential ? source->S - source->stride : 0;
         fill_causal(source, n, to);
-        *count = (sy_objective_counts){n, n};
+        for (int32_t t = 0; t < seen; t++) {
+            to->targets[t] = -1;
+        }
+        *count = (sy_objective_counts){n - seen, n};
     }
 
 cleanup:

@@ -4,6 +4,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "core/alloc.h"
+#include "launch/choices.h"
 #include "launch/cli.h"
 #include "launch/model_load.h"
 #include "parallel/agree.h"
@@ -37,7 +38,13 @@ static void print_shares(const sy_loaded_model *model, const result *r)
     printf(n > 0 ? "\n" : "");
 }
 
-static void print_table(const sy_loaded_model *model, const result *results, int32_t n)
+typedef struct quiz_result {
+    const char *path;
+    sy_choices_result r;
+} quiz_result;
+
+static void print_table(const sy_loaded_model *model, const result *results, int32_t n,
+                        const quiz_result *quizzes, int32_t n_quizzes)
 {
     printf("checkpoint %s, step %ld\n", model->path, (long)model->step);
     for (int32_t i = 0; i < n; i++) {
@@ -46,6 +53,11 @@ static void print_table(const sy_loaded_model *model, const result *results, int
                r->loss, exp(r->loss), (long)r->tokens, 100 * r->drop_fraction);
         print_members(model, &results[i]);
         print_shares(model, &results[i]);
+    }
+    for (int32_t i = 0; i < n_quizzes; i++) {
+        const sy_choices_result *r = &quizzes[i].r;
+        printf("%-40s accuracy %.2f %%  by likelihood per byte %.2f %%  questions %ld\n",
+               quizzes[i].path, 100 * r->accuracy, 100 * r->accuracy_per_byte, (long)r->questions);
     }
 }
 
@@ -102,7 +114,15 @@ static json_t *set_json(const sy_loaded_model *model, const result *result)
     return set;
 }
 
-static sy_status print_json(const sy_loaded_model *model, const result *results, int32_t n)
+static json_t *quiz_json(const quiz_result *q)
+{
+    return json_pack("{s:s, s:s, s:I, s:f, s:f, s:f}", "name", base_name(q->path), "path", q->path,
+                     "questions", (json_int_t)q->r.questions, "accuracy", q->r.accuracy,
+                     "accuracy_per_byte", q->r.accuracy_per_byte, "nll", q->r.nll);
+}
+
+static sy_status print_json(const sy_loaded_model *model, const result *results, int32_t n,
+                            const quiz_result *quizzes, int32_t n_quizzes)
 {
     sy_status st = SY_OK;
     json_t *sets = json_array(), *all = NULL;
@@ -111,6 +131,13 @@ static sy_status print_json(const sy_loaded_model *model, const result *results,
     }
     all = json_pack("{s:s, s:I, s:o}", "checkpoint", model->path, "step", (json_int_t)model->step,
                     "sets", sets);
+    if (n_quizzes > 0) {
+        json_t *list = json_array();
+        for (int32_t i = 0; i < n_quizzes; i++) {
+            json_array_append_new(list, quiz_json(&quizzes[i]));
+        }
+        json_object_set_new(all, "choices", list);
+    }
     SY_REQUIRE(all != NULL && json_dumpf(all, stdout, JSON_COMPACT | JSON_REAL_PRECISION(17)) == 0,
                SY_ERR_IO, "the results cannot be written as JSON");
     putchar('\n');
@@ -135,12 +162,12 @@ cleanup:
     return st;
 }
 
-static sy_status eval_path(sy_loaded_model *model, const char *path, result *out)
+static sy_status eval_path(sy_loaded_model *model, const char *path, int64_t stride, result *out)
 {
     sy_status st = SY_OK;
     const sy_run_settings *s = &model->settings;
     const int64_t n_batches = s->train->eval_batches;
-    const sy_data_valid from = {base_name(path), path, SY_SPLIT_ALL};
+    const sy_data_valid from = {base_name(path), path, SY_SPLIT_ALL, (int32_t)stride};
     sy_eval_set set = {0};
     out->path = path;
     SY_TRY(sy_agree(model->engine->mesh->host, make_room(model, out)));
@@ -160,26 +187,56 @@ cleanup:
     return st;
 }
 
+static sy_status ask(const sy_loaded_model *model, const char *const *paths, int32_t n,
+                     quiz_result *out)
+{
+    sy_status st = SY_OK;
+    sy_tokenizer *tokenizer = NULL;
+    SY_REQUIRE(n == 0 || model->ensemble.n == 0, SY_ERR_USAGE,
+               "eval: an ensemble answers no --choices");
+    if (n > 0) {
+        SY_TRY(sy_agree(model->engine->mesh->host,
+                        sy_tokenizer_open(model->settings.data->tokenizer, &tokenizer)));
+    }
+    for (int32_t i = 0; i < n; i++) {
+        out[i].path = paths[i];
+        SY_TRY(sy_choices_ask(model->engine, tokenizer, paths[i], &out[i].r));
+    }
+cleanup:
+    sy_tokenizer_close(&tokenizer);
+    return st;
+}
+
 static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
 {
     sy_status st = SY_OK;
     sy_loaded_model model = {0};
     result *results = NULL;
-    int32_t n = 0, n_set = 0;
+    quiz_result *quizzes = NULL;
+    int32_t n = 0, n_set = 0, n_quizzes = 0;
+    int64_t stride = 0;
     const char *const *paths = sy_cli_list(cli, "data", &n);
     const char *const *set = sy_cli_list(cli, "set", &n_set);
+    const char *const *quiz_paths = sy_cli_list(cli, "choices", &n_quizzes);
 
     (void)exit_code;
-    SY_REQUIRE(n > 0, SY_ERR_USAGE, "eval: --data names no data to evaluate on");
+    SY_REQUIRE(n + n_quizzes > 0, SY_ERR_USAGE,
+               "eval: --data names no data to evaluate on, and --choices no questions");
+    SY_TRY(sy_cli_i64(cli, "stride", 1, INT32_MAX, &stride));
     SY_TRY(sy_alloc(n, sizeof *results, (void **)&results));
+    SY_TRY(sy_alloc(n_quizzes, sizeof *quizzes, (void **)&quizzes));
     SY_TRY(sy_model_load(cli->operand[0], set, n_set, SY_USE_EVAL, env, &model));
+    SY_REQUIRE(stride <= model.settings.model->seq_len, SY_ERR_USAGE,
+               "eval: --stride %ld is longer than model.seq_len %d", (long)stride,
+               model.settings.model->seq_len);
     for (int32_t i = 0; i < n; i++) {
-        SY_TRY(eval_path(&model, paths[i], &results[i]));
+        SY_TRY(eval_path(&model, paths[i], stride, &results[i]));
     }
+    SY_TRY(ask(&model, quiz_paths, n_quizzes, quizzes));
     if (env->world->rank == 0 && sy_cli_given(cli, "json")) {
-        SY_TRY(print_json(&model, results, n));
+        SY_TRY(print_json(&model, results, n, quizzes, n_quizzes));
     } else if (env->world->rank == 0) {
-        print_table(&model, results, n);
+        print_table(&model, results, n, quizzes, n_quizzes);
     }
 cleanup:
     sy_loaded_model_free(&model);
@@ -188,12 +245,19 @@ cleanup:
         sy_free(&results[i].weight);
         sy_free(&results[i].loss);
     }
+    sy_free(&quizzes);
     sy_free(&results);
     return st;
 }
 
 static const sy_option options[] = {
     {"data", SY_OPTION_LIST, "PATH...", "Token files (the PREFIX given to tokenize -o)."},
+    {"stride", SY_OPTION_VALUE, "N",
+     "Sequences begin N tokens apart, and each token is predicted from the longest context that "
+     "they give it (default: model.seq_len; they do not overlap)."},
+    {"choices", SY_OPTION_LIST, "FILE...",
+     "Multiple-choice questions: JSONL with \"context\", \"choices\" (texts) and \"answer\" (the "
+     "number of the right one, from 0)."},
     {"set", SY_OPTION_LIST, "KEY=VALUE", "Override a key of the checkpoint's configuration."},
     {"json", SY_OPTION_FLAG, NULL, "Print one JSON object."},
     {0},

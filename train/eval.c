@@ -21,6 +21,7 @@ sy_status sy_eval_set_open(sy_engine *engine, const sy_data_valid *from, int32_t
         .dp_size = dp->size,
         .mask_documents = mask_documents};
     *out = (sy_eval_set){.name = from->name, .path = from->path};
+    spec.stride = from->stride;
     sy_data_split(engine->settings->data, spec.split);
     SY_TRY(sy_agree(engine->mesh->host, sy_loader_create(&spec, &out->loader)));
 cleanup:

@@ -92,6 +92,70 @@ class Eval(Trained):
         self.assertAlmostEqual(self.loss("--set", "device.backend=ref"), self.loss(), delta=1e-5)
 
 
+class Choices(Trained):
+    """A choice is scored as eval measures the loss of the same tokens."""
+
+    TEXT = b"It is a truth universally acknowledged, that a single man."
+
+    def total(self, text, *args):
+        write_tokens(self.folder / "few", [text])
+        found = json.loads(self.succeeds("eval", self.run_dir, "--data", self.folder / "few", "--json", *args).stdout)
+        return found["sets"][0]["loss"] * found["sets"][0]["tokens"], found["sets"][0]["tokens"]
+
+    def ask(self, *questions, ranks=0, args=()):
+        path = self.folder / "questions.jsonl"
+        path.write_text("".join(json.dumps(q) + "\n" for q in questions))
+        out = self.succeeds("eval", self.run_dir, "--choices", path, "--json", *args, ranks=ranks).stdout
+        return json.loads(out)["choices"][0]
+
+    def question(self, context, *choices, answer=0):
+        return {"context": context.decode(), "choices": [c.decode() for c in choices], "answer": answer}
+
+    def test_choices_have_the_loss_of_their_tokens(self):
+        question = self.question(self.TEXT[:1], self.TEXT[1:30], b"zzzz")
+        for ranks in (0, 3):
+            found = self.ask(question, ranks=ranks)
+            self.assertEqual(found["questions"], 1)
+            self.assertLess(abs(found["nll"] / self.total(self.TEXT[:30])[0] - 1), 1e-5)
+
+    def test_stride_gives_each_token_the_longest_context(self):
+        """33 tokens fill a sequence of the model, the 9 after them are seen with the 24 before."""
+        text = self.TEXT[:42]
+        first = self.total(text[:33])[0]
+        second = self.ask(self.question(text[9:33], text[33:], b"zz"))["nll"]
+        total, tokens = self.total(text, "--stride", 9)
+        self.assertEqual(tokens, 41)
+        self.assertLess(abs(total / (first + second) - 1), 1e-5)
+        self.assertEqual(self.total(text), self.total(text, "--stride", 32))
+        self.fails(2, ["--stride", "model.seq_len 32"], "eval", self.run_dir, "--data", self.folder / "few", "--stride", 33)
+
+    def test_choices_that_are_likely_are_chosen_by_sum_and_by_byte(self):
+        likely, unlikely = b" the", b"\x01\x02\x03\x04"
+        questions = [self.question(b"in all", likely, unlikely), self.question(b"of all", unlikely, likely, answer=1),
+                     self.question(b"of all", unlikely, likely, answer=0),
+                     self.question(b"in all", likely, likely + unlikely[:1] + likely * 3, answer=1)]
+        one = self.ask(*questions)
+        self.assertEqual((one["questions"], one["accuracy"]), (4, 0.5))
+        self.assertIn(one["accuracy_per_byte"], (0.5, 0.75))
+        self.assertEqual({k: v for k, v in self.ask(*questions, ranks=2).items() if k != "nll"},
+                         {k: v for k, v in one.items() if k != "nll"})
+
+    def test_questions_that_are_none_are_refused_with_their_line(self):
+        good = json.dumps(self.question(b"a", b"b", b"c"))
+        for bad, words in [("{", "line 2"), ('{"context": "a"}', "line 2"), ('{"context": "a", "choices": ["b"], "answer": 0}', "1 choices"),
+                           ('{"context": "a", "choices": ["b", "c"], "answer": 2}', "answer 2"),
+                           ('{"context": "", "choices": ["b", "c"], "answer": 0}', "line 2"),
+                           ('{"context": "a", "choices": ["b", ""], "answer": 0}', "line 2"),
+                           ('{"context": "a", "choices": ["b", "%s"], "answer": 0}' % ("c" * 33), "model.seq_len 32"),
+                           ('{"context": "a", "choices": ["b", 3], "answer": 0}', "choice 1 is no text")]:
+            with self.subTest(bad[:60]):
+                (self.folder / "bad.jsonl").write_text(good + "\n" + bad + "\n")
+                self.fails(2, ["bad.jsonl", words], "eval", self.run_dir, "--choices", self.folder / "bad.jsonl", ranks=2)
+        (self.folder / "empty.jsonl").write_text("\n\n")
+        self.fails(2, "no questions", "eval", self.run_dir, "--choices", self.folder / "empty.jsonl")
+        self.fails(2, "none.jsonl", "eval", self.run_dir, "--choices", self.folder / "none.jsonl", ranks=2)
+
+
 class Generate(Trained):
     PROMPT = "It was the "
 
