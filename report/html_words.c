@@ -30,6 +30,7 @@ static const struct {
     {"perf/tokens_per_s", "Tokens per second", SY__COUNT},
     {"perf/step_ms", "Step (ms)", SY__PLAIN},
     {"perf/experts_ms", "Step, experts (ms)", SY__PLAIN},
+    {"perf/data_wait_ms", "Waiting for data (ms)", SY__PLAIN},
     {"perf/dispatch_ms", "Step, dispatch (ms)", SY__PLAIN},
     {"perf/combine_ms", "Step, combine (ms)", SY__PLAIN},
     {"perf/checkpoint_stall_ms", "Waiting for checkpoints (ms)", SY__PLAIN},

@@ -21,14 +21,17 @@ enum {
 };
 
 /* Sums over all ranks; also the place where a rank that cannot take part says so. */
-static sy_status head(sy_trainer *t, bool stop, const sy_step_batch **batch, int64_t sum[HEAD_N])
+static sy_status head(sy_trainer *t, bool stop, const sy_step_batch **batch, int64_t sum[HEAD_N],
+                      double *data_wait_s)
 {
     sy_status st = SY_OK;
+    const double t0 = sy_clock_s();
     sy_comm *host = t->engine->mesh->host;
     sy_status mine = sy_fault("train.step");
     if (mine == SY_OK) {
         mine = sy_loader_take(t->loader, t->count.data_step, batch);
     }
+    *data_wait_s = sy_clock_s() - t0;
     sum[HEAD_FAILED] = mine != SY_OK;
     sum[HEAD_STOP] = stop;
     sum[HEAD_LOSS_TOKENS] = mine == SY_OK ? (*batch)->loss_tokens : 0;
@@ -132,9 +135,9 @@ sy_status sy_trainer_gradients(sy_trainer *t, bool stop, sy_step_result *out)
     sy_status st = SY_OK;
     const sy_step_batch *batch = NULL;
     int64_t sum[HEAD_N];
-    double t0 = sy_clock_s();
+    double t0 = sy_clock_s(), data_wait_s = 0;
 
-    SY_TRY(head(t, stop, &batch, sum));
+    SY_TRY(head(t, stop, &batch, sum, &data_wait_s));
     *out = (sy_step_result){.verdict = SY_STEP_STOP, .step = t->count.step};
     if (sum[HEAD_STOP] > 0) {
         goto cleanup;
@@ -142,6 +145,7 @@ sy_status sy_trainer_gradients(sy_trainer *t, bool stop, sy_step_result *out)
     end_job_unless_ok(t, compute(t, batch, sum));
     fill_result(t, batch, sum, out);
     out->step_s = sy_clock_s() - t0;
+    out->data_wait_s = data_wait_s;
 cleanup:
     return st;
 }

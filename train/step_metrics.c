@@ -147,6 +147,7 @@ static sy_status fill_perf(sy_step_metrics *m, const sy_step_result *r, double s
     double rate = (double)r->loss_tokens / r->step_s;
     SY_TRY(sy_metrics_set_f64(rec, "perf/tokens_per_s", rate));
     SY_TRY(sy_metrics_set_f64(rec, "perf/step_ms", 1e3 * r->step_s));
+    SY_TRY(sy_metrics_set_f64(rec, "perf/data_wait_ms", 1e3 * r->data_wait_s));
     SY_TRY(sy_metrics_set_f64(rec, "perf/mfu",
                               m->peak_flops > 0 ? rate * m->flops_per_token / m->peak_flops : NAN));
     SY_TRY(sy_metrics_set_f64(rec, "perf/checkpoint_stall_ms", 1e3 * stall_s));

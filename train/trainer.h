@@ -25,7 +25,7 @@ typedef struct sy_step_result {
     int32_t n_sequences;
     const double *sums;         /* [L, SY_N_SUMS] */
     const int64_t *load, *kept; /* [L, E] */
-    double step_s, dispatch_s, combine_s, experts_s;
+    double step_s, data_wait_s, dispatch_s, combine_s, experts_s;
     int64_t n_extra_passes;
     bool save_now, savers_ready; /* any rank's vote; every rank's */
 } sy_step_result;

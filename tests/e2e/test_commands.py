@@ -269,7 +269,7 @@ class Describe(Trained):
         names = {"step", "tokens", "time_s", "train/loss", "train/grad_norm", "train/lr", "train/skipped_steps",
                  "moe/aux_loss", "moe/z_loss", "moe/drop_fraction", "moe/load_max_over_mean", "moe/router_entropy",
                  "moe/dead_experts", "moe/layer_0/load", "moe/layer_1/load", "perf/tokens_per_s", "perf/step_ms",
-                 "perf/mfu", "perf/dispatch_ms", "perf/combine_ms", "perf/experts_ms", "perf/checkpoint_stall_ms",
+                 "perf/mfu", "perf/data_wait_ms", "perf/dispatch_ms", "perf/combine_ms", "perf/experts_ms", "perf/checkpoint_stall_ms",
                  "mem/peak_bytes"}
         for record in self.records:
             self.assertEqual(names - set(record), set())
