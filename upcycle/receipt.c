@@ -54,13 +54,14 @@ cleanup:
     return st;
 }
 
+/* Factors of adapters are no matrices that could be compared, and a seed model has none. */
 static sy_status list_ffn(sy_receipt *r)
 {
     sy_status st = SY_OK;
     const sy_blueprint *plan = sy_recipe_plan(r->recipe);
     const int64_t n = r->spec->n_sources;
     SY_TRY(sy_alloc(plan->n, sizeof *r->ffn, (void **)&r->ffn));
-    for (int64_t k = 0; k < r->n_parts; k++) {
+    for (int64_t k = 0; k < r->n_parts && r->spec->moe->adapter_rank == 0; k++) {
         if (r->part[k].expert == 0) {
             r->ffn[r->n_ffn++] = sy_recipe_origin_of(r->recipe, r->part[k].tensor, 0).tensor;
         }
@@ -203,6 +204,7 @@ static bool are_equal(const sy_receipt *r)
     bool equal = true;
     for (int32_t s = 1; s < r->spec->n_sources; s++) {
         const sy_source *first = r->spec->source[0], *other = r->spec->source[s];
+        equal = equal && first->n_tensors == other->n_tensors;
         for (int32_t i = 0; equal && i < first->n_tensors; i++) {
             equal = r->digest[0][i] == r->digest[s][i] &&
                     first->tensor[i].dtype == other->tensor[i].dtype;
