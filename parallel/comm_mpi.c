@@ -28,11 +28,11 @@ typedef struct row_type {
 
 typedef struct mpi_comm {
     MPI_Comm comm;
-    MPI_Op max, min;     /* of floats; a NaN wins */
-    int *counts;         /* [4 * size] send counts and displacements, then those of receiving */
+    MPI_Op max, min; /* of floats; a NaN wins */
+    int *counts;     /* [4 * size] send counts and displacements, then those of receiving */
     row_type row_types[ROW_TYPES]; /* of the row sizes seen last */
     int64_t n_row_types;           /* made so far */
-    void *scratch; /* SCRATCH_BYTES, from the first reduce-scatter on */
+    void *scratch;                 /* SCRATCH_BYTES, from the first reduce-scatter on */
 } mpi_comm;
 
 typedef struct mpi_call {

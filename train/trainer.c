@@ -157,7 +157,7 @@ sy_status sy_trainer_create(const sy_trainer_spec *spec, sy_trainer **out)
                              .B = spec->settings->train->micro_batch,
                              .S = spec->settings->model->seq_len,
                              .threads = spec->threads};
-    SY_TRY(sy_alloc(1, sizeof *t, (void **)&t));
+    SY_TRY(sy_agree(spec->world, sy_alloc(1, sizeof *t, (void **)&t)));
     t->settings = spec->settings;
     SY_TRY(sy_engine_create(&engine, &t->engine));
     SY_TRY(sy_agree(spec->world, build_local(t)));
