@@ -19,8 +19,9 @@ static const char *const order_names[] = {"own", "megatron", NULL};
 
 static const sy_config_key data_keys[] = {
     {"tokenizer", SY_CFG_STR, AT(tokenizer), "bytes", 0, 0, NULL,
-     "Tokenizer the token files were made with: bytes, or none (token ids only; text in and out is "
-     "not possible)."},
+     "Tokenizer the token files were made with: bytes, a file as `tokenize --tokenizer` takes it, or "
+     "none (token ids only; then text in and out needs a tokenizer that came with the model, or "
+     "--tokenizer)."},
     {"objective", SY_CFG_ENUM, AT(objective), "causal", 0, 0, objective_names,
      "What training predicts from what, with causal attention. causal: each next token; prefix_lm: "
      "the rest of a sequence from a beginning of random length; ul2: half of the sequences so, "

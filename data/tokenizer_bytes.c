@@ -1,18 +1,17 @@
 /* The bytes tokenizer: id = byte value; 256 ends a document. Any text, any language, no file. */
-#include <string.h>
-
 #include "data/tokenizer_impl.h"
 
 enum { N_BYTE_VALUES = 256 };
 
-static bool bytes_accepts(const char *spec)
+static bool bytes_accepts(const sy_tokenizer_source *source)
 {
-    return strcmp(spec, "bytes") == 0;
+    (void)source;
+    return false; /* it has a name */
 }
 
-static sy_status bytes_open(const char *spec, sy_tokenizer *tokenizer)
+static sy_status bytes_open(const sy_tokenizer_source *source, sy_tokenizer *tokenizer)
 {
-    (void)spec;
+    (void)source;
     tokenizer->vocab_size = N_BYTE_VALUES;
     tokenizer->eod_id = N_BYTE_VALUES;
     return SY_OK;

@@ -4,6 +4,6 @@
 
 #include "data/tokenizer.h"
 
-extern const sy_tokenizer_ops sy__tokenizer_bytes;
+extern const sy_tokenizer_ops sy__tokenizer_bytes, sy__tokenizer_bpe, sy__tokenizer_sentencepiece;
 
 #endif

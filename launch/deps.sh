@@ -31,6 +31,11 @@ header oneapi/dnnl/dnnl.h libdnnl-dev
 library yaml-0.1 libyaml-dev
 library jansson libjansson-dev
 library libxxhash libxxhash-dev
+library libpcre2-8 libpcre2-dev
+library libutf8proc libutf8proc-dev
+library zlib zlib1g-dev
+library libzstd libzstd-dev
+library sentencepiece libsentencepiece-dev
 header Random123/philox.h librandom123-dev
 library cmocka libcmocka-dev
 "
