@@ -26,13 +26,15 @@ typedef struct group {
     char name[SY_PARAM_NAME], from[SY_PARAM_NAME];
     int32_t n_tensors, n_experts, source; /* n_experts: over all layers */
     int32_t n_cosines;
-    double least, sum, largest;
+    double scale, least, sum, largest;
 } group;
 
 static void add_part(const sy_receipt *r, group *g, const sy_receipt_part *part)
 {
     const int32_t s = part->source > 0 ? part->source : 0;
-    const int32_t from = sy_recipe_origin_of(r->recipe, part->tensor, s).tensor;
+    const sy_recipe_origin origin = sy_recipe_origin_of(r->recipe, part->tensor, s);
+    const int32_t from = origin.tensor;
+    g->scale = origin.scale;
     g->n_tensors += part->expert <= 0;
     g->n_experts += part->expert >= 0;
     g->source = part->source;
@@ -62,6 +64,9 @@ static void print_group(const sy_receipt *r, const group *g)
                  g->largest);
     } else if (g->n_cosines > 0) {
         snprintf(cosine, sizeof cosine, "equal");
+    }
+    if (g->source >= 0 && g->scale != 1) {
+        snprintf(cosine + strlen(cosine), sizeof cosine - strlen(cosine), " times %g", g->scale);
     }
     printf("  %-32s %6d  %-24s", g->name, g->n_tensors, source);
     if (g->n_experts > 0) {
