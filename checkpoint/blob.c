@@ -102,7 +102,6 @@ sy_status sy_checkpoint_write_receipt(const char *path, const char *text)
     SY_TRY(sy__file_open_write(path, &fd));
     SY_TRY(write_text(fd, path, &cat, i, text));
     SY_TRY(sy__integrity_write(fd, path, &cat, &attributes));
-    SY_TRY(sy__file_sync(fd, path));
     SY_TRY(sy__file_close(&fd, path, true));
 cleanup:
     sy__file_close(&fd, path, false);

@@ -69,9 +69,15 @@ sy_status sy_checkpoint_verify(const char *path, sy_comm *comm, int64_t *n_bytes
  * collective. */
 sy_status sy_checkpoint_read_blob(const char *path, const char *name, void **out, int64_t *n_bytes);
 
+/* Bring a file that was saved with sy_state.unsynced to the disk, every rank what it wrote: it can
+   be read and judged meanwhile, and is to get its name only then. Errors of writing show here at
+   the latest. Collective over io. */
+sy_status sy_checkpoint_sync(const char *path, sy_comm *io);
+
 /* How a model was made, a text in JSON, in a file that was saved with room for it
    (sy_state.receipt_bytes): read, freed with sy_free, *text NULL where the file has none; or put
-   there, with its checksums, and synced. For a file that nobody reads yet. Not collective. */
+   there, with its checksums. For a file that nobody reads yet and that sy_checkpoint_sync follows.
+   Not collective. */
 sy_status sy_checkpoint_read_receipt(const char *path, char **text);
 sy_status sy_checkpoint_write_receipt(const char *path, const char *text);
 

@@ -205,13 +205,13 @@ cleanup:
     return st;
 }
 
-sy_status sy__file_publish(const char *temporary, const char *path)
+sy_status sy__file_publish(const char *temporary, const char *path, bool durably)
 {
     sy_status st = SY_OK;
     SY_TRY(sy_fault("checkpoint_rename"));
     SY_REQUIRE(rename(temporary, path) == 0, SY_ERR_IO, "cannot rename '%s' to '%s': %s", temporary,
                path, strerror(errno));
-    SY_TRY(sync_folder_of(path));
+    SY_TRY(durably ? sync_folder_of(path) : SY_OK);
 cleanup:
     return st;
 }

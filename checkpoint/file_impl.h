@@ -37,8 +37,8 @@ sy_status sy__file_reserve(int fd, const char *path, int64_t bytes);
 sy_status sy__file_temporary(const char *path, char **out);
 /* Remove it; that there is none is fine. Not collective. */
 sy_status sy__file_remove(const char *path);
-/* Give the whole file its final name, durably. Not collective. */
-sy_status sy__file_publish(const char *temporary, const char *path);
+/* Give the whole file its final name; durably: and sync its folder. Not collective. */
+sy_status sy__file_publish(const char *temporary, const char *path, bool durably);
 
 #ifdef __cplusplus
 }

@@ -355,7 +355,7 @@ static sy_status give_name(sy_st_writer *w)
                "'%s' has come to exist in the meantime: remove it, or give another name for the "
                "output",
                w->folder);
-    st = sy__file_publish(w->temporary, w->folder);
+    st = sy__file_publish(w->temporary, w->folder, true);
     if (st != SY_OK) { /* perhaps renamed but not durably: nothing stays under the final name */
         (void)rename(w->folder, w->temporary);
     }

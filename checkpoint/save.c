@@ -2,6 +2,7 @@
    waits for, at once. */
 #include <string.h>
 
+#include "checkpoint/file_impl.h"
 #include "checkpoint/save_impl.h"
 #include "checkpoint/saver.h"
 #include "core/alloc.h"
@@ -303,4 +304,21 @@ sy_status sy_checkpoint_save(const char *path, const sy_state *state, sy_comm *i
 cleanup:
     release(&saver);
     return st;
+}
+
+static sy_status sync_file(const char *path)
+{
+    sy_status st = SY_OK;
+    int fd = -1;
+    SY_TRY(sy__file_open_write(path, &fd));
+    SY_TRY(sy__file_sync(fd, path));
+    SY_TRY(sy__file_close(&fd, path, true));
+cleanup:
+    sy__file_close(&fd, path, false);
+    return st;
+}
+
+sy_status sy_checkpoint_sync(const char *path, sy_comm *io)
+{
+    return sy_agree(io, sync_file(path));
 }

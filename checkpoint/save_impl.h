@@ -30,6 +30,7 @@ typedef struct sy__save {
     const char *path;
     sy_comm *io;
     char *temporary;
+    bool unsynced;             /* see sy_state */
     sy__attributes attributes; /* rank 0 alone */
     int image;                 /* rank 0 alone: see sy__h5_create */
     sy__catalog cat;

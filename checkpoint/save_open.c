@@ -137,6 +137,7 @@ sy_status sy__save_open(sy__save *s, const sy_state *state, bool keep_host)
 {
     sy_status st = SY_OK;
     s->image = s->fd = -1;
+    s->unsynced = state->unsynced;
     SY_TRY(sy_agree(s->io, sy__file_temporary(s->path, &s->temporary)));
     SY_TRY(sy__catalog_share(&s->cat, s->io, make_skeleton(s, state)));
     SY_TRY(sy_agree(s->io, prepare(s, state, keep_host)));

@@ -147,7 +147,9 @@ sy_status sy__save_write(sy__save *s, sy__copied *copied, void *self)
             SY_TRY(write_chunk(s, &tail));
         }
     }
-    SY_TRY(sy__out_sync(&s->out));
+    if (!s->unsynced || s->out.fd < 0) { /* MPI-IO shows others what was synced only */
+        SY_TRY(sy__out_sync(&s->out));
+    }
 cleanup:
     if (!told) {
         copied(self);
@@ -189,9 +191,9 @@ sy_status sy__save_publish(sy__save *s)
     SY_TRY(sy__integrity_write(s->fd, s->temporary, &s->cat, &s->attributes));
     SY_TRY(sy__structure_copy(s->image, s->fd, s->temporary, &s->cat));
     SY_TRY(sy__structure_write(s->fd, s->temporary, &s->cat));
-    SY_TRY(sy__file_sync(s->fd, s->temporary));
+    SY_TRY(s->unsynced ? SY_OK : sy__file_sync(s->fd, s->temporary));
     SY_TRY(sy__file_close(&s->fd, s->temporary, true));
-    SY_TRY(sy__file_publish(s->temporary, s->path));
+    SY_TRY(sy__file_publish(s->temporary, s->path, !s->unsynced));
 cleanup:
     sy__file_close(&s->fd, s->temporary, false);
     return st;

@@ -133,6 +133,7 @@ static sy_status write_model(sy_grow *g, sy_transfer_receipt *written)
                            .step = g->source[0]->step,
                            .tokens_seen = g->source[0]->tokens_seen,
                            .files = &g->source[0]->files,
+                           .unsynced = true,
                            .comm = g->env->world,
                            .progress = sy_output_progress_update,
                            .progress_self = &progress};
@@ -290,13 +291,14 @@ sy_status sy_grow_run(sy_grow *g, sy_transfer_receipt *written)
     SY_TRY(write_model(g, written));
     hidden = first;
     const double t0 = sy_clock_s();
-    SY_TRY(measure(g));
-    g->proof.seconds = sy_clock_s() - t0;
+    SY_TRY(measure(g)); /* while the disk is at work */
     if (first) {
         sy_grow_receipt_print(g);
     }
     SY_TRY(sy_agree(g->env->world, check_promises(g)));
     SY_TRY(sy_agree(g->env->world, first ? put_receipt(g) : SY_OK));
+    SY_TRY(sy_checkpoint_sync(g->unproven, g->env->world));
+    g->proof.seconds = sy_clock_s() - t0;
     SY_TRY(sy_grow_publish(g));
 cleanup:
     if (hidden && st != SY_OK) {

@@ -68,6 +68,7 @@ typedef struct sy_state {
     const char *config_yaml; /* the complete configuration */
     const sy_blob *blobs;
     int32_t n_blobs;
+    bool unsynced; /* the file is read while it goes to the disk: see sy_checkpoint_sync */
     int64_t receipt_bytes; /* room kept for "x/receipt", a text that is known later; 0: none */
 } sy_state;
 

@@ -203,6 +203,7 @@ sy_status sy_build(const sy_build_spec *spec, sy_transfer_receipt *receipt)
                       .config_yaml = spec->config_yaml,
                       .blobs = spec->files->blob,
                       .n_blobs = spec->files->n,
+                      .unsynced = spec->unsynced,
                       .receipt_bytes = spec->receipt_bytes};
     *receipt = (sy_transfer_receipt){.dtype = SY_F32};
     for (int32_t i = 0; i < spec->n_trees; i++) {

@@ -51,6 +51,7 @@ typedef struct sy_build_spec {
     const char *out, *config_yaml;
     int64_t step, tokens_seen;
     const sy_tokenizer_files *files;
+    bool unsynced;         /* see sy_state */
     int64_t receipt_bytes; /* room for sy_checkpoint_write_receipt; 0: none */
     sy_comm *comm;
     sy_transfer_progress *progress; /* NULL: none */
