@@ -42,7 +42,7 @@ fail() {
   printf '\nbtx: %s\n' "$*" >&2
   exit 1
 }
-trap 'fail "failed in line $LINENO: $BASH_COMMAND"' ERR
+trap 'fail "failed in line $LINENO"' ERR
 jobs_of_mine() { jobs -pr | while read -r pid; do kill "$pid" 2>/dev/null || true; done; }
 trap jobs_of_mine EXIT
 
