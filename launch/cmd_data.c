@@ -9,6 +9,9 @@
 #include "data/data_config.h"
 #include "data/tokenizer.h"
 #include "launch/cli.h"
+#include "launch/data_samples.h"
+#include "launch/output.h"
+#include "launch/settings.h"
 
 enum { COUNTED_TOKENS = 64 << 20, CHUNK = 4096, FREQUENT = 16, SHOWN_IDS = 24 };
 
@@ -84,20 +87,10 @@ cleanup:
     return st;
 }
 
-/* Bytes as a terminal may show them, quoted. */
 static void print_text(const char *text, int64_t n)
 {
     putchar('"');
-    for (int64_t i = 0; i < n; i++) {
-        const unsigned char c = (unsigned char)text[i];
-        if (c == '\n') {
-            printf("\\n");
-        } else if (c < 0x20 || c == 0x7f) {
-            printf("\\x%02x", c);
-        } else {
-            putchar(c);
-        }
-    }
+    sy_print_escaped(text, n);
     putchar('"');
 }
 
@@ -213,7 +206,47 @@ cleanup:
     sy_free(&v->text);
     sy_free(&v->ids);
     sy_free(&v->count);
+    v->n_ids = v->n_counted = 0;
     sy_token_file_close(&v->file);
+    return st;
+}
+
+static sy_status show_files(const sy_cli *cli, view *v)
+{
+    sy_status st = SY_OK;
+    int64_t eod = -1;
+    const char *tokenizer = sy_cli_text(cli, "tokenizer"), *type = sy_cli_text(cli, "raw-type");
+    SY_TRY(sy_cli_i64(cli, "seq-len", 1, 1 << 24, &v->seq_len));
+    SY_TRY(sy_cli_i64(cli, "eod", 0, INT32_MAX, &eod));
+    SY_TRY(sy_data_raw_type_check(type));
+    if (tokenizer == NULL || strcmp(tokenizer, "none") != 0) {
+        SY_TRY(sy_tokenizer_open(tokenizer != NULL ? tokenizer : "bytes", &v->tokenizer));
+    }
+    for (int32_t i = 0; i < cli->n_operands; i++) {
+        v->path = cli->operand[i];
+        SY_TRY(
+            show(v, &(sy_token_file_spec){.type = type, .has_eod = eod >= 0, .eod = (int32_t)eod}));
+    }
+cleanup:
+    sy_tokenizer_close(&v->tokenizer);
+    return st;
+}
+
+static sy_status show_config(const sy_cli *cli, sy_env *env, int64_t n_samples)
+{
+    static const char *const of_files[] = {"tokenizer", "seq-len", "raw-type", "eod"};
+    sy_status st = SY_OK;
+    sy_run_settings settings = {0};
+    int32_t n = 0;
+    const char *const *set = sy_cli_list(cli, "set", &n);
+    for (size_t i = 0; i < sizeof of_files / sizeof of_files[0]; i++) {
+        SY_REQUIRE(!sy_cli_given(cli, of_files[i]), SY_ERR_USAGE,
+                   "data: --%s is for token files; the configuration says it", of_files[i]);
+    }
+    SY_TRY(sy_settings_load(sy_cli_text(cli, "config"), set, n, env->world, &settings));
+    SY_TRY(sy_data_show_samples(&settings, n_samples));
+cleanup:
+    sy_run_settings_free(&settings);
     return st;
 }
 
@@ -221,33 +254,24 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
 {
     sy_status st = SY_OK;
     view v = {.n_samples = 3, .seq_len = 128};
-    int64_t eod = -1;
-    const char *tokenizer = sy_cli_text(cli, "tokenizer"), *type = sy_cli_text(cli, "raw-type");
-    (void)env, (void)exit_code;
+    const bool config = sy_cli_given(cli, "config");
+    (void)exit_code;
     SY_TRY(sy_cli_i64(cli, "samples", 0, 1 << 20, &v.n_samples));
-    SY_TRY(sy_cli_i64(cli, "seq-len", 1, 1 << 24, &v.seq_len));
-    SY_TRY(sy_cli_i64(cli, "eod", 0, INT32_MAX, &eod));
-    SY_TRY(sy_data_raw_type_check(type));
-    if (tokenizer == NULL || strcmp(tokenizer, "none") != 0) {
-        SY_TRY(sy_tokenizer_open(tokenizer != NULL ? tokenizer : "bytes", &v.tokenizer));
-    }
-    for (int32_t i = 0; i < cli->n_operands; i++) {
-        sy_tokenizer *t = v.tokenizer;
-        v = (view){.path = cli->operand[i],
-                   .tokenizer = t,
-                   .n_samples = v.n_samples,
-                   .seq_len = v.seq_len};
-        SY_TRY(show(&v,
-                    &(sy_token_file_spec){.type = type, .has_eod = eod >= 0, .eod = (int32_t)eod}));
-    }
+    SY_REQUIRE(config != (cli->n_operands > 0), SY_ERR_USAGE,
+               "data: give token files, or --config FILE for what a run reads");
+    SY_REQUIRE(config || !sy_cli_given(cli, "set"), SY_ERR_USAGE, "data: --set goes with --config");
+    SY_TRY(config ? show_config(cli, env, v.n_samples) : show_files(cli, &v));
 cleanup:
-    sy_tokenizer_close(&v.tokenizer);
     return st;
 }
 
 static const sy_option options[] = {
+    {"config", SY_OPTION_VALUE, "FILE",
+     "Instead of files: the first training sequences of a configuration, with what is given and "
+     "what is learned."},
+    {"set", SY_OPTION_LIST, "KEY=VALUE", "Override a key of that configuration."},
+    {"samples", SY_OPTION_VALUE, "N", "Sequences to show (3), of a file evenly spread."},
     {"tokenizer", SY_OPTION_VALUE, "NAME", "To decode with: bytes (default), or none: ids only."},
-    {"samples", SY_OPTION_VALUE, "N", "Sequences to show, evenly spread (3)."},
     {"seq-len", SY_OPTION_VALUE, "S", "Tokens of a sequence (128)."},
     {"raw-type", SY_OPTION_VALUE, "TYPE",
      "Ids of a file without header: u8, u16 (default), u32, u64, i32 or i64."},
@@ -256,9 +280,9 @@ static const sy_option options[] = {
 };
 
 const sy_command sy_cmd_data = {.name = "data",
-                                .operands = "PATH...",
+                                .operands = "PATH... | --config FILE",
                                 .help = "What is in token files, and how it reads.",
-                                .min_operands = 1,
+                                .min_operands = 0,
                                 .max_operands = -1,
                                 .options = options,
                                 .alone = true,

@@ -76,3 +76,17 @@ const char *sy_format_bytes(double bytes, char *buf, size_t buf_bytes)
     snprintf(buf, buf_bytes, "%.*f %s", k == 0 ? 0 : 2, bytes, unit[k]);
     return buf;
 }
+
+void sy_print_escaped(const char *text, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const unsigned char c = (unsigned char)text[i];
+        if (c == '\n') {
+            printf("\\n");
+        } else if (c < 0x20 || c == 0x7f) {
+            printf("\\x%02x", c);
+        } else {
+            putchar(c);
+        }
+    }
+}

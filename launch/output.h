@@ -23,6 +23,9 @@ void sy_output_progress_update(void *self, int64_t done, int64_t total);
 /* "1.23 GB", "456 kB". Returns buf. Not collective. */
 const char *sy_format_bytes(double bytes, char *buf, size_t buf_bytes);
 
+/* Bytes of text as a terminal may show them: control characters as \n or \x1b. Not collective. */
+void sy_print_escaped(const char *text, int64_t n);
+
 #ifdef __cplusplus
 }
 #endif

@@ -6,20 +6,20 @@
 #include "core/alloc.h"
 #include "parallel/agree.h"
 
-static sy_status open_data(sy_trainer *t)
+sy_status sy_train_data_open(const sy_run_settings *settings, int32_t dp_rank, int32_t dp_size,
+                             sy_loader **out)
 {
     sy_status st = SY_OK;
-    const sy_data_config *data = t->settings->data;
-    const sy_comm *dp = t->engine->mesh->group[SY_DP];
+    const sy_data_config *data = settings->data;
     sy_loader_dataset *sets = NULL;
     sy_loader_spec spec = {.n_datasets = data->train.n,
-                           .seed = (uint64_t)t->settings->run->seed,
-                           .file = sy_data_file_spec(data, t->settings->model->vocab_size),
-                           .S = t->settings->model->seq_len,
-                           .B = t->settings->train->micro_batch,
-                           .global_batch = t->settings->train->global_batch,
-                           .dp_rank = dp->rank,
-                           .dp_size = dp->size,
+                           .seed = (uint64_t)settings->run->seed,
+                           .file = sy_data_file_spec(data, settings->model->vocab_size),
+                           .S = settings->model->seq_len,
+                           .B = settings->train->micro_batch,
+                           .global_batch = settings->train->global_batch,
+                           .dp_rank = dp_rank,
+                           .dp_size = dp_size,
                            .mask_documents = data->mask_documents};
     SY_TRY(sy_alloc(data->train.n, sizeof *sets, (void **)&sets));
     for (int32_t i = 0; i < data->train.n; i++) {
@@ -29,10 +29,10 @@ static sy_status open_data(sy_trainer *t)
     spec.objective = sy_data_objective(data, spec.S);
     sy_data_split(data, spec.split);
     if (data->order == SY_ORDER_MEGATRON) {
-        spec.megatron_samples = t->settings->train->steps * t->settings->train->global_batch;
+        spec.megatron_samples = settings->train->steps * settings->train->global_batch;
     }
     spec.datasets = sets;
-    SY_TRY(sy_config_blame(t->settings->config, "data.train", sy_loader_create(&spec, &t->loader)));
+    SY_TRY(sy_config_blame(settings->config, "data.train", sy_loader_create(&spec, out)));
 cleanup:
     sy_free(&sets);
     return st;
@@ -131,9 +131,10 @@ static sy_status build_local(sy_trainer *t)
 {
     sy_status st = SY_OK;
     sy_engine *e = t->engine;
+    const sy_comm *dp = e->mesh->group[SY_DP];
     SY_TRY(sy_optimizer_create(t->settings->optim, e->params, &t->opt));
     SY_TRY(sy_grad_sync_create(e->params, e->compute_stream, e->comm_stream, &t->grads));
-    SY_TRY(open_data(t));
+    SY_TRY(sy_train_data_open(t->settings, dp->rank, dp->size, &t->loader));
     if (sy_engine_experts(e) > 0) {
         SY_TRY(sy_alloc((int64_t)t->settings->model->layers * sy_engine_experts(e),
                         sizeof *t->h_loads, (void **)&t->h_loads));

@@ -42,7 +42,8 @@ typedef struct sy_train_counters {
     int64_t data_step; /* position in the data, in sequences */
     int64_t tokens_seen;
     int64_t skipped;
-    int64_t schedule_start; /* step at which the learning rate's schedule began (--reset schedule) */
+    int64_t
+        schedule_start; /* step at which the learning rate's schedule began (--reset schedule) */
 } sy_train_counters;
 
 typedef struct sy_trainer {
@@ -62,6 +63,11 @@ typedef struct sy_trainer_spec {
     sy_comm *world;
     int32_t threads; /* where the config says 0 */
 } sy_trainer_spec;
+
+/* The training data of a configuration, as one of dp_size ranks reads them. Errors blame
+   data.train. Not collective. */
+sy_status sy_train_data_open(const sy_run_settings *settings, int32_t dp_rank, int32_t dp_size,
+                             sy_loader **out);
 
 /* Build everything; parameters get their initial values. Collective over spec->world. */
 sy_status sy_trainer_create(const sy_trainer_spec *spec, sy_trainer **out);

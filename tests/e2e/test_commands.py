@@ -340,6 +340,27 @@ class Tokenize(harness.Case):
         self.assertEqual([p.name for p in self.folder.iterdir()], ["a.txt"])
 
 
+class Samples(harness.Case):
+    def shown(self, **sections):
+        out = self.succeeds("data", "--config", self.config(**sections), "--samples", 2).stdout
+        first = out.split("sequence 1, ")[0].splitlines()
+        return first[0], [line.split("  ", 3)[2:] for line in first[1:]]
+
+    def test_data_of_a_configuration_shows_what_is_learned(self):
+        documents = [bytes(range(97, 123)) * 2, bytes(range(65, 91)) * 2]
+        data = {"train": [{"path": str(write_tokens(self.folder / "letters", documents))}]}
+        head, lines = self.shown(data=data)
+        self.assertEqual(head, "sequence 0, of step 1: 32 of 32 tokens have a loss")
+        self.assertEqual([word.strip() for word, *_ in lines], ["given", "learned"])
+        text = b"".join(documents).decode()
+        self.assertIn("".join(x[-1].strip() for x in lines), text)
+        head, lines = self.shown(data={**data, "objective": "prefix_lm", "mode_ids": [251, 252, 253]})
+        self.assertEqual([word.strip() for word, *_ in lines], ["given", "learned"])
+        whole = "".join(x[-1].strip() for x in lines)
+        self.assertEqual(len(lines[1][-1].strip()), int(head.split(": ")[1].split()[0]))
+        self.assertIn(whole[1:], text)
+
+
 class Help(harness.Case):
     def test_help_lists_every_command_and_each_has_its_own(self):
         text = self.succeeds("--help").stdout
@@ -395,6 +416,8 @@ class Data(harness.Case):
         out = self.succeeds("data", raw, "--tokenizer", "none", "--eod", 9, "--samples", 1, "--seq-len", 7).stdout
         self.assertIn("    5 6 9\n    | 7 8 9\n    | 300\n", out)
         self.fails(2, ["u33", "u32"], "data", raw, "--raw-type", "u33")
+        self.fails(2, "--config", "data")
+        self.fails(2, "--set goes with --config", "data", raw, "--set", "run.seed=1")
         self.fails(2, "none.idx", "data", self.folder / "none")
 
 

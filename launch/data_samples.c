@@ -1,0 +1,105 @@
+#include "launch/data_samples.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/alloc.h"
+#include "data/tokenizer.h"
+#include "launch/output.h"
+#include "train/trainer.h"
+
+typedef struct printer {
+    sy_tokenizer *tokenizer; /* NULL: ids only */
+    char *text;              /* of one token */
+} printer;
+
+static sy_status print_token(const printer *p, int32_t id)
+{
+    sy_status st = SY_OK;
+    int64_t n = 0;
+    if (p->tokenizer != NULL) {
+        SY_TRY(sy_tokenizer_decode(p->tokenizer, &id, 1, p->text, &n));
+    }
+    if (n > 0) {
+        sy_print_escaped(p->text, n);
+    } else {
+        printf("<%" PRId32 ">", id);
+    }
+cleanup:
+    return st;
+}
+
+/* The sequence is ids[0 .. n-1] and, where there is one, the last target. */
+static int32_t token_at(const sy_batch *b, int32_t t, int32_t n)
+{
+    return t < n ? b->ids[t] : b->targets[n - 1];
+}
+
+static sy_status print_sequence(const printer *p, const sy_batch *b)
+{
+    sy_status st = SY_OK;
+    int32_t n = 0, end = 0;
+    while (n < b->S && (b->routed == NULL || b->routed[n])) {
+        n++;
+    }
+    const int32_t all = n + (n > 0 && b->targets[n - 1] >= 0);
+    for (int32_t begin = 0; begin < all; begin = end) {
+        const bool learned = begin > 0 && b->targets[begin - 1] >= 0;
+        const int32_t doc = b->doc != NULL && begin < n ? b->doc[begin] : 0;
+        printf("    %s  ", learned ? "learned" : "given  ");
+        for (end = begin; end < all; end++) {
+            if ((end > 0 && b->targets[end - 1] >= 0) != learned ||
+                (b->doc != NULL && end < n && b->doc[end] != doc)) {
+                break;
+            }
+            SY_TRY(print_token(p, token_at(b, end, n)));
+        }
+        printf("\n");
+    }
+    if (n < b->S) {
+        printf("    padding  %" PRId32 " tokens\n", b->S - n);
+    }
+cleanup:
+    return st;
+}
+
+static sy_status print_all(const printer *p, const sy_run_settings *settings, sy_loader *loader,
+                           int64_t n)
+{
+    sy_status st = SY_OK;
+    const sy_step_batch *batch = NULL;
+    for (int64_t k = 0; k < n; k++) {
+        const int64_t step = k / settings->train->global_batch;
+        SY_TRY(sy_loader_take(loader, k, &batch));
+        const sy_batch b = batch->micro[0]; /* the first sequence of it */
+        int32_t n_loss = 0;
+        for (int32_t t = 0; t < b.S; t++) {
+            n_loss += b.targets[t] >= 0;
+        }
+        printf("sequence %" PRId64 ", of step %" PRId64 ": %d of %d tokens have a loss\n", k,
+               step + 1, n_loss, b.S);
+        SY_TRY(print_sequence(p, &b));
+    }
+cleanup:
+    return st;
+}
+
+sy_status sy_data_show_samples(const sy_run_settings *settings, int64_t n)
+{
+    sy_status st = SY_OK;
+    const char *name = settings->data->tokenizer;
+    sy_loader *loader = NULL;
+    printer p = {0};
+    if (strcmp(name, "none") != 0) {
+        SY_TRY(sy_tokenizer_open(name, &p.tokenizer));
+        SY_TRY(sy_alloc(sy_tokenizer_max_bytes(p.tokenizer, 1) + 1, 1, (void **)&p.text));
+    }
+    SY_TRY(sy_train_data_open(settings, 0, 1, &loader));
+    SY_TRY(print_all(&p, settings, loader, n));
+cleanup:
+    sy_loader_destroy(&loader);
+    sy_free(&p.text);
+    sy_tokenizer_close(&p.tokenizer);
+    return st;
+}
