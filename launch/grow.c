@@ -12,7 +12,6 @@
 #include "launch/output.h"
 #include "parallel/agree.h"
 #include "train/run.h"
-#include "upcycle/carry.h"
 
 /* ---- sources ---- */
 
@@ -125,6 +124,7 @@ cleanup:
 void sy_grow_close(sy_grow *g)
 {
     sy_receipt_destroy(&g->proof.receipt);
+    sy_carry_destroy(&g->carried);
     sy_recipe_destroy(&g->recipe);
     sy_free(&g->router_rows);
     sy_free(&g->expert_source);
@@ -146,11 +146,15 @@ void sy_grow_close(sy_grow *g)
 
 sy_status sy_grow_derive(sy_grow *g, const char *key, const char *format, ...)
 {
-    char value[512];
+    char value[4096];
     va_list args;
     va_start(args, format);
-    (void)vsnprintf(value, sizeof value, format, args);
+    const int n = vsnprintf(value, sizeof value, format, args);
     va_end(args);
+    if (n >= (int)sizeof value) {
+        return sy_error(SY_ERR_USAGE, "%s: %s of %d characters is too long (4095 fit)",
+                        g->cli->command->name, key, n);
+    }
     bool list = strchr(value, ',') != NULL && value[0] != '[';
     return sy_asprintf(&g->derived[g->n_derived++], list ? "%s=[%s]" : "%s=%s", key, value);
 }

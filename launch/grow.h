@@ -6,6 +6,7 @@
 
 #include "launch/cli.h"
 #include "train/compare.h"
+#include "upcycle/carry.h"
 #include "upcycle/receipt.h"
 
 #ifdef __cplusplus
@@ -42,7 +43,8 @@ typedef struct sy_grow {
     int32_t *expert_source; /* [experts]; NULL: no expert is made of anything else */
     sy_recipe_spec spec;
     sy_recipe *recipe;
-    bool carry; /* the optimizer's state goes along */
+    bool carry; /* the optimizer's state goes along: */
+    sy_carry *carried;
     sy_grow_proof proof;
 } sy_grow;
 

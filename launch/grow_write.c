@@ -14,7 +14,6 @@
 #include "launch/output.h"
 #include "launch/receipt.h"
 #include "parallel/agree.h"
-#include "upcycle/carry.h"
 
 enum { SEQUENCES = 2, TOKENS = 64, RECEIPT_SLACK = 1024 };
 
@@ -124,7 +123,6 @@ static sy_status write_model(sy_grow *g, sy_transfer_receipt *written)
 {
     sy_status st = SY_OK;
     sy_output_progress progress = {.what = g->cli->command->name};
-    sy_carry *carry = NULL;
     sy_build_tree model;
     sy_build_spec build = {.tree = &model,
                            .n_trees = 1,
@@ -147,15 +145,16 @@ static sy_status write_model(sy_grow *g, sy_transfer_receipt *written)
     SY_TRY(sy_agree(g->env->world, plan_receipt(g, &build.receipt_bytes)));
     model = (sy_build_tree){"model", sy_recipe_plan(g->recipe), make, g};
     if (g->carry) {
-        SY_TRY(sy_carry_create(&g->spec, g->recipe, g->env->world, &carry));
-        build.tree = sy_carry_trees(carry, &build.n_trees);
-        build.counters = sy_carry_counters(carry);
+        SY_TRY(sy_carry_create(&g->spec, g->recipe, g->env->world, &g->carried));
+        build.tree = sy_carry_trees(g->carried, &build.n_trees);
+        build.counters = sy_carry_counters(g->carried);
         build.kind = "training";
+        g->proof.receipt->make = build.tree->make;
+        g->proof.receipt->make_self = build.tree->self;
     }
     st = sy_build(&build, written);
     sy_progress_destroy(&progress.line);
 cleanup:
-    sy_carry_destroy(&carry);
     return st;
 }
 

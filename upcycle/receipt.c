@@ -83,6 +83,8 @@ sy_status sy_receipt_create(const sy_recipe_spec *spec, sy_recipe *recipe, sy_re
     SY_TRY(sy_alloc(1, sizeof *r, (void **)&r));
     r->spec = spec;
     r->recipe = recipe;
+    r->make = sy_recipe_make;
+    r->make_self = recipe;
     SY_TRY(sy_alloc(spec->n_sources, sizeof *r->digest, (void **)&r->digest));
     for (int32_t s = 0; s < spec->n_sources; s++) {
         SY_TRY(sy_alloc(spec->source[s]->n_tensors, sizeof **r->digest, (void **)&r->digest[s]));

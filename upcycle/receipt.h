@@ -22,6 +22,8 @@ typedef struct sy_receipt_part {
 typedef struct sy_receipt {
     const sy_recipe_spec *spec;
     sy_recipe *recipe;
+    sy_make *make; /* what the file was made by: the recipe, or who rounds from what it makes */
+    void *make_self;
     sy_receipt_part *part; /* [n_parts] in the order of the plan, then of experts */
     int64_t n_parts;
     uint64_t **digest; /* [n_sources] of [n_tensors]: XXH3-64 of a tensor's bytes as its source
@@ -33,8 +35,8 @@ typedef struct sy_receipt {
         *pair; /* [n_ffn, n_sources, n_sources] cosines between the sources; NULL: there is one */
 } sy_receipt;
 
-/* A receipt without figures: they are as long in writing as figures get. Both are borrowed. Not
-   collective. */
+/* A receipt without figures: they are as long in writing as figures get. Both are borrowed; the
+   recipe makes the file, unless another `make` is put in its place. Not collective. */
 sy_status sy_receipt_create(const sy_recipe_spec *spec, sy_recipe *recipe, sy_receipt **out);
 void sy_receipt_destroy(sy_receipt **receipt);
 /* Read back `written` (bound), and fill in the figures. Copies and cuts are equal to their source

@@ -115,8 +115,8 @@ static sy_status expect(sy__receipt_work *w, const matrix *m, bool by_recipe, in
     const sy_dtype dtype = m->to->dtype;
     *h_out = w->h_b;
     if (by_recipe) {
-        SY_TRY(
-            sy_recipe_make(w->receipt->recipe, m->part->tensor, m->first + at, n, w->h_b, h_out));
+        SY_TRY(w->receipt->make(w->receipt->make_self, m->part->tensor, m->first + at, n, w->h_b,
+                                h_out));
     } else if (m->source->tensor[m->from].dtype == dtype && m->all_columns == m->columns &&
                m->scale == 1) {
         SY_TRY(sy_source_get(m->source, m->from, m->first_from + at, n, w->h_b, h_out));

@@ -1,5 +1,6 @@
 #include "upcycle/recipe_impl.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -80,6 +81,14 @@ static double scale_of(const sy_recipe_spec *spec, const char *name)
     }
 }
 
+/* Values times a factor need a wide type where they would be rounded, and the function with them:
+   in bf16 but for powers of two, in fp16 for its small and large numbers with any. */
+static bool needs_room(sy_dtype dtype, double scale)
+{
+    int exponent = 0;
+    return scale != 1 && (dtype == SY_F16 || (dtype == SY_BF16 && frexp(scale, &exponent) != 0.5));
+}
+
 /* Rows may be added to a vocabulary. */
 static bool may_grow(const sy_source_tensor *to)
 {
@@ -130,6 +139,7 @@ static sy_status find_sources(sy_recipe *r, int32_t tensor, const char *name)
                     : from->dtype == SY_F64 || to->dtype == SY_F64 ? SY_F64
                                                                    : SY_F32;
     }
+    to->dtype = needs_room(to->dtype, item->scale) ? SY_F32 : to->dtype;
 cleanup:
     return st;
 }
@@ -200,7 +210,8 @@ static void set_types(sy_recipe *r)
     }
 }
 
-/* Masters are those that the source has. */
+/* Masters are those that the source has, whose model is of bf16; what the new model keeps wide is
+   its own master. */
 static void keep_masters(sy_recipe *r)
 {
     char from[SY_PARAM_NAME];
@@ -208,7 +219,8 @@ static void keep_masters(sy_recipe *r)
     for (int32_t i = 0; i < r->plan.n; i++) {
         sy__role role = classify(r->plan.tensor[i].name, from);
         if ((role == SY__ROLE_MIX || role == SY__ROLE_EXPERT) &&
-            sy_source_find(r->spec.source[0], from) >= 0) {
+            sy_source_find(r->spec.source[0], from) >= 0 &&
+            !needs_room(SY_BF16, scale_of(&r->spec, r->plan.tensor[i].name))) {
             r->plan.tensor[n++] = r->plan.tensor[i];
         }
     }

@@ -79,6 +79,18 @@ class Receipt(harness.Case):
         for t in self.receipt(out)["sources"][0]["tensors"]:
             self.assertEqual(int(t["xxh3_64"], 16), wanted["model/" + t["name"]], t["name"])
 
+    def test_receipt_holds_of_a_bf16_model_whose_masters_come_along(self):
+        """What is drawn or scaled was rounded from masters, which the model's own values do not tell."""
+        dense = self.home / "narrow"
+        self.train(self.config(device={"precision": "bf16"}, moe={"experts": 0}, train={"steps": 3, "checkpoint_every": 0}), dense)
+        for args in (("noise",), ("copy", "--set", "model.vocab_size=260"),
+                     ("granular", "--granularity", 2), ("granular", "--granularity", 3, "--top-k", 3)):
+            out = self.folder / "moe.h5"
+            self.succeeds("upcycle", dense, "-o", out, "--experts", 6, "--optimizer", "carry", "--method", *args)
+            self.succeeds("verify", out)
+            self.assertEqual(self.receipt(out)["probe"]["preserves"], args[0] != "noise")
+            out.unlink()
+
     def test_ratio_is_measured_where_the_function_is_not_kept(self):
         out, text = self.upcycle("--top-k", 1, ranks=2)
         ratio = self.receipt(out)["probe"]["ffn_ratio"]

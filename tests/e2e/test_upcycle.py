@@ -215,6 +215,7 @@ class Upcycle(harness.Case):
         self.refused("top_k 5 is larger", *experts, "--top-k", 5)
         self.refused("no layer 2", *experts, "--layers", "2")
         self.refused("layers", *experts, "--layers", "every:9")
+        self.refused(["moe.layers", "too long"], *experts, "--layers", "0" + " " * 5000 + ",1")
         self.refused("--shared-experts", *experts, "--set", "moe.shared_experts=1")
         self.refused(["shared_hidden 24", "48"], *experts, "--shared-experts", 1, "--set", "moe.shared_hidden=24")
         self.refused(["200", "smaller than the 256"], *experts, "--set", "model.vocab_size=200",

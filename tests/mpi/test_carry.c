@@ -303,12 +303,12 @@ static void trees_are_not_mixed_and_follow_vocabulary_and_freezing(void **state)
     sy_probe_free(&says);
 }
 
-/* In bf16 the masters are the truth: times 5, they round to what stands in the model. */
+/* In bf16 the masters are the truth: times 2, they round to what stands in the model. */
 static void masters_are_carried_and_round_to_the_model(void **state)
 {
     (void)state;
     static const char *const narrow[GROW_SET] = {"device.precision=bf16"};
-    static const char *const set[GROW_SET] = {"moe.top_k=5", "moe.expert_hidden=4"};
+    static const char *const set[GROW_SET] = {"moe.top_k=2", "moe.expert_hidden=10"};
     static const char *const names[] = {"embed", "layers/000/moe/experts/down"};
     grow_model dense, wide, moe;
     sy_probe says = {0};
@@ -318,7 +318,7 @@ static void masters_are_carried_and_round_to_the_model(void **state)
     sy_probe_free(&says);
     grow_open_dense(&wide, "cpu", grow_none, &says);
     const trained t = {.model = &dense, .master = &wide, .m = &wide, .v = &wide};
-    const sy_recipe_spec spec = {.method = SY_UPCYCLE_GRANULAR, .granularity = 5};
+    const sy_recipe_spec spec = {.method = SY_UPCYCLE_GRANULAR, .granularity = 2};
     grow_open(&moe, "cpu", 10, 1, set);
     assert_all_ok(build(&t, &moe, spec, grow_path("moe.h5", path)));
     open_result(&r, &moe, path);
@@ -348,12 +348,55 @@ static void masters_are_carried_and_round_to_the_model(void **state)
     grow_close(&dense);
 }
 
+/* 5 times a bf16 value is none: the model keeps it wide, and the function with it. */
+static void narrow_values_times_no_power_of_two_are_kept_wide(void **state)
+{
+    (void)state;
+    static const char *const narrow[GROW_SET] = {"device.precision=bf16"};
+    static const char *const set[GROW_SET] = {"moe.top_k=5", "moe.expert_hidden=4"};
+    static const char *const name = "layers/000/moe/experts/down";
+    grow_model dense, wide, moe;
+    sy_probe says = {0};
+    char path[1024];
+    result r = {0};
+    int64_t n_old = 0, n = 0;
+    sy_source *source = NULL;
+    grow_open_dense(&dense, "cpu", narrow, &says);
+    sy_probe_free(&says);
+    grow_open_dense(&wide, "cpu", grow_none, &says);
+    const trained t = {.model = &dense, .master = &wide, .m = &wide, .v = &wide};
+    const sy_recipe_spec spec = {.method = SY_UPCYCLE_GRANULAR, .granularity = 5};
+    grow_open(&moe, "cpu", 10, 1, set);
+    assert_all_ok(build(&t, &moe, spec, grow_path("moe.h5", path)));
+    open_result(&r, &moe, path);
+    assert_all_ok(sy_source_open(grow_path("dense.h5", path), mpi_test_world(), &source));
+    assert_all_ok(
+        sy_source_bind(source, dense.settings.model, dense.settings.moe, mpi_test_world()));
+    double *old = read_all(source, "layers/000/mlp/down", &n_old);
+    double *now = read_all(r.model, name, &n);
+    bool ok = r.model->tensor[sy_source_find(r.model, name)].dtype == SY_F32 && n == 2 * n_old;
+    for (int64_t e = 0; ok && e < n; e++) { /* [10, H, 4] of [H, 20] */
+        const int64_t part = e / (4 * GROW_H) % 5, row = e / 4 % GROW_H;
+        ok = now[e] == 5 * old[row * 20 + part * 4 + e % 4];
+    }
+    assert_all(ok && sy_source_find(r.tree[0], name) < 0);
+    free(now);
+    free(old);
+    sy_source_close(&source);
+    close_result(&r);
+    grow_close(&moe);
+    grow_close(&wide);
+    sy_probe_free(&says);
+    grow_close(&dense);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         GROW_CASE(moments_follow_the_gradient_and_are_zero_where_weights_are_new),
         GROW_CASE(trees_are_not_mixed_and_follow_vocabulary_and_freezing),
         GROW_CASE(masters_are_carried_and_round_to_the_model),
+        GROW_CASE(narrow_values_times_no_power_of_two_are_kept_wide),
     };
     return mpi_test_main("carry", tests, sizeof tests / sizeof tests[0]);
 }
