@@ -176,7 +176,7 @@ class Receipt(harness.Case):
             self.assertNotEqual(self.job(*command, fault=fault).status, 0)
             self.assertFalse((self.folder / "a.h5").exists(), fault)
             self.assertNotEqual(list(self.folder.iterdir()), [], fault)  # the next run replaces it
-        for fault in ("receipt_write:1:fail", "grow_rename:1:fail"):
+        for fault in ("receipt_write:1:fail", "checkpoint_fsync:1:fail", "grow_rename:1:fail"):
             self.fails(1, fault.split(":")[0], *command, fault=fault, ranks=2)
         self.nothing_is_left()
         self.succeeds(*command)
