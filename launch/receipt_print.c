@@ -49,11 +49,23 @@ static void add_part(const sy_receipt *r, group *g, const sy_receipt_part *part)
     }
 }
 
+/* Of what has no source. */
+static void name_origin(const sy_recipe_spec *spec, const char *name, char out[SY_PARAM_NAME])
+{
+    if (strstr(name, "/moe/router") == NULL) {
+        snprintf(out, SY_PARAM_NAME, "zeros");
+    } else if (spec->router_rows != NULL) {
+        snprintf(out, SY_PARAM_NAME, "means of %d texts", spec->router_texts);
+    } else {
+        snprintf(out, SY_PARAM_NAME, "drawn, std %g", spec->router_std);
+    }
+}
+
 static void print_group(const sy_receipt *r, const group *g)
 {
-    char source[SY_PARAM_NAME] = "drawn", cosine[64] = "";
-    if (g->source == -2 && r->spec->router_rows != NULL && strstr(g->name, "/router") != NULL) {
-        snprintf(source, sizeof source, "means of %d texts", r->spec->router_texts);
+    char source[SY_PARAM_NAME] = "", cosine[64] = "";
+    if (g->source == -2) {
+        name_origin(r->spec, g->name, source);
     } else if (g->source == -1) {
         snprintf(source, sizeof source, "mean of %d", r->spec->n_sources);
     } else if (g->source >= 0) {
