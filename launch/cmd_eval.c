@@ -68,12 +68,18 @@ static const char *base_name(const char *path)
     return slash != NULL && slash[1] != '\0' ? slash + 1 : path;
 }
 
+/* JSON has no NaN and no infinity. */
+static json_t *number(double x)
+{
+    return isfinite(x) ? json_real(x) : json_null();
+}
+
 static json_t *members_json(const sy_loaded_model *model, const result *r)
 {
     json_t *list = json_array();
     for (int32_t j = 0; j < model->ensemble.n; j++) {
-        json_array_append_new(list,
-                              json_pack("{s:f, s:f}", "loss", r->loss[j], "weight", r->weight[j]));
+        json_array_append_new(list, json_pack("{s:o, s:o}", "loss", number(r->loss[j]), "weight",
+                                              number(r->weight[j])));
     }
     return list;
 }
@@ -102,9 +108,10 @@ static json_t *shares_json(const sy_loaded_model *model, const result *r)
 static json_t *set_json(const sy_loaded_model *model, const result *result)
 {
     const sy_eval_result *r = &result->r;
-    json_t *set = json_pack("{s:s, s:s, s:I, s:f, s:f, s:f}", "name", base_name(result->path),
-                            "path", result->path, "tokens", (json_int_t)r->tokens, "loss", r->loss,
-                            "perplexity", exp(r->loss), "drop_fraction", r->drop_fraction);
+    json_t *set =
+        json_pack("{s:s, s:s, s:I, s:o, s:o, s:o}", "name", base_name(result->path), "path",
+                  result->path, "tokens", (json_int_t)r->tokens, "loss", number(r->loss),
+                  "perplexity", number(exp(r->loss)), "drop_fraction", number(r->drop_fraction));
     if (model->ensemble.n > 0) {
         json_object_set_new(set, "members", members_json(model, result));
     }
@@ -116,9 +123,9 @@ static json_t *set_json(const sy_loaded_model *model, const result *result)
 
 static json_t *quiz_json(const quiz_result *q)
 {
-    return json_pack("{s:s, s:s, s:I, s:f, s:f, s:f}", "name", base_name(q->path), "path", q->path,
+    return json_pack("{s:s, s:s, s:I, s:f, s:f, s:o}", "name", base_name(q->path), "path", q->path,
                      "questions", (json_int_t)q->r.questions, "accuracy", q->r.accuracy,
-                     "accuracy_per_byte", q->r.accuracy_per_byte, "nll", q->r.nll);
+                     "accuracy_per_byte", q->r.accuracy_per_byte, "nll", number(q->r.nll));
 }
 
 static sy_status print_json(const sy_loaded_model *model, const result *results, int32_t n,

@@ -116,6 +116,27 @@ void sy_receipt_destroy(sy_receipt **receipt)
 
 /* ---- the sources ---- */
 
+/* 0 times infinity, or times NaN, is NaN. */
+static sy_status check_finite(sy__receipt_work *w, const sy_source *source,
+                              const sy_source_tensor *t, const char *h_values, int64_t n)
+{
+    sy_status st = SY_OK;
+    const int64_t bytes = (int64_t)sy_dtype_bytes(t->dtype);
+    for (int64_t at = 0; at < n; at += SY__RECEIPT_BLOCK) {
+        const int64_t m = n - at < SY__RECEIPT_BLOCK ? n - at : SY__RECEIPT_BLOCK;
+        double bad = 0;
+        sy_convert(SY_F64, w->block, t->dtype, h_values + at * bytes, m);
+        for (int64_t i = 0; i < m; i++) {
+            bad += 0 * w->block[i];
+        }
+        SY_REQUIRE(bad == 0, SY_ERR_USAGE,
+                   "'%s': tensor '%s' has values that are not finite; nothing was written",
+                   source->path, t->name);
+    }
+cleanup:
+    return st;
+}
+
 static sy_status digest(sy__receipt_work *w, sy_source *source, int32_t tensor, uint64_t *out)
 {
     sy_status st = SY_OK;
@@ -126,6 +147,7 @@ static sy_status digest(sy__receipt_work *w, sy_source *source, int32_t tensor, 
         const int64_t n = t->numel - at < room ? t->numel - at : room;
         SY_TRY(sy_source_get(source, tensor, at, n, w->h_a, &h_bytes));
         sy_hash_add(w->hash, h_bytes, n * bytes);
+        SY_TRY(check_finite(w, source, t, h_bytes, n));
     }
     *out = sy_hash_take(w->hash);
 cleanup:

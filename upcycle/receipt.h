@@ -42,7 +42,8 @@ void sy_receipt_destroy(sy_receipt **receipt);
 /* Read back `written` (bound), and fill in the figures. Copies and cuts are equal to their source
    bit for bit; what has noise or drawn units is what the recipe makes again, and as near its source
    as the method lets expect; the rest is what the recipe makes again. Else SY_ERR_NUMERIC names
-   tensor and expert. The ranks share out the tensors. Collective over comm. */
+   tensor and expert. SY_ERR_USAGE names a source's tensor with a value that is not finite. The
+   ranks share out the tensors. Collective over comm. */
 sy_status sy_receipt_check(sy_receipt *receipt, sy_source *written, sy_comm *comm);
 
 #ifdef __cplusplus

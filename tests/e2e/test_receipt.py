@@ -2,12 +2,14 @@
 """The receipts of upcycle and merge: what they say, that it is true of the file, and that a lost expert has none."""
 
 import json
+import math
 import re
 import shutil
 import struct
 import subprocess
 
 import harness
+import hf_files
 
 
 def offset_of(path, dataset):
@@ -78,6 +80,22 @@ class Receipt(harness.Case):
             table += 216
         for t in self.receipt(out)["sources"][0]["tensors"]:
             self.assertEqual(int(t["xxh3_64"], 16), wanted["model/" + t["name"]], t["name"])
+
+    def test_source_with_values_that_are_no_numbers_is_refused(self):
+        folder, name = self.home / "nan", "model.layers.1.mlp.down_proj.weight"
+        self.succeeds("export", self.source(), "-o", folder)
+        tensors = hf_files.read(folder / "model.safetensors")
+        raw = bytearray(tensors[name][2])
+        raw[20:24] = struct.pack("<f", math.nan)
+        tensors[name] = (*tensors[name][:2], bytes(raw))
+        (folder / "model.safetensors").write_bytes(hf_files.pack(tensors))
+        words, out = [folder, "layers/001/mlp/down", "not finite"], self.folder / "moe.h5"
+        self.fails(2, words, "upcycle", folder, "-o", out, "--experts", 4, "--method", "drop")
+        self.fails(2, words, "merge", "--method", "average", "--source", self.source(), "--source", folder, "-o", out)
+        self.nothing_is_left()
+        self.succeeds("import", folder, "-o", out)
+        job = self.succeeds("eval", out, "--data", self.home / "held_out", "--json")
+        self.assertIsNone(json.loads(job.stdout)["sets"][0]["loss"])
 
     def test_receipt_holds_of_a_bf16_model_whose_masters_come_along(self):
         """What is drawn or scaled was rounded from masters, which the model's own values do not tell."""
