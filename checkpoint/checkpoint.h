@@ -81,11 +81,6 @@ sy_status sy_checkpoint_sync(const char *path, sy_comm *io);
 sy_status sy_checkpoint_read_receipt(const char *path, char **text);
 sy_status sy_checkpoint_write_receipt(const char *path, const char *text);
 
-/* The newest checkpoint of a list (newest first) that verifies; each one passed over is a warning
- * that says why. *out is an index, -1: none. Collective over comm. */
-sy_status sy_checkpoint_newest_valid(const char *const *paths, int32_t n, sy_comm *comm,
-                                     int32_t *out);
-
 #ifdef __cplusplus
 }
 #endif

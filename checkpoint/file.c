@@ -23,7 +23,9 @@ sy_status sy__file_open_read(const char *path, int *fd, int64_t *bytes)
 {
     sy_status st = SY_OK;
     struct stat info;
-    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* never waits at a pipe */
+    int file = -1;
+    SY_TRY(sy_fault("checkpoint_open"));
+    file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* never waits at a pipe */
     SY_REQUIRE(file >= 0 || (errno != ENOENT && errno != ENOTDIR), SY_ERR_USAGE,
                "there is no checkpoint '%s'", path);
     SY_REQUIRE(file >= 0, SY_ERR_IO, "cannot open '%s': %s", path, strerror(errno));

@@ -5,7 +5,6 @@
 #include "checkpoint/ahead_impl.h"
 #include "checkpoint/integrity_impl.h"
 #include "core/alloc.h"
-#include "core/log.h"
 #include "parallel/agree.h"
 
 static sy_status check_pieces(const char *path, const sy_comm *comm, const sy__catalog *cat)
@@ -48,34 +47,5 @@ sy_status sy_checkpoint_verify(const char *path, sy_comm *comm, int64_t *n_bytes
 cleanup:
     sy__catalog_free(&cat);
     sy_comm_destroy(&self);
-    return st;
-}
-
-/* Is it this file's fault, so that an older one may do? */
-static bool is_passed_over(sy_status st)
-{
-    return st == SY_ERR_USAGE || st == SY_ERR_DAMAGED || st == SY_ERR_IO;
-}
-
-sy_status sy_checkpoint_newest_valid(const char *const *paths, int32_t n, sy_comm *comm,
-                                     int32_t *out)
-{
-    sy_status st = SY_OK;
-    int32_t found = -1;
-    for (int32_t i = 0; i < n && found < 0; i++) {
-        sy_status verdict = sy_checkpoint_verify(paths[i], comm, NULL);
-        if (verdict == SY_OK) {
-            found = i;
-        } else if (is_passed_over(verdict)) {
-            if (!comm || comm->rank == 0) {
-                sy_warn("passed over: %s", sy_error_message());
-            }
-            sy_error_clear();
-        } else {
-            SY_TRY(verdict);
-        }
-    }
-    *out = found;
-cleanup:
     return st;
 }

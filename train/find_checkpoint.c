@@ -1,21 +1,31 @@
 /* From what the user names to one checkpoint file and its configuration, on every rank alike. Rank
  * 0 looks at the disk. */
+#include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "checkpoint/checkpoint.h"
 #include "core/alloc.h"
+#include "core/clock.h"
 #include "core/log.h"
 #include "parallel/agree.h"
 #include "report/run_dir.h"
+#include "train/complete.h"
 #include "train/run.h"
+
+enum { TRIES = 3 };
+#define PAUSE_S 0.5
 
 /* Rank 0: the folder of checkpoints that `ckpt` names, NULL if it names a file. */
 static sy_status look(const char *ckpt, char **folder)
 {
     sy_status st = SY_OK;
     struct stat info;
-    SY_REQUIRE(stat(ckpt, &info) == 0, SY_ERR_USAGE, "there is no checkpoint '%s'", ckpt);
+    int error = stat(ckpt, &info) == 0 ? 0 : errno;
+    SY_REQUIRE(error != ENOENT && error != ENOTDIR, SY_ERR_USAGE, "there is no checkpoint '%s'",
+               ckpt);
+    SY_REQUIRE(error == 0, SY_ERR_IO, "cannot examine '%s': %s", ckpt, strerror(error));
     *folder = NULL;
     if (S_ISDIR(info.st_mode)) {
         SY_TRY(sy_asprintf(folder, "%s/checkpoints", ckpt));
@@ -50,26 +60,77 @@ cleanup:
     return st;
 }
 
-/* The newest of the paths in `text` (one per line) that verifies; *path NULL if none does.
- * Collective. */
-static sy_status newest(char *text, sy_comm *world, char **path)
+/* Rank 0. */
+static sy_status check_complete(const char *path)
 {
     sy_status st = SY_OK;
-    const char **paths = NULL;
-    int32_t n = 0, which = -1;
-    for (const char *c = text; *c != '\0'; c++) {
-        n += *c == '\n';
+    sy_checkpoint_info info = {0};
+    SY_TRY(sy_checkpoint_info_read(path, &info));
+    st = sy_checkpoint_complete(path, &info);
+    if (st == SY_ERR_USAGE) {
+        sy_error_clear();
+        st = SY_OK;
     }
-    SY_TRY(sy_agree(world, sy_alloc(n + 1, sizeof *paths, (void **)&paths)));
-    n = 0;
+cleanup:
+    sy_checkpoint_info_free(&info);
+    return st;
+}
+
+sy_status sy_checkpoint_check(const char *path, sy_comm *world)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy_checkpoint_verify(path, world, NULL));
+    SY_TRY(sy_agree(world, world->rank == 0 ? check_complete(path) : SY_OK));
+cleanup:
+    return st;
+}
+
+/* What cannot be read now may be in a moment: open files run out, a server is away. Collective. */
+static sy_status check_patiently(const char *path, sy_comm *world)
+{
+    sy_status st = sy_checkpoint_check(path, world);
+    for (int32_t i = 1; i < TRIES && st == SY_ERR_IO; i++) {
+        sy_info("trying again: %s", sy_error_message());
+        sy_error_clear();
+        sy_clock_sleep_s(PAUSE_S);
+        st = sy_checkpoint_check(path, world);
+    }
+    return st;
+}
+
+/* Is it this file's fault, so that an older one may do? */
+static bool is_passed_over(sy_status st)
+{
+    return st == SY_ERR_USAGE || st == SY_ERR_DAMAGED || st == SY_ERR_IO;
+}
+
+/* The newest of the paths in `text` (one per line) that is whole. `ckpt` is what the user named.
+ * Collective. */
+static sy_status newest(const char *ckpt, char *text, sy_comm *world, char **path)
+{
+    sy_status st = SY_OK;
+    char unread[SY_TRACE_MESSAGE] = ""; /* why the first that could not be read could not */
     for (char *line = strtok_r(text, "\n", &text); line != NULL;
          line = strtok_r(NULL, "\n", &text)) {
-        paths[n++] = line;
+        sy_status verdict = check_patiently(line, world);
+        if (verdict == SY_OK) {
+            SY_TRY(sy_agree(world, sy_strdup(line, path)));
+            goto cleanup;
+        }
+        SY_TRY(is_passed_over(verdict) ? SY_OK : verdict);
+        if (verdict == SY_ERR_IO && unread[0] == '\0') {
+            snprintf(unread, sizeof unread, "%s", sy_error_message());
+        }
+        if (world->rank == 0) {
+            sy_warn("passed over: %s", sy_error_message());
+        }
+        sy_error_clear();
     }
-    SY_TRY(sy_checkpoint_newest_valid(paths, n, world, &which));
-    SY_TRY(sy_agree(world, which >= 0 ? sy_strdup(paths[which], path) : SY_OK));
+    SY_REQUIRE(unread[0] == '\0', SY_ERR_IO,
+               "no checkpoint in '%s' is known to be whole, as one could not be read: %s", ckpt,
+               unread);
+    SY_REQUIRE(false, SY_ERR_DAMAGED, "no checkpoint in '%s' is whole", ckpt);
 cleanup:
-    sy_free(&paths);
     return st;
 }
 
@@ -123,8 +184,7 @@ sy_status sy_find_checkpoint(const char *ckpt, sy_comm *world, char **path)
         SY_TRY(sy_agree(world, sy_strdup(ckpt, &found)));
     } else {
         SY_TRY(list_together(ckpt, folder, world, &text));
-        SY_TRY(newest(text, world, &found));
-        SY_REQUIRE(found != NULL, SY_ERR_DAMAGED, "no checkpoint in '%s' is whole", ckpt);
+        SY_TRY(newest(ckpt, text, world, &found));
     }
     *path = found;
     found = NULL;

@@ -68,8 +68,8 @@ static sy_status check_resume(run *r, char **path)
     sy_run_settings old = {0};
     char *changes = NULL;
     SY_TRY(sy_find_model(from, r->world, path));
-    if (r->spec->resume_from != NULL) { /* the newest of a folder has been verified */
-        SY_TRY(sy_checkpoint_verify(*path, r->world, NULL));
+    if (r->spec->resume_from != NULL) { /* the newest of a folder has been checked */
+        SY_TRY(sy_checkpoint_check(*path, r->world));
     }
     SY_TRY(sy_checkpoint_settings(*path, NULL, 0, r->world, &old));
     SY_TRY(sy_agree(r->world, sy_run_settings_compatible(&old, r->settings, r->spec->overrides,
@@ -176,7 +176,7 @@ static sy_status open_outputs(run *r, sy_run_start start, double peak, const cha
     sy_progress_spec progress = {
         .what = "step", .start = t->count.step, .total = r->settings->train->steps, .plain_s = 5};
     SY_TRY(sy_run_dir_clean(&r->dir, NULL));
-    if (r->spec->resume_from != NULL) {
+    if (start == SY_RUN_CONTINUE) {
         SY_TRY(sy_run_dir_set_aside(&r->dir, t->count.step, resumed, stands));
     }
     SY_TRY(sy_run_dir_write_config(&r->dir, r->config_yaml));
@@ -246,7 +246,7 @@ static sy_status start(run *r)
         SY_TRY(check_resume(r, &path));
     } else if (r->spec->init_from != NULL) {
         SY_TRY(sy_find_model(r->spec->init_from, r->world, &path));
-        SY_TRY(sy_checkpoint_verify(path, r->world, NULL));
+        SY_TRY(sy_checkpoint_check(path, r->world));
     }
     SY_TRY(sy_agree(r->world, sy_config_echo(r->settings->config, &r->config_yaml)));
     SY_TRY(sy_trainer_create(&trainer, &r->trainer));

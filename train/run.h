@@ -30,8 +30,14 @@ typedef struct sy_run_spec {
  * status on every rank. */
 sy_status sy_run_train(const sy_run_spec *spec, bool *stopped);
 
+/* Every checksum of a checkpoint, and that nothing is missing that its configuration asks for. (A
+   configuration that this version cannot read is left to whoever reads it.) Collective over world.
+   SY_ERR_DAMAGED, or SY_ERR_IO where it cannot be told. */
+sy_status sy_checkpoint_check(const char *path, sy_comm *world);
 /* The checkpoint that a CKPT argument means: a file, the `latest` link, or a run directory's newest
- * that verifies. Collective over world; *path is freed with sy_free. */
+ * that passes that check; each one passed over is a warning that says why. What cannot be read is
+ * tried again for a second; where nothing is whole, and something could not be read, SY_ERR_IO.
+ * Collective over world; *path is freed with sy_free. */
 sy_status sy_find_checkpoint(const char *ckpt, sy_comm *world, char **path);
 /* The same where one model is needed: an ensemble is SY_ERR_USAGE. Collective over world. */
 sy_status sy_find_model(const char *ckpt, sy_comm *world, char **path);

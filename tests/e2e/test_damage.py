@@ -161,11 +161,34 @@ class PassedOver(Damage):
             self.spoil(run, 6)
             job = self.train(config, run, "--resume", ranks=ranks)
             warnings = [w for w in job.stderr.splitlines() if w.startswith("warning")]
-            self.assertEqual(len(warnings), 1, job.text())
+            self.assertEqual(len(warnings), 2, job.text())
             self.assertIn("step_00000006.h5", warnings[0])
+            self.assertIn("step_00000006.h5.old", warnings[1])
             self.assertIn("step_00000003.h5", job.stderr)
             self.assertEqual([r["step"] for r in self.metrics(run)], list(range(1, 9)))
         self.same_records("run0", "whole")
+
+    def test_damaged_checkpoints_are_none_of_those_that_are_kept(self):
+        config = self.config(train={"checkpoint_keep": 2, "checkpoint_every": 4})
+        shutil.copytree(self.source, self.folder / "run", symlinks=True)
+        self.spoil("run", 6)
+        self.train(config, "run", "--resume", "--set", "train.steps=7")
+        self.assertEqual(self.checkpoints("run"), ["latest", "step_00000004.h5", "step_00000006.h5.old", "step_00000007.h5"])
+
+    def test_checkpoint_that_cannot_be_read_is_tried_again_and_is_not_damaged(self):
+        config = self.config()
+        for n_fails, status in ((1, 0), (6, 1)):
+            run = f"run{n_fails}"
+            shutil.copytree(self.source, self.folder / run, symlinks=True)
+            before = snapshot(self.folder / run)
+            fault = ",".join(f"checkpoint_open:{i + 1}:fail:1" for i in range(n_fails))
+            job = self.job("train", config, "--run-dir", self.folder / run, "--resume", ranks=2, fault=fault)
+            if status == 0:
+                self.assertEqual(job.status, 0, job.text())
+                self.assertRegex(job.stderr, r"resuming from \S*step_00000006\.h5")
+            else:
+                self.check_failure(job, 1, ["could not be read", "checkpoint_open"])
+                self.assertEqual(snapshot(self.folder / run), before)
 
     def test_latest_names_the_newest_that_is_whole_for_readers_too(self):
         shutil.copytree(self.source, self.folder / "run", symlinks=True)

@@ -571,22 +571,6 @@ static void damage_is_told_with_dataset_and_bytes(void **state)
     ckpt_close(&s);
 }
 
-static void newest_valid_passes_over_what_is_damaged(void **state)
-{
-    char a[2 * SCRATCH_PATH], b[2 * SCRATCH_PATH], c[2 * SCRATCH_PATH];
-    save_few(scratch_path(state, "a.h5", a));
-    save_few(scratch_path(state, "b.h5", b));
-    const char *paths[] = {scratch_path(state, "c.h5", c), b, a};
-    int32_t which = 9;
-    assert_ok(sy_checkpoint_newest_valid(paths, 3, world, &which));
-    assert_int_equal(which, 1);
-    assert_int_equal(truncate(b, 100), 0);
-    assert_ok(sy_checkpoint_newest_valid(paths, 3, world, &which));
-    assert_int_equal(which, 2);
-    assert_ok(sy_checkpoint_newest_valid(paths, 2, world, &which));
-    assert_int_equal(which, -1);
-}
-
 #define CASE(name) cmocka_unit_test_setup_teardown(name, scratch_setup, scratch_teardown)
 
 int main(void)
@@ -603,7 +587,6 @@ int main(void)
         CASE(receipt_is_kept_and_checked),
         CASE(file_with_a_receipt_keeps_its_structure),
         CASE(damage_is_told_with_dataset_and_bytes),
-        CASE(newest_valid_passes_over_what_is_damaged),
     };
     return cmocka_run_group_tests_name("checkpoint_hostile", tests, open_world, close_world);
 }

@@ -7,7 +7,9 @@
 #include <cmocka.h>
 
 #include "tests/support/scratch.h"
+#include "core/alloc.h"
 #include "train/complete.h"
+#include "train/run.h"
 
 typedef struct dataset {
     const char *path;
@@ -255,6 +257,52 @@ static void ensembles_are_complete_where_every_member_is(void **state)
     expect_damaged(&wrong, "model/embed");
 }
 
+/* ---- the search ---- */
+
+static sy_status walk_model(void *self, sy_emit *emit, void *to)
+{
+    static float zeros[V * H];
+    const int *n = self;
+    char name[128];
+    for (int i = 0; i < *n; i++) {
+        sy_box box = {.n_dim = model[i].n_dim};
+        memcpy(box.shape, model[i].shape, sizeof box.shape);
+        snprintf(name, sizeof name, "model/%s", model[i].path);
+        sy_part part = {.box = box, .data = zeros, .write = true};
+        sy_field field = {
+            .name = name, .dtype = SY_F32, .n_dim = box.n_dim, .n_parts = 1, .parts = &part};
+        memcpy(field.shape_glb, box.shape, sizeof field.shape_glb);
+        assert_int_equal(emit(to, &field), SY_OK);
+    }
+    return SY_OK;
+}
+
+/* A file of the first n of the model. */
+static void save(const char *path, int n, sy_comm *world)
+{
+    sy_owner owner = {.name = "model", .self = &n, .walk = walk_model};
+    sy_state all = {.owners = &owner, .n_owners = 1, .kind = "model", .config_yaml = config};
+    assert_int_equal(sy_checkpoint_save(path, &all, world), SY_OK);
+}
+
+static void checkpoint_that_lacks_a_dataset_is_passed_over(void **state)
+{
+    char older[2 * SCRATCH_PATH], newer[2 * SCRATCH_PATH];
+    sy_comm *world = NULL;
+    char *found = NULL;
+    assert_int_equal(sy_comm_world(false, &world), SY_OK);
+    scratch_path(state, "step_00000001.h5", older);
+    save(scratch_path(state, "step_00000002.h5", newer), N_MODEL - 1, world);
+    assert_int_equal(sy_checkpoint_verify(newer, world, NULL), SY_OK); /* its sums hold */
+    assert_int_equal(sy_find_checkpoint(((scratch *)*state)->dir, world, &found), SY_ERR_DAMAGED);
+    sy_error_clear();
+    save(older, N_MODEL, world);
+    assert_int_equal(sy_find_checkpoint(((scratch *)*state)->dir, world, &found), SY_OK);
+    assert_string_equal(found, older);
+    sy_free(&found);
+    sy_comm_destroy(&world);
+}
+
 static void unknown_kind_is_damaged(void **state)
 {
     (void)state;
@@ -276,6 +324,8 @@ int main(void)
         cmocka_unit_test(what_is_one_too_many_is_named),
         cmocka_unit_test(narrow_values_need_their_masters),
         cmocka_unit_test(ensembles_are_complete_where_every_member_is),
+        cmocka_unit_test_setup_teardown(checkpoint_that_lacks_a_dataset_is_passed_over,
+                                        scratch_setup, scratch_teardown),
         cmocka_unit_test(unknown_kind_is_damaged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
