@@ -180,8 +180,12 @@ sy_status sy_run_dir_publish(const sy_run_dir *run, int64_t step)
     SY_TRY(sy_asprintf(&latest, "%s/latest", run->checkpoints));
     SY_TRY(sy_asprintf(&temp, "%s/.latest.tmp", run->checkpoints));
     unlink(temp); /* left by a process that was killed between the two calls below */
-    SY_REQUIRE(symlink(name, temp) == 0 && rename(temp, latest) == 0, SY_ERR_IO,
-               "cannot point '%s' at '%s': %s", latest, name, strerror(errno));
+    int error = symlink(name, temp) == 0 && rename(temp, latest) == 0 ? 0 : errno;
+    if (error != 0) {
+        unlink(temp);
+    }
+    SY_REQUIRE(error == 0, SY_ERR_IO, "cannot point '%s' at '%s': %s", latest, name,
+               strerror(error));
     SY_TRY(sy__dir_sync(run->checkpoints));
 cleanup:
     sy_free(&temp);

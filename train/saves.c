@@ -94,15 +94,18 @@ static void add_wait(sy_saves *s, double since_s)
 
 /* ---- after a save ---- */
 
-/* Rank 0: the file stands under its name. */
-static sy_status publish(const sy_saves *s, int64_t step)
+/* Rank 0: the file stands under its name, and is saved whatever becomes of the rest. */
+static void publish(const sy_saves *s, int64_t step)
 {
-    sy_status st = SY_OK;
-    SY_TRY(sy_run_dir_publish(s->spec.dir, step));
-    SY_TRY(sy_run_dir_prune(s->spec.dir, step, config(s)->checkpoint_keep,
-                            config(s)->checkpoint_keep_every));
-cleanup:
-    return st;
+    if (sy_run_dir_publish(s->spec.dir, step) != SY_OK) {
+        sy_warn("the checkpoint of step %ld is saved, but %s", (long)step, sy_error_message());
+        sy_error_clear();
+    }
+    if (sy_run_dir_prune(s->spec.dir, step, config(s)->checkpoint_keep,
+                         config(s)->checkpoint_keep_every) != SY_OK) {
+        sy_warn("old checkpoints stay: %s", sy_error_message());
+        sy_error_clear();
+    }
 }
 
 /* Tell how it ended. `st` is the same on every rank. */
@@ -114,6 +117,7 @@ static void conclude(sy_saves *s, int64_t step, bool final, sy_status st)
         s->saved_step = step;
     }
     if (root && st == SY_OK) {
+        publish(s, step);
         sy_info("checkpoint of step %ld saved (%.2f s, training waited %.2f s)", (long)step,
                 sy_clock_s() - s->begun_s, s->waited_s);
     } else if (root) {
@@ -123,29 +127,13 @@ static void conclude(sy_saves *s, int64_t step, bool final, sy_status st)
     sy_error_clear();
 }
 
-static sy_status publish_together(sy_saves *s, int64_t step)
-{
-    return sy_agree(world(s), world(s)->rank == 0 ? publish(s, step) : SY_OK);
-}
-
 /* ---- saving ---- */
-
-static sy_status advance(sy_saves *s, bool *finished)
-{
-    sy_status st = SY_OK;
-    SY_TRY(sy_saver_advance(s->saver, finished));
-    if (*finished) {
-        SY_TRY(publish_together(s, s->under_way));
-    }
-cleanup:
-    return st;
-}
 
 void sy_saves_go_on(sy_saves *saves)
 {
     double t0 = sy_clock_s();
     bool finished = false;
-    sy_status st = advance(saves, &finished);
+    sy_status st = sy_saver_advance(saves->saver, &finished);
     add_wait(saves, t0);
     if (finished || st != SY_OK) {
         conclude(saves, saves->under_way, false, st);
@@ -184,7 +172,6 @@ static sy_status save(sy_saves *s, bool beside, sy_status mine)
         SY_TRY(sy_saver_begin(s->saver, path, &state));
     } else {
         SY_TRY(sy_checkpoint_save(path, &state, s->spec.trainer->engine->mesh->io));
-        SY_TRY(publish_together(s, step));
     }
 cleanup:
     sy_free(&path);

@@ -108,6 +108,14 @@ class FailedSave(harness.Case):
         self.assertIn("NOT SAVED at step 3", job.stderr)
         self.assertEqual(self.checkpoints("run"), ["latest", "step_00000006.h5", "step_00000008.h5"])
 
+    def test_link_that_cannot_be_made_is_a_warning_and_the_checkpoint_is_saved(self):
+        (self.folder / "run/checkpoints/latest").mkdir(parents=True)
+        job = self.job("train", self.config(train={"checkpoint_keep": 1}), "--run-dir", self.folder / "run")
+        self.assertEqual((job.status, job.errors()), (0, []), job.text())
+        self.assertEqual(job.stderr.count("is saved, but cannot point"), 3, job.text())
+        self.assertNotIn("NOT SAVED", job.stderr)
+        self.assertEqual(self.checkpoints("run"), ["latest", "step_00000008.h5"])
+
     def test_last_save_that_fails_ends_with_one_and_loses_nothing(self):
         config = self.config()
         self.train(config, "whole")
