@@ -55,15 +55,16 @@ void sy__range_format(const sy_config_key *key, char *buf, size_t buf_bytes)
     double top = key->type == SY_CFG_I32   ? (double)INT32_MAX
                  : key->type == SY_CFG_I64 ? (double)INT64_MAX
                                            : 1e300;
+    int digits = key->type == SY_CFG_I32 || key->type == SY_CFG_I64 ? 17 : 12; /* no exponent */
     bool has_min = key->min > (key->type == SY_CFG_I32 ? (double)INT32_MIN : -1e300);
     if (key->min == 0 && key->max == 0) {
         snprintf(buf, buf_bytes, "%s", "");
     } else if (key->max >= top) {
-        snprintf(buf, buf_bytes, ">= %.12g", key->min);
+        snprintf(buf, buf_bytes, ">= %.*g", digits, key->min);
     } else if (!has_min) {
-        snprintf(buf, buf_bytes, "<= %.12g", key->max);
+        snprintf(buf, buf_bytes, "<= %.*g", digits, key->max);
     } else {
-        snprintf(buf, buf_bytes, "%.12g..%.12g", key->min, key->max);
+        snprintf(buf, buf_bytes, "%.*g..%.*g", digits, key->min, digits, key->max);
     }
 }
 

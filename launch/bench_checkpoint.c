@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "backend/cpu_peak.h"
@@ -296,11 +297,22 @@ cleanup:
     return st;
 }
 
+static sy_status check_folder(const char *dir)
+{
+    sy_status st = SY_OK;
+    struct stat info;
+    SY_REQUIRE(dir == NULL || (stat(dir, &info) == 0 && S_ISDIR(info.st_mode)), SY_ERR_USAGE,
+               "bench checkpoint: --dir '%s' is not a folder", dir);
+cleanup:
+    return st;
+}
+
 static sy_status name_files(checkpoint_bench *b)
 {
     sy_status st = SY_OK;
     const char *dir = sy_cli_text(b->bench->cli, "dir");
     int64_t job = getpid();
+    SY_TRY(sy_agree(b->world, check_folder(dir)));
     SY_TRY(sy_host_broadcast(b->world, &job, sizeof job, 0, "bench checkpoint"));
     SY_TRY(sy_agree(b->world, sy_asprintf(&b->path, "%s/bench_checkpoint_%" PRId64 ".h5",
                                           dir != NULL ? dir : ".", job)));

@@ -45,11 +45,15 @@ cleanup:
     return st;
 }
 
-/* The message of a file that is not whole; the others are looked at all the same. */
-static void report(const sy_comm *world)
+/* The message of what is not whole or not there; the others are looked at all the same. */
+static void note(sy_status st, const sy_comm *world, sy_status *worst)
 {
     sy_trace trace;
     char text[SY_TRACE_MESSAGE + 64];
+    if (st == SY_OK) {
+        return;
+    }
+    *worst = st > *worst ? st : *worst;
     sy_error_take(&trace);
     sy_error_format(&trace, false, text, sizeof text);
     if (world->rank == 0) {
@@ -60,24 +64,18 @@ static void report(const sy_comm *world)
 
 static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
 {
-    sy_status st = SY_OK, worst = SY_OK;
+    sy_status worst = SY_OK;
     char *text = NULL;
     for (int32_t i = 0; i < cli->n_operands; i++) {
-        SY_TRY(sy_checkpoint_paths(cli->operand[i], env->world, &text));
-        for (char *rest = text, *path = strtok_r(rest, "\n", &rest); path != NULL;
-             path = strtok_r(NULL, "\n", &rest)) {
-            sy_status one = verify(path, env->world);
-            if (one != SY_OK) {
-                report(env->world);
-            }
-            worst = one > worst ? one : worst;
+        note(sy_checkpoint_paths(cli->operand[i], env->world, &text), env->world, &worst);
+        for (char *rest = text, *path = text != NULL ? strtok_r(rest, "\n", &rest) : NULL;
+             path != NULL; path = strtok_r(NULL, "\n", &rest)) {
+            note(verify(path, env->world), env->world, &worst);
         }
         sy_free(&text);
     }
     *exit_code = sy_status_exit_code(worst);
-cleanup:
-    sy_free(&text);
-    return st;
+    return SY_OK;
 }
 
 static const sy_option options[] = {{0}};

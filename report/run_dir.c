@@ -88,13 +88,14 @@ cleanup:
     return st;
 }
 
-/* Write some bytes for real: permissions, a read-only mount and a full disk all show here. */
+/* Write some bytes for real: permissions, a read-only mount and a full disk all show here. What a
+   start that was killed here left is used again. */
 static sy_status probe(const char *folder)
 {
     static const char zeros[PROBE_BYTES];
     sy_status st = SY_OK;
     char *path = NULL;
-    SY_TRY(sy_asprintf(&path, "%s/.probe.%lld.tmp", folder, (long long)getpid()));
+    SY_TRY(sy_asprintf(&path, "%s/.probe.tmp", folder));
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     int error = fd < 0 ? errno : sy__write_all(fd, zeros, sizeof zeros);
     if (fd >= 0) {

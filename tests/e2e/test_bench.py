@@ -63,7 +63,7 @@ class Bench(harness.Case):
         self.fails(2, ["'stp'", "step"], "bench", "stp")
         self.fails(2, "at least two ranks", "bench", "dispatch")
         self.fails(2, ["--size", "3"], "bench", "checkpoint", "--size", 3)
-        self.fails(1, self.folder / "nowhere", "bench", "checkpoint", "--size", 1000000, "--dir", self.folder / "nowhere", ranks=2)
+        self.fails(2, self.folder / "nowhere", "bench", "checkpoint", "--size", 1000000, "--dir", self.folder / "nowhere", ranks=2)
         self.fails(2, ["--shape", "3x"], "bench", "gemm", "--shape", "3x")
         self.fails(2, ["moe.expert", "moe.experts"], "bench", "step", "--set", "moe.expert=3")
         self.fails(2, ["parallel.ep"], "bench", "step", "--config", self.config(), "--set", "parallel.ep=3", ranks=2)

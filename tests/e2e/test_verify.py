@@ -62,6 +62,10 @@ class Verify(Files):
 
     def test_what_is_not_there_is_wrong_use(self):
         self.fails(2, "nowhere", "verify", self.folder / "nowhere", ranks=2)
+        job = self.job("verify", self.ckpt(3), self.folder / "nowhere", self.spoil("bad.h5", 5000), self.ckpt(6), ranks=2)
+        self.assertEqual(job.status, 3, job.text())
+        self.assertEqual(job.stdout.count("whole"), 2, job.text())
+        self.assertEqual([("nowhere" in e, "bad.h5" in e) for e in job.errors()], [(True, False), (False, True)])
 
 
 class Diff(Files):

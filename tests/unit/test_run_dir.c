@@ -184,12 +184,17 @@ static void lock_in_a_folder_that_was_moved_knows_its_successor(void **state)
 
 static void claim_makes_folders_and_leaves_no_probe(void **state)
 {
-    sy_run_dir run = claim_run(state);
-    path_buf command;
-    assert_true(scratch_exists(run.checkpoints));
-    snprintf(command, sizeof command, "test -z \"$(find '%s' -name '.probe*')\"", run.path);
-    assert_int_equal(system(command), 0);
-    sy_run_dir_free(&run);
+    for (int i = 0; i < 2; i++) {
+        sy_run_dir run = claim_run(state);
+        path_buf command;
+        assert_true(scratch_exists(run.checkpoints));
+        snprintf(command, sizeof command, "test -z \"$(find '%s' -name '.probe*')\"", run.path);
+        assert_int_equal(system(command), 0);
+        snprintf(command, sizeof command, "touch '%s/.probe.tmp' '%s/.probe.tmp'", run.path,
+                 run.checkpoints);
+        assert_int_equal(system(command), 0); /* as a start that was killed there leaves it */
+        sy_run_dir_free(&run);
+    }
 }
 
 /* What the program has brought to the disk. */
