@@ -4,6 +4,8 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -97,10 +99,9 @@ cleanup:
 static bool is_there(const char *stem, int n, const char *end)
 {
     struct stat info;
-    char *path = NULL;
-    bool there = sy_asprintf(&path, "%.*s%s", n, stem, end) == SY_OK && stat(path, &info) == 0;
-    sy_free(&path);
-    return there;
+    char path[PATH_MAX];
+    int length = snprintf(path, sizeof path, "%.*s%s", n, stem, end);
+    return length < (int)sizeof path && stat(path, &info) == 0;
 }
 
 /* An index beside it makes it Megatron's, with or without ".bin"; a path that is a file is raw. */
