@@ -235,6 +235,9 @@ static sy_status write_ensemble(job *j, sy_transfer_receipt *written)
                (long)g->source[s]->step);
     }
 cleanup:
+    if (st != SY_OK && g->env->world->rank == 0) {
+        (void)unlink(g->unproven); /* the first error is the one to tell */
+    }
     return st;
 }
 
