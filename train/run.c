@@ -14,6 +14,7 @@
 #include "parallel/agree.h"
 #include "report/html.h"
 #include "report/run_dir.h"
+#include "report/tensorboard.h"
 #include "train/eval.h"
 #include "train/peak.h"
 #include "train/routed.h"
@@ -31,6 +32,7 @@ typedef struct run {
     sy_eval_set *valid;
     int32_t n_valid;
     sy_metrics_file *metrics_file; /* rank 0 */
+    sy_tensorboard *tensorboard;   /* rank 0; NULL once it cannot be written */
     sy_step_metrics *metrics;      /* rank 0 */
     sy_progress *progress;         /* rank 0 */
     sy_saves saves;
@@ -166,6 +168,21 @@ cleanup:
     return st;
 }
 
+/* A second view of the metrics: a run does not fail for it. Rank 0. */
+static void tensorboard_failed(run *r)
+{
+    sy_warn("no TensorBoard events from here on: %s", sy_error_message());
+    sy_error_clear();
+    sy_tensorboard_close(&r->tensorboard);
+}
+
+static void open_tensorboard(run *r, int64_t keep_step)
+{
+    if (sy_tensorboard_open(r->dir.tensorboard, keep_step, &r->tensorboard) != SY_OK) {
+        tensorboard_failed(r);
+    }
+}
+
 /* resumed: the file that the run goes on from, if any; *stands: see sy_run_dir_set_aside. */
 static sy_status open_outputs(run *r, sy_run_start start, double peak, const char *resumed,
                               bool *stands)
@@ -182,6 +199,7 @@ static sy_status open_outputs(run *r, sy_run_start start, double peak, const cha
     SY_TRY(sy_run_dir_write_config(&r->dir, r->config_yaml));
     SY_TRY(sy_metrics_file_open(r->dir.metrics, start == SY_RUN_CONTINUE ? t->count.step : -1,
                                 &tail, &r->metrics_file));
+    open_tensorboard(r, start == SY_RUN_CONTINUE ? t->count.step : -1);
     SY_TRY(sy_step_metrics_create(t, peak, tail.time_s, &r->metrics));
     SY_TRY(sy_progress_create(&progress, &r->progress));
 cleanup:
@@ -371,6 +389,10 @@ static sy_status after_step(run *r, const sy_step_result *result, bool *stopped)
                     sy_error_message());
             sy_error_clear();
         }
+        if (r->tensorboard != NULL &&
+            sy_tensorboard_append(r->tensorboard, result->step, r->metrics->record) != SY_OK) {
+            tensorboard_failed(r);
+        }
     }
     if (sy_saves_due(&r->saves, result->save_now)) {
         save(r, last);
@@ -451,6 +473,7 @@ cleanup:
 static void finish(run *r)
 {
     sy_progress_destroy(&r->progress);
+    sy_tensorboard_close(&r->tensorboard);
     sy_metrics_file_close(&r->metrics_file);
     sy_step_metrics_destroy(&r->metrics);
     for (int32_t i = 0; i < r->n_valid; i++) {

@@ -13,6 +13,41 @@ UL2 = {"model": {"vocab_size": 300},
        "data": {"objective": "ul2", "sentinels": 20, "sentinel_id": 299, "mode_ids": [257, 258, 259], "eod": 256}}
 
 
+def masked_crc(raw):
+    """TFRecord's checksum: CRC-32C, turned and shifted."""
+    crc = 0xffffffff
+    for byte in raw:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+    crc ^= 0xffffffff
+    return ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff
+
+
+def fields(raw):
+    """A protocol buffer as lists of values by field number: integers, or bytes."""
+    found = {}
+
+    def varint():
+        nonlocal raw
+        x = shift = 0
+        while True:
+            byte, raw = raw[0], raw[1:]
+            x |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return x
+    while raw:
+        tag = varint()
+        n = {0: 0, 1: 8, 5: 4}.get(tag & 7)
+        value = varint() if n == 0 else None
+        if n != 0:
+            n = varint() if n is None else n
+            value, raw = raw[:n], raw[n:]
+        found.setdefault(tag >> 3, []).append(value)
+    return found
+
+
 class SameLayout(harness.Case):
     def continues_bit_for_bit(self, ranks, **sections):
         config = self.config(**sections)
@@ -136,6 +171,38 @@ class Files(harness.Case):
             rows = [0] * len(loads) + loads  # layer 0 is dense
             whole = (self.folder / "run/checkpoints" / name).read_bytes()
             self.assertIn(struct.pack(f"<{len(rows)}q", *rows), whole)
+
+    def events(self, run):
+        """Scalars by step as TensorBoard shows them: what a later session says again is void."""
+        shown = {}
+        for file in sorted((self.folder / run / "tensorboard").iterdir(), key=lambda f: f.stat().st_mtime_ns):
+            raw = file.read_bytes()
+            while raw:
+                n = struct.unpack_from("<Q", raw)[0]
+                for begin, end in ((0, 8), (12, 12 + n)):
+                    self.assertEqual(struct.unpack_from("<I", raw, end)[0], masked_crc(raw[begin:end]))
+                event, raw = fields(raw[12:12 + n]), raw[16 + n:]
+                step = event.get(2, [0])[0]
+                if 7 in event:
+                    shown = {s: values for s, values in shown.items() if s < step}
+                for summary in event.get(5, []):
+                    values = [fields(v) for v in fields(summary)[1]]
+                    shown[step] = {v[1][0].decode(): struct.unpack("<f", v[2][0])[0] for v in values if 2 in v}
+        return shown
+
+    def test_tensorboard_shows_the_metrics(self):
+        config = self.config()
+        self.train(config, "run", ranks=2)
+        for kept in (8, 6):
+            shown = self.events("run")
+            self.assertEqual(sorted(shown), [r["step"] for r in self.metrics("run")])
+            for record in self.metrics("run"):
+                for name in ("train/loss", "moe/aux_loss", "train/grad_norm"):
+                    self.assertLessEqual(abs(shown[record["step"]][name] - float(record[name])), 1e-6 * float(record[name]))
+            self.rewind("run", f"again{kept}", 6)
+            shutil.rmtree(self.folder / "run")
+            (self.folder / f"again{kept}").rename(self.folder / "run")
+            self.train(config, "run", "--resume")
 
     def test_checkpoint_every_zero_saves_at_the_end(self):
         self.train(self.config(train={"checkpoint_every": 0}), "run")
