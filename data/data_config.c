@@ -19,7 +19,8 @@ static const char *const order_names[] = {"own", "megatron", NULL};
 
 static const sy_config_key data_keys[] = {
     {"tokenizer", SY_CFG_STR, AT(tokenizer), "bytes", 0, 0, NULL,
-     "Tokenizer the token files were made with: bytes, a file as `tokenize --tokenizer` takes it, or "
+     "Tokenizer the token files were made with: bytes, a file as `tokenize --tokenizer` takes it, "
+     "or "
      "none (token ids only; then text in and out needs a tokenizer that came with the model, or "
      "--tokenizer)."},
     {"objective", SY_CFG_ENUM, AT(objective), "causal", 0, 0, objective_names,

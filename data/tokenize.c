@@ -1,27 +1,34 @@
-/* Inputs -> tokenizer -> token writer. Text is cut where the tokenizer allows it, so a file of any
-   size passes through one buffer; a line of JSONL is held whole. */
+/* Inputs -> units of text -> threads -> token writer. Text is cut where the tokenizer allows it, so
+   a file of any size passes through a few buffers; a line of JSONL is held whole. */
 #include "data/tokenize.h"
 
 #include <errno.h>
-#include <jansson.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "core/alloc.h"
+#include "core/log.h"
+#include "data/input_impl.h"
 #include "data/token_writer.h"
-#include "data/tokenizer.h"
+#include "data/tokenize_impl.h"
 
-enum { READ_BYTES = 1 << 20 };
+enum { READ_BYTES = 1 << 20, MAX_WARNINGS = 10 };
 
 typedef struct tokenize_job {
     const sy_tokenize_spec *spec;
     sy_tokenizer *tokenizer;
     sy_token_writer *writer;
-    int32_t *ids; /* grows to the longest piece */
-    int64_t max_ids;
-    int64_t n_read, n_all;   /* bytes of the inputs, for the progress line */
+    sy__unit_line *line;
+    /* reading */
+    int32_t next_input;
+    sy__input *input; /* NULL: between two inputs */
+    const char *path; /* its name */
+    char *rest;       /* [n_rest] read, but not yet given away */
+    int64_t n_rest, max_rest;
+    int64_t first;           /* of its next unit: line number, or bytes of text before */
+    int64_t n_before, n_all; /* bytes of the inputs that are done; of all */
+    /* writing */
     int64_t document_tokens; /* of the open document */
     sy_tokenize_result done;
 } tokenize_job;
@@ -43,38 +50,103 @@ cleanup:
     return st;
 }
 
-static void advance(tokenize_job *job, int64_t n_bytes)
-{
-    job->n_read += n_bytes;
-    if (job->spec->progress != NULL) {
-        job->spec->progress(job->spec->progress_arg, job->n_read, job->n_all);
-    }
-}
-
-static sy_status add_text(tokenize_job *job, const char *text, int64_t n_bytes)
+static sy_status make_room(char **bytes, int64_t *max, int64_t n)
 {
     sy_status st = SY_OK;
-    int64_t n_ids = 0, max_ids = sy_tokenizer_max_ids(job->tokenizer, n_bytes);
-    if (max_ids > job->max_ids) {
-        SY_TRY(sy_realloc(max_ids, sizeof *job->ids, (void **)&job->ids));
-        job->max_ids = max_ids;
+    if (n > *max) {
+        SY_TRY(sy_realloc(n, 1, (void **)bytes));
+        *max = n;
     }
-    SY_TRY(sy_tokenizer_encode(job->tokenizer, text, n_bytes, job->ids, &n_ids));
-    SY_TRY(sy_token_writer_append(job->writer, job->ids, n_ids));
-    job->document_tokens += n_ids;
-    job->done.n_bytes += n_bytes;
 
 cleanup:
     return st;
 }
 
+/* Where a unit may end within bytes [n]: behind a line, or where the tokenizer says. 0: show more.
+ */
+static int64_t cut(const tokenize_job *job, const char *bytes, int64_t n, bool jsonl)
+{
+    const char *end = jsonl && n > 0 ? memrchr(bytes, '\n', (size_t)n) : NULL;
+    return !jsonl ? sy_tokenizer_cut(job->tokenizer, bytes, n) : end != NULL ? end - bytes + 1 : 0;
+}
+
+static int64_t count_lines(const char *bytes, int64_t n)
+{
+    int64_t count = 0;
+    for (const char *at = bytes; (at = memchr(at, '\n', (size_t)(bytes + n - at))) != NULL; at++) {
+        count++;
+    }
+    return count;
+}
+
+static sy_status open_next(tokenize_job *job)
+{
+    sy_status st = SY_OK;
+    job->path = job->spec->inputs[job->next_input];
+    SY_TRY(sy__input_open(job->path, &job->input));
+    job->next_input++;
+    job->first = sy__input_is_jsonl(job->path) ? 1 : 0;
+
+cleanup:
+    return st;
+}
+
+/* The next stretch of the open input. */
+static sy_status fill(tokenize_job *job, sy__unit *u)
+{
+    sy_status st = SY_OK;
+    int64_t got = 0, use = 0;
+    bool more = true;
+    u->path = job->path;
+    u->jsonl = sy__input_is_jsonl(job->path);
+    u->first = job->first;
+    u->n = job->n_rest;
+    SY_TRY(make_room(&u->bytes, &u->max, u->n + 1));
+    if (u->n > 0) {
+        memcpy(u->bytes, job->rest, (size_t)u->n);
+    }
+    for (int64_t step = READ_BYTES; more && use == 0; step = u->n) {
+        step = step > READ_BYTES ? step : READ_BYTES;
+        SY_TRY(make_room(&u->bytes, &u->max, u->n + step));
+        SY_TRY(sy__input_read(job->input, u->bytes + u->n, step, &got));
+        u->n += got;
+        more = got == step;
+        use = more ? cut(job, u->bytes, u->n, u->jsonl) : u->n;
+    }
+    job->n_rest = u->n - use;
+    SY_TRY(make_room(&job->rest, &job->max_rest, job->n_rest + 1));
+    memcpy(job->rest, u->bytes + use, (size_t)job->n_rest);
+    u->n = use;
+    u->ends_document = !more && !u->jsonl;
+    u->n_done = job->n_before + sy__input_position(job->input);
+    job->first += u->jsonl ? count_lines(u->bytes, u->n) : u->n;
+    if (!more) {
+        job->n_before = u->n_done;
+        sy__input_close(&job->input);
+    }
+
+cleanup:
+    return st;
+}
+
+static void report_bad_lines(tokenize_job *job, const sy__unit *u)
+{
+    for (int64_t i = 0; i < u->n_bad && i < SY__BAD_LINES; i++) {
+        if (job->done.n_bad_lines + i >= MAX_WARNINGS) {
+            break;
+        }
+        sy_warn("%s:%lld: skipped: %s", u->path, (long long)u->bad[i], u->why[i]);
+    }
+    if (u->n_bad > 0 && job->done.n_bad_lines == 0) {
+        (void)snprintf(job->done.first_bad, sizeof job->done.first_bad, "%s:%lld", u->path,
+                       (long long)u->bad[0]);
+    }
+    job->done.n_bad_lines += u->n_bad;
+}
+
 static sy_status end_document(tokenize_job *job)
 {
     sy_status st = SY_OK;
-    if (job->spec->append_eod && job->document_tokens > 0) {
-        SY_TRY(sy_token_writer_append(job->writer, &job->tokenizer->eod_id, 1));
-        job->document_tokens++;
-    }
     SY_TRY(sy_token_writer_end_document(job->writer));
     job->done.n_tokens += job->document_tokens;
     job->done.n_documents++;
@@ -84,116 +156,67 @@ cleanup:
     return st;
 }
 
-/* A whole text file: one document. */
-static sy_status add_text_file(tokenize_job *job, const char *path, FILE *stream)
+static sy_status write_unit(tokenize_job *job, const sy__unit *u)
 {
     sy_status st = SY_OK;
-    char *buffer = NULL;
-    int64_t size = READ_BYTES, have = 0;
-
-    SY_TRY(sy_alloc(size, 1, (void **)&buffer));
-    for (bool more = true; more;) {
-        size_t got = fread(buffer + have, 1, (size_t)(size - have), stream);
-        SY_REQUIRE(!ferror(stream), SY_ERR_IO, "cannot read input '%s': %s", path, strerror(errno));
-        more = !feof(stream);
-        have += (int64_t)got;
-        int64_t use = more ? sy_tokenizer_cut(job->tokenizer, buffer, have) : have;
-        SY_TRY(add_text(job, buffer, use));
-        memmove(buffer, buffer + use, (size_t)(have - use));
-        have -= use;
-        if (have == size) {
-            size *= 2;
-            SY_TRY(sy_realloc(size, 1, (void **)&buffer));
-        }
-        advance(job, (int64_t)got);
+    const int32_t *ids = u->ids;
+    if (u->error.status != SY_OK) {
+        SY_TRY(sy_error_raise(&u->error));
     }
-    SY_TRY(end_document(job));
+    for (int64_t i = 0; i < u->n_documents; ids += u->length[i++]) {
+        SY_TRY(sy_token_writer_append(job->writer, ids, u->length[i]));
+        job->document_tokens = u->length[i];
+        SY_TRY(end_document(job));
+    }
+    if (!u->jsonl) {
+        SY_TRY(sy_token_writer_append(job->writer, ids, u->n_ids));
+        job->document_tokens += u->n_ids;
+    }
+    if (u->ends_document) {
+        if (job->spec->append_eod && job->document_tokens > 0) {
+            SY_TRY(sy_token_writer_append(job->writer, &job->tokenizer->eod_id, 1));
+            job->document_tokens++;
+        }
+        SY_TRY(end_document(job));
+    }
+    job->done.n_bytes += u->n_text;
+    report_bad_lines(job, u);
+    if (job->spec->progress != NULL) {
+        job->spec->progress(job->spec->progress_arg, u->n_done, job->n_all, job->done.n_bytes);
+    }
 
 cleanup:
-    sy_free(&buffer);
     return st;
 }
 
-/* The document of one line: the string under the key. */
-static sy_status add_json_line(tokenize_job *job, const char *path, int64_t number,
-                               const char *line, size_t n_bytes)
+static sy_status take_one(tokenize_job *job, bool *any)
 {
-    sy_status st = SY_OK;
-    const char *key = job->spec->jsonl_key != NULL ? job->spec->jsonl_key : "text";
-    json_error_t error;
-    json_t *value = NULL;
-
-    json_t *object = json_loadb(line, n_bytes, JSON_ALLOW_NUL, &error);
-    SY_REQUIRE(object != NULL, SY_ERR_USAGE, "%s:%lld: not a line of JSON: %s", path,
-               (long long)number, error.text);
-    SY_REQUIRE(json_is_object(object), SY_ERR_USAGE, "%s:%lld: expected a JSON object {...}", path,
-               (long long)number);
-    value = json_object_get(object, key);
-    SY_REQUIRE(value != NULL, SY_ERR_USAGE, "%s:%lld: no key '%s' (choose it with --jsonl-key)",
-               path, (long long)number, key);
-    SY_REQUIRE(json_is_string(value), SY_ERR_USAGE, "%s:%lld: the value of '%s' is not a string",
-               path, (long long)number, key);
-    SY_TRY(add_text(job, json_string_value(value), (int64_t)json_string_length(value)));
-    SY_TRY(end_document(job));
-
-cleanup:
-    json_decref(object);
-    return st;
+    const sy__unit *u = sy__unit_line_take(job->line);
+    *any = u != NULL;
+    return u != NULL ? write_unit(job, u) : SY_OK;
 }
 
-static bool is_blank(const char *line, ssize_t n)
+static sy_status add_inputs(tokenize_job *job)
 {
-    for (ssize_t i = 0; i < n; i++) {
-        if (strchr(" \t\r\n", line[i]) == NULL || line[i] == '\0') {
-            return false;
+    sy_status st = SY_OK;
+    bool any = true;
+    while (job->input != NULL || job->next_input < job->spec->n_inputs) {
+        if (job->input == NULL) {
+            SY_TRY(open_next(job));
         }
+        sy__unit *u = sy__unit_line_empty(job->line);
+        if (u == NULL) {
+            SY_TRY(take_one(job, &any));
+            continue;
+        }
+        SY_TRY(fill(job, u));
+        sy__unit_line_give(job->line);
     }
-    return true;
-}
-
-static sy_status add_jsonl_file(tokenize_job *job, const char *path, FILE *stream)
-{
-    sy_status st = SY_OK;
-    char *line = NULL; /* getline's own allocation */
-    size_t size = 0;
-    int64_t number = 0, n_new = 0;
-
-    for (ssize_t n = 0; (n = getline(&line, &size, stream)) >= 0;) {
-        number++;
-        if (!is_blank(line, n)) {
-            SY_TRY(add_json_line(job, path, number, line, (size_t)n));
-        }
-        n_new += n;
-        if (n_new >= READ_BYTES) {
-            advance(job, n_new);
-            n_new = 0;
-        }
-    }
-    SY_REQUIRE(feof(stream) && !ferror(stream), SY_ERR_IO, "cannot read input '%s': %s", path,
-               strerror(errno));
-    advance(job, n_new);
-
-cleanup:
-    free(line);
-    return st;
-}
-
-static sy_status add_input(tokenize_job *job, const char *path)
-{
-    sy_status st = SY_OK;
-    const char *dot = strrchr(path, '.');
-    FILE *stream = fopen(path, "rb");
-    SY_REQUIRE(stream != NULL, SY_ERR_USAGE, "cannot read input '%s': %s", path, strerror(errno));
-    if (dot != NULL && strcmp(dot, ".jsonl") == 0) {
-        SY_TRY(add_jsonl_file(job, path, stream));
-    } else {
-        SY_TRY(add_text_file(job, path, stream));
+    while (any) {
+        SY_TRY(take_one(job, &any));
     }
 
 cleanup:
-    if (stream != NULL) {
-        (void)fclose(stream); /* only read from */
-    }
     return st;
 }
 
@@ -204,20 +227,24 @@ sy_status sy_tokenize(const sy_tokenize_spec *spec, sy_tokenize_result *out)
     int64_t vocab_size = 0;
 
     SY_TRY(sy_tokenizer_open(spec->tokenizer, &job.tokenizer));
+    job.tokenizer->match_special = spec->match_special;
+    job.tokenizer->refuse_invalid = spec->refuse_invalid;
     SY_TRY(measure_inputs(&job));
     vocab_size = job.tokenizer->vocab_size;
     if (spec->append_eod && job.tokenizer->eod_id >= vocab_size) {
         vocab_size = (int64_t)job.tokenizer->eod_id + 1;
     }
     SY_TRY(sy_token_writer_create(spec->prefix, vocab_size, &job.writer));
-    for (int32_t i = 0; i < spec->n_inputs; i++) {
-        SY_TRY(add_input(&job, spec->inputs[i]));
-    }
+    SY_TRY(sy__unit_line_create(spec, job.tokenizer, spec->n_workers > 0 ? spec->n_workers : 1,
+                                &job.line));
+    SY_TRY(add_inputs(&job));
     SY_TRY(sy_token_writer_finish(job.writer));
     *out = job.done;
 
 cleanup:
-    sy_free(&job.ids);
+    sy__unit_line_destroy(&job.line);
+    sy__input_close(&job.input);
+    sy_free(&job.rest);
     sy_token_writer_destroy(&job.writer);
     sy_tokenizer_close(&job.tokenizer);
     return st;

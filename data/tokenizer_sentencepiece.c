@@ -3,8 +3,8 @@
 #include <string.h>
 
 #include "core/alloc.h"
+#include "data/bpe_impl.h"
 #include "data/sentencepiece_impl.h"
-#include "data/tokenizer_impl.h"
 
 /* A serialised ModelProto begins with its first piece: field 1, a message. */
 static bool spm_accepts(const sy_tokenizer_source *source)
@@ -80,7 +80,11 @@ static sy_status spm_encode(const sy_tokenizer *tokenizer, const char *text, int
     sy_status st = SY_OK;
     const model *m = tokenizer->self;
     const int64_t max = spm_max_ids(tokenizer, n_bytes);
-    const int64_t n = sy__spm_encode(m->spm, text, (size_t)n_bytes, ids, max);
+    const int64_t valid = tokenizer->refuse_invalid ? sy__utf8_valid(text, n_bytes) : n_bytes;
+    int64_t n = 0;
+    SY_REQUIRE(valid == n_bytes, SY_ERR_USAGE, "byte %lld of the text is not UTF-8",
+               (long long)valid);
+    n = sy__spm_encode(m->spm, text, (size_t)n_bytes, ids, max);
     SY_REQUIRE(n >= 0 && n <= max, SY_ERR_INTERNAL, "SentencePiece cannot encode %lld bytes",
                (long long)n_bytes);
     *n_ids = n;

@@ -8,7 +8,6 @@ import lint_lib
 
 PRODUCT = lint_lib.PRODUCT
 ALL = PRODUCT + ("tests",)
-GETLINE = "data/tokenize.c"  # lines of any length, whose memory getline keeps and free gives back
 
 # names, folders they are banned in, paths that may use them, why and what instead
 RULES = [
@@ -21,8 +20,8 @@ RULES = [
     ("alloca", ALL, (), "takes unbounded stack: sy_alloc"),
     ("setlocale newlocale uselocale", ALL, (), "changes how numbers are written: never"),
     ("malloc calloc realloc reallocarray aligned_alloc posix_memalign memalign strdup strndup asprintf vasprintf free",
-     PRODUCT, ("core/alloc.c", "launch/malloc_count.c", GETLINE), "is not counted: core/alloc.h"),
-    ("getline getdelim open_memstream", PRODUCT, (GETLINE,), "allocates uncounted memory: core/alloc.h"),
+     PRODUCT, ("core/alloc.c", "launch/malloc_count.c"), "is not counted: core/alloc.h"),
+    ("getline getdelim open_memstream", PRODUCT, (), "allocates uncounted memory: core/alloc.h"),
     ("exit _exit _Exit quick_exit atexit abort", PRODUCT, ("launch", "core/fault.c", "parallel/comm.c"),
      "ends the process: return a status; launch ends it"),
     ("system popen", PRODUCT, ("launch",), "starts a shell"),

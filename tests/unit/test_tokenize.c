@@ -2,6 +2,9 @@
  * lines. */
 #include "tests/support/data_files.h"
 
+#include <zlib.h>
+#include <zstd.h>
+
 #include "core/alloc.h"
 #include "data/token_file.h"
 #include "data/tokenize.h"
@@ -78,9 +81,10 @@ static void tokenize_text_and_jsonl_gives_their_documents(void **state)
     assert_int_equal(result.n_bytes, 10);
 }
 
-static void count_progress(void *arg, int64_t n_done, int64_t n_all)
+static void count_progress(void *arg, int64_t n_done, int64_t n_all, int64_t n_text)
 {
     int64_t *last = arg;
+    assert_int_equal(n_text, n_done); /* plain text */
     assert_true(n_done >= last[0] && n_done <= n_all);
     last[0] = n_done;
     last[1] = n_all;
@@ -181,6 +185,156 @@ static void tokenize_unusable_input_is_refused(void **state)
     data_expect_error(run(dir, &empty, 1, true, &result), SY_ERR_USAGE, "out.bin", "no tokens");
 }
 
+static void tokenize_bad_lines_are_skipped_and_counted(void **state)
+{
+    data_dir *dir = *state;
+    const char *inputs[2] = {data_path(dir, "a.jsonl"), data_path(dir, "b.jsonl")};
+    sy_tokenize_result result;
+    data_write(inputs[0], "{\"text\": \"x\"}\n", 14);
+    data_write(inputs[1], "\n{\"t\": 1}\n{\"text\": \"yz\"}\n{\n\n[\"a\"]", 39);
+    const sy_tokenize_spec spec = {.inputs = inputs,
+                                   .n_inputs = 2,
+                                   .prefix = data_path(dir, "out"),
+                                   .tokenizer = "bytes",
+                                   .skip_bad_lines = true};
+    assert_int_equal(sy_tokenize(&spec, &result), SY_OK);
+    expect_documents(dir, (const int32_t[]){'x', 'y', 'z'}, (const int64_t[]){1, 2}, 2);
+    assert_int_equal(result.n_bad_lines, 3);
+    assert_non_null(strstr(result.first_bad, "b.jsonl:2"));
+}
+
+/* Many lines and a long text, several times longer than the engine's buffers. */
+static char *make_corpus(bool jsonl, size_t *n)
+{
+    enum { MAX = 3 << 20 };
+    static const char *const words[8] = {"", "t", "the", "\xc3\xa9t", "12", ".", "I'll", "x"};
+    char *text = malloc(MAX + 4096);
+    uint32_t dice = 7;
+    *n = 0;
+    while (*n < MAX) {
+        char *line = text + *n;
+        size_t k = (size_t)sprintf(line, jsonl ? "{\"text\": \"" : "");
+        dice = dice * 1664525u + 1013904223u;
+        for (uint32_t left = dice >> 24; left > 0; left--) {
+            dice = dice * 1664525u + 1013904223u;
+            k += (size_t)sprintf(line + k, "%s%s", dice & 0x400 ? " " : "  ", words[dice >> 29]);
+        }
+        k += (size_t)sprintf(line + k, jsonl ? "\"}\n" : "\n");
+        *n += k;
+    }
+    return text;
+}
+
+static void expect_same_file(data_dir *dir, const char *end)
+{
+    char path[128];
+    char *bytes[2] = {malloc(32 << 20), malloc(32 << 20)};
+    size_t n[2];
+    for (int i = 0; i < 2; i++) {
+        snprintf(path, sizeof path, "%s/%s.%s", dir->path, i == 0 ? "out" : "other", end);
+        n[i] = (size_t)data_read(path, bytes[i], 32 << 20);
+    }
+    assert_true(n[0] > 100 && n[0] == n[1]);
+    assert_memory_equal(bytes[0], bytes[1], n[0]);
+    free(bytes[0]);
+    free(bytes[1]);
+}
+
+static void tokenize_any_number_of_workers_gives_the_same_files(void **state)
+{
+    data_dir *dir = *state;
+    const char *inputs[2] = {data_path(dir, "a.jsonl"), data_path(dir, "b.txt")};
+    sy_tokenize_result result;
+    for (int i = 0; i < 2; i++) {
+        size_t n = 0;
+        char *text = make_corpus(i == 0, &n);
+        data_write(inputs[i], text, n);
+        free(text);
+    }
+    sy_tokenize_spec spec = {.inputs = inputs,
+                             .n_inputs = 2,
+                             .prefix = data_path(dir, "out"),
+                             .tokenizer = TOKENIZERS "/qwen2.json",
+                             .append_eod = true,
+                             .n_workers = 1};
+    assert_int_equal(sy_tokenize(&spec, &result), SY_OK);
+    assert_true(result.n_documents > 1000);
+    spec.prefix = data_path(dir, "other");
+    for (int32_t workers = 2; workers <= 5; workers += 3) {
+        spec.n_workers = workers;
+        assert_int_equal(sy_tokenize(&spec, &result), SY_OK);
+        expect_same_file(dir, "bin");
+        expect_same_file(dir, "idx");
+    }
+}
+
+static void pack_gz(const char *path, const char *text, size_t n)
+{
+    gzFile gz = gzopen(path, "wb1");
+    assert_non_null(gz);
+    assert_int_equal(gzwrite(gz, text, (unsigned)n), n);
+    assert_int_equal(gzclose(gz), Z_OK);
+}
+
+static void pack_zst(const char *path, const char *text, size_t n)
+{
+    size_t max = ZSTD_compressBound(n);
+    char *packed = malloc(2 * max);
+    /* two frames, as tools that pack in parallel write them */
+    size_t k = ZSTD_compress(packed, max, text, n / 2, 1);
+    k += ZSTD_compress(packed + k, max, text + n / 2, n - n / 2, 1);
+    data_write(path, packed, k);
+    free(packed);
+}
+
+static void tokenize_packed_inputs_are_those_they_hold(void **state)
+{
+    data_dir *dir = *state;
+    const char *plain[2] = {data_path(dir, "a.jsonl"), data_path(dir, "b.txt")};
+    const char *packed[2] = {data_path(dir, "a.jsonl.gz"), data_path(dir, "b.txt.zst")};
+    sy_tokenize_result result;
+    char bytes[4096];
+    for (int i = 0; i < 2; i++) {
+        size_t n = 0;
+        char *text = make_corpus(i == 0, &n);
+        data_write(plain[i], text, n);
+        (i == 0 ? pack_gz : pack_zst)(packed[i], text, n);
+        free(text);
+    }
+    sy_tokenize_spec spec = {
+        .inputs = plain, .n_inputs = 2, .prefix = data_path(dir, "out"), .tokenizer = "bytes"};
+    assert_int_equal(sy_tokenize(&spec, &result), SY_OK);
+    spec.inputs = packed;
+    spec.prefix = data_path(dir, "other");
+    assert_int_equal(sy_tokenize(&spec, &result), SY_OK);
+    expect_same_file(dir, "bin");
+    expect_same_file(dir, "idx");
+    for (int i = 0; i < 2; i++) { /* its beginning alone; something else under its name */
+        data_read(packed[i], bytes, sizeof bytes);
+        data_write(packed[i], bytes, sizeof bytes);
+        spec.inputs = &packed[i];
+        spec.n_inputs = 1;
+        data_expect_error(sy_tokenize(&spec, &result), SY_ERR_USAGE, packed[i], "ends early");
+        data_write(packed[i], "plain text", 10);
+        data_expect_error(sy_tokenize(&spec, &result), SY_ERR_USAGE, packed[i], "in the format of");
+    }
+}
+
+static void tokenize_text_that_is_not_utf8_is_refused_where_asked(void **state)
+{
+    data_dir *dir = *state;
+    const char *input = data_path(dir, "a.txt");
+    sy_tokenize_result result;
+    data_write(input, "abc \xff", 5);
+    sy_tokenize_spec spec = {.inputs = &input,
+                             .n_inputs = 1,
+                             .prefix = data_path(dir, "out"),
+                             .tokenizer = TOKENIZERS "/gpt2.json"};
+    assert_int_equal(sy_tokenize(&spec, &result), SY_OK);
+    spec.refuse_invalid = true;
+    data_expect_error(sy_tokenize(&spec, &result), SY_ERR_USAGE, "a.txt", "byte 4 ");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -190,6 +344,14 @@ int main(void)
         cmocka_unit_test_setup_teardown(tokenize_bad_line_is_named_and_nothing_is_replaced, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(tokenize_other_key_is_read, setup, teardown),
+        cmocka_unit_test_setup_teardown(tokenize_bad_lines_are_skipped_and_counted, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(tokenize_any_number_of_workers_gives_the_same_files, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(tokenize_packed_inputs_are_those_they_hold, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(tokenize_text_that_is_not_utf8_is_refused_where_asked,
+                                        setup, teardown),
         cmocka_unit_test_setup_teardown(tokenize_unusable_input_is_refused, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
