@@ -8,6 +8,7 @@
 #include "launch/check_impl.h"
 #include "launch/cli.h"
 #include "launch/settings.h"
+#include "parallel/agree.h"
 
 /* ---- the command line ---- */
 
@@ -57,9 +58,10 @@ static sy_status load_settings(const sy_cli *cli, sy_comm *world, sy_run_setting
     const char *const *set = sy_cli_list(cli, "set", &n_set);
     const char *backend = sy_cli_text(cli, "backend"), **overrides = NULL;
     char *device = NULL;
-    SY_TRY(sy_alloc(n_set + 2, sizeof *overrides, (void **)&overrides));
+    SY_TRY(sy_agree(world, sy_alloc(n_set + 2, sizeof *overrides, (void **)&overrides)));
     if (!sets_key(set, n_set, "device.backend") || backend != NULL) {
-        SY_TRY(sy_asprintf(&device, "device.backend=%s", backend != NULL ? backend : "ref"));
+        SY_TRY(sy_agree(
+            world, sy_asprintf(&device, "device.backend=%s", backend != NULL ? backend : "ref")));
         overrides[n++] = device;
         if (backend == NULL || strcmp(backend, "ref") == 0) {
             overrides[n++] = "device.precision=auto";
@@ -115,8 +117,9 @@ static sy_status run_layout(const sy_cli *cli, sy_env *env, const sy_run_setting
     const char *text = sy_cli_text(cli, "layouts");
     SY_TRY(check_options(cli, others, 3));
     SY_TRY(sy_cli_i64(cli, "steps", 1, 1000000, &spec.steps));
-    SY_TRY(text != NULL ? parse_layouts(text, settings->parallel->zero, &layouts, &spec.n_layouts)
-                        : sy_layouts_all(settings, env->world->size, &layouts, &spec.n_layouts));
+    st = text != NULL ? parse_layouts(text, settings->parallel->zero, &layouts, &spec.n_layouts)
+                      : sy_layouts_all(settings, env->world->size, &layouts, &spec.n_layouts);
+    SY_TRY(sy_agree(env->world, st));
     spec.layouts = layouts;
     sy_info("check layout: %d layouts, %ld steps each, of %d sequences of %d tokens on %s",
             spec.n_layouts, (long)spec.steps, settings->train->global_batch,

@@ -113,8 +113,8 @@ static sy_status train(checker *c, const sy_layout *at, sy_comm *part, record *r
     sy_trainer_spec spec = {.settings = &settings, .world = part, .threads = c->spec->threads};
     int32_t n = sy_layout_overrides(at, text, overrides);
 
-    SY_TRY(sy_run_settings_parse(c->config_yaml, strlen(c->config_yaml), "the configuration",
-                                 overrides, n, &settings));
+    SY_TRY(sy_agree(part, sy_run_settings_parse(c->config_yaml, strlen(c->config_yaml),
+                                                "the configuration", overrides, n, &settings)));
     SY_TRY(sy_trainer_create(&spec, &t));
     SY_TRY(plant(c, at, false, t));
     r->compute = t->engine->compute;

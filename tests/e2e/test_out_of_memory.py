@@ -63,6 +63,7 @@ class OutOfMemory(harness.Case):
         a, b = (self.dir / f"checkpoints/step_0000000{step}.h5" for step in (1, 2))
         self.run_through(150, 0, "verify", a)
         self.run_through(250, 1, "diff", a, b)
+        self.run_through(400, 0, "eval", a, "--data", self.home / "held_out")
 
 
 if __name__ == "__main__":
