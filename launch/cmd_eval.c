@@ -194,16 +194,15 @@ cleanup:
     return st;
 }
 
-static sy_status ask(const sy_loaded_model *model, const char *const *paths, int32_t n,
-                     quiz_result *out)
+static sy_status ask(const sy_loaded_model *model, const char *named, const char *const *paths,
+                     int32_t n, quiz_result *out)
 {
     sy_status st = SY_OK;
     sy_tokenizer *tokenizer = NULL;
     SY_REQUIRE(n == 0 || model->ensemble.n == 0, SY_ERR_USAGE,
                "eval: an ensemble answers no --choices");
     if (n > 0) {
-        SY_TRY(sy_agree(model->engine->mesh->host,
-                        sy_tokenizer_open(model->settings.data->tokenizer, &tokenizer)));
+        SY_TRY(sy_model_tokenizer(model, named, model->engine->mesh->host, &tokenizer));
     }
     for (int32_t i = 0; i < n; i++) {
         out[i].path = paths[i];
@@ -239,7 +238,7 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     for (int32_t i = 0; i < n; i++) {
         SY_TRY(eval_path(&model, paths[i], stride, &results[i]));
     }
-    SY_TRY(ask(&model, quiz_paths, n_quizzes, quizzes));
+    SY_TRY(ask(&model, sy_cli_text(cli, "tokenizer"), quiz_paths, n_quizzes, quizzes));
     if (env->world->rank == 0 && sy_cli_given(cli, "json")) {
         SY_TRY(print_json(&model, results, n, quizzes, n_quizzes));
     } else if (env->world->rank == 0) {
@@ -265,6 +264,8 @@ static const sy_option options[] = {
     {"choices", SY_OPTION_LIST, "FILE...",
      "Multiple-choice questions: JSONL with \"context\", \"choices\" (texts) and \"answer\" (the "
      "number of the right one, from 0)."},
+    {"tokenizer", SY_OPTION_VALUE, "NAME",
+     "Of the questions, as of `tokenize` (data.tokenizer, or the one that came with the model)."},
     {"set", SY_OPTION_LIST, "KEY=VALUE", "Override a key of the checkpoint's configuration."},
     {"json", SY_OPTION_FLAG, NULL, "Print one JSON object."},
     {0},

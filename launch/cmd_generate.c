@@ -79,7 +79,8 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     (void)exit_code;
     SY_TRY(read_options(cli, &spec));
     SY_TRY(sy_model_load(cli->operand[0], set, n_set, SY_USE_GENERATE, env, &model));
-    SY_TRY(sy_agree(env->world, sy_tokenizer_open(model.settings.data->tokenizer, &tokenizer)));
+    SY_TRY(sy_model_tokenizer(&model, sy_cli_text(cli, "tokenizer"), env->world, &tokenizer));
+    tokenizer->match_special = true; /* a prompt may say where a turn begins */
     out.tokenizer = tokenizer;
     out.prompt = sy_cli_text(cli, "prompt");
     SY_TRY(sy_agree(env->world,
@@ -107,6 +108,10 @@ cleanup:
 
 static const sy_option options[] = {
     {"prompt", SY_OPTION_VALUE, "TEXT", "The beginning of the text."},
+    {"tokenizer", SY_OPTION_VALUE, "NAME",
+     "As of `tokenize` (data.tokenizer, or the one that came with the model). Special tokens in "
+     "the "
+     "prompt are themselves."},
     {"max-tokens", SY_OPTION_VALUE, "N", "At most so many new tokens (128)."},
     {"temperature", SY_OPTION_VALUE, "T", "Sharpness of sampling; 0: always the likeliest (1)."},
     {"top-p", SY_OPTION_VALUE, "P", "Sample among the likeliest tokens that together reach P (1)."},

@@ -2,6 +2,7 @@
 #ifndef SY_LAUNCH_MODEL_LOAD_H
 #define SY_LAUNCH_MODEL_LOAD_H
 
+#include "data/tokenizer.h"
 #include "launch/env.h"
 #include "train/ensemble.h"
 #include "upcycle/source.h"
@@ -24,6 +25,12 @@ typedef struct sy_loaded_model {
 sy_status sy_model_load(const char *ckpt, const char *const *overrides, int32_t n_overrides,
                         sy_engine_use use, const sy_env *env, sy_loaded_model *out);
 void sy_loaded_model_free(sy_loaded_model *model);
+
+/* The tokenizer that texts for a model need: `named` (NULL: data.tokenizer), or, where that is
+   none, the tokenizer.json or tokenizer.model that came with the checkpoint. Collective over host.
+ */
+sy_status sy_model_tokenizer(const sy_loaded_model *model, const char *named, sy_comm *host,
+                             sy_tokenizer **out);
 
 /* The largest ep that divides both ranks and experts; dense: 1. Not collective. */
 int32_t sy_largest_ep(int32_t ranks, int32_t experts);

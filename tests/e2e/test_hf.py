@@ -137,6 +137,24 @@ class RoundTrip(Folders):
         self.assertEqual((self.folder / "out/merges.txt").read_bytes(), b"")
         self.assertEqual(json.loads((self.folder / "out/config.json").read_text())["vocab_size"], 256)
 
+    def test_imported_model_reads_and_writes_text_with_its_own_tokenizer(self):
+        """Greedy text from the tokenizer inside the checkpoint is that of the same file named, on one rank and on two."""
+        own = FIXTURES / "tokenizers/gpt2.json"
+        shutil.copytree(FIXTURES / "mixtral", self.source)
+        ask = ("--prompt", "It's the <|endoftext|> end", "--max-tokens", 5, "--temperature", 0)
+        self.imports(self.source, "ids.h5", "--set", "model.vocab_size=432")
+        self.fails(2, ["ids.h5", "no tokenizer.json", "--tokenizer FILE"], "generate", self.folder / "ids.h5", *ask)
+        named = self.succeeds("generate", self.folder / "ids.h5", "--tokenizer", own, *ask).stdout
+        shutil.copy(own, self.source / "tokenizer.json")
+        self.imports(self.source, "own.h5", "--set", "model.vocab_size=432")
+        for ranks in (1, 2):
+            out = self.succeeds("generate", self.folder / "own.h5", *ask, ranks=ranks).stdout
+            self.assertTrue(out.startswith("It's the <|endoftext|> end") and len(out) > 28, out)
+            self.assertEqual(out, named)
+        (self.source / "tokenizer.json").write_text('{"model": {}}')
+        self.imports(self.source, "bad.h5", "--set", "model.vocab_size=432")
+        self.fails(2, ["bad.h5:/tokenizer/tokenizer.json", "pre_tokenizer"], "generate", self.folder / "bad.h5", *ask, ranks=2)
+
     def test_vocabulary_grows_by_mean_rows_on_its_way_in(self):
         dtype, (rows, hidden), before = self.tensors["lm_head.weight"]
         self.imports(FIXTURES / "mixtral", "a.h5", "--set", f"model.vocab_size={rows + 5}", ranks=3)
