@@ -1,7 +1,5 @@
 #include "launch/grow.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -99,12 +97,11 @@ cleanup:
     return st;
 }
 
-/* ".name.unproven" beside the output. */
-static sy_status hidden_name(sy_grow *g)
+sy_status sy_grow_hidden_name(const sy_grow *g, const char *end, char **out)
 {
     const char *slash = strrchr(g->out, '/');
     int folder = slash != NULL ? (int)(slash + 1 - g->out) : 0;
-    return sy_asprintf(&g->unproven, "%.*s.%s.unproven", folder, g->out, g->out + folder);
+    return sy_asprintf(out, "%.*s.%s.%s", folder, g->out, g->out + folder, end);
 }
 
 sy_status sy_grow_open(sy_grow *g, const char *const *sources, int32_t n)
@@ -112,7 +109,8 @@ sy_status sy_grow_open(sy_grow *g, const char *const *sources, int32_t n)
     sy_status st = SY_OK;
     sy_comm *world = g->env->world;
     SY_TRY(sy_output_path(g->cli, world, false, &g->out));
-    SY_TRY(sy_agree(world, hidden_name(g)));
+    SY_TRY(sy_agree(world, sy_grow_hidden_name(g, "unproven", &g->unproven)));
+    SY_TRY(sy_grow_lock(g));
     SY_TRY(sy_agree(world, sy_alloc(n, sizeof *g->source, (void **)&g->source)));
     SY_TRY(sy_agree(world, sy_alloc(n, sizeof *g->source_settings, (void **)&g->source_settings)));
     SY_TRY(open_sources(g, sources, n));
@@ -140,6 +138,7 @@ void sy_grow_close(sy_grow *g)
     sy_free(&g->source_settings);
     sy_free(&g->source);
     sy_free(&g->unproven);
+    sy_grow_unlock(g);
 }
 
 /* ---- the configuration ---- */

@@ -32,6 +32,8 @@ typedef struct sy_grow {
     sy_env *env;
     const char *out;
     char *unproven; /* the hidden name */
+    char *lock;     /* held by rank 0; NULL: by none */
+    int lock_fd;
     sy_source **source;
     sy_run_settings *source_settings; /* [n_sources] */
     int32_t n_sources;
@@ -52,6 +54,12 @@ typedef struct sy_grow {
    all of them: SY_ERR_USAGE names the key. */
 sy_status sy_grow_open(sy_grow *g, const char *const *sources, int32_t n);
 void sy_grow_close(sy_grow *g);
+/* ".name.end" beside the output. Not collective. */
+sy_status sy_grow_hidden_name(const sy_grow *g, const char *end, char **out);
+/* Keep other commands from writing this output (SY_ERR_USAGE: one does) until unlocked; a process
+   that dies lets go. Collective; unlocking is not. */
+sy_status sy_grow_lock(sy_grow *g);
+void sy_grow_unlock(sy_grow *g);
 /* Add "key=value" to what the new configuration says before --set. Not collective. */
 sy_status sy_grow_derive(sy_grow *g, const char *key, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

@@ -260,6 +260,8 @@ static sy_status publish(const sy_grow *g)
     char *folder = NULL;
     int fd = -1;
     SY_TRY(sy_fault("grow_rename"));
+    SY_REQUIRE(access(g->out, F_OK) != 0, SY_ERR_IO,
+               "'%s' was made by somebody else in the meantime; nothing was written", g->out);
     SY_REQUIRE(rename(g->unproven, g->out) == 0, SY_ERR_IO, "cannot rename '%s' to '%s': %s",
                g->unproven, g->out, strerror(errno));
     SY_TRY(slash != NULL ? sy_asprintf(&folder, "%.*s", (int)(slash + 1 - g->out), g->out)

@@ -5,8 +5,11 @@ import json
 import math
 import re
 import shutil
+import signal
 import struct
 import subprocess
+import time
+from pathlib import Path
 
 import harness
 import hf_files
@@ -200,6 +203,32 @@ class Receipt(harness.Case):
         self.succeeds(*command)
         self.succeeds("verify", self.folder / "a.h5")
         self.assertEqual([p.name for p in self.folder.iterdir()], ["a.h5"])
+
+    def stopped(self, command, fault):
+        """The command, standing still there."""
+        job = self.start(*command, fault=fault + ":1:stop")
+        self.wait_for(self.folder / ".a.h5.unproven")
+        end = time.monotonic() + 20
+        while "T (stopped)" not in Path("/proc", str(job.process.pid), "status").read_text():
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.01)
+        return job
+
+    def test_two_commands_do_not_write_one_file(self):
+        out = self.folder / "a.h5"
+        command = ("upcycle", self.source(), "-o", out, "--experts", 4)
+        first = self.stopped(command, "receipt_write")
+        other = ("merge", "--method", "ensemble", "--source", self.home / "a", "--source", self.home / "b", "-o", out)
+        self.fails(2, ["another command is writing", out], *other, ranks=2)
+        first.signal(signal.SIGCONT)
+        self.assertEqual(first.wait().status, 0, first.text())
+        self.succeeds("verify", out)
+        out.unlink()
+        first = self.stopped(command, "grow_rename")
+        out.write_text("somebody's")
+        first.signal(signal.SIGCONT)
+        self.check_failure(first.wait(), 1, ["a.h5", "in the meantime"])
+        self.assertEqual([(p.name, p.read_text()) for p in self.folder.iterdir()], [("a.h5", "somebody's")])
 
 
 if __name__ == "__main__":
