@@ -48,6 +48,17 @@ static bool to_bytes(const char *text, int64_t n, char *bytes, int64_t *n_bytes)
     return true;
 }
 
+/* text for a message, out [size]: nothing but printable ASCII. */
+static const char *printable(const char *text, int64_t n, char *out, int64_t size)
+{
+    int64_t i = 0;
+    for (; i < n && i < size - 1; i++) {
+        out[i] = (char)(text[i] >= 0x20 && text[i] < 0x7f ? text[i] : '?');
+    }
+    out[i] = '\0';
+    return out;
+}
+
 /* "FILE: model.type "WordPiece" is not supported ("BPE" is)". */
 static sy_status refuse(const reader *r, const char *key, const json_t *value, const char *wanted)
 {
@@ -73,20 +84,21 @@ static bool is_text(const json_t *value, const char *text)
 static sy_status add_token(reader *r, const char *text, int64_t n, json_t *id)
 {
     sy_status st = SY_OK;
-    char bytes[MAX_KEY], why[128];
+    char bytes[MAX_KEY], why[128], shown[64];
     int64_t n_bytes = n;
     SY_REQUIRE(n > 0 && n <= MAX_KEY, SY_ERR_USAGE, "%s: model.vocab: a token of %lld bytes",
                r->name, (long long)n);
     SY_REQUIRE(json_is_integer(id) && json_integer_value(id) >= 0 &&
                    json_integer_value(id) < SY__MAX_IDS,
-               SY_ERR_USAGE, "%s: model.vocab: the id of '%.60s' is not a number from 0 to %d",
-               r->name, text, SY__MAX_IDS - 1);
+               SY_ERR_USAGE, "%s: model.vocab: the id of '%s' is not a number from 0 to %d",
+               r->name, printable(text, n, shown, sizeof shown), SY__MAX_IDS - 1);
     const bool plain = to_bytes(text, n, bytes, &n_bytes);
     if (sy__vocab_add(&r->b->vocab, (int32_t)json_integer_value(id), plain ? bytes : text,
                       plain ? n_bytes : n, plain) != SY_OK) {
         (void)snprintf(why, sizeof why, "%s", sy_error_message());
         sy_error_clear();
-        SY_REQUIRE(false, SY_ERR_USAGE, "%s: model.vocab: '%.60s': %s", r->name, text, why);
+        SY_REQUIRE(false, SY_ERR_USAGE, "%s: model.vocab: '%s': %s", r->name,
+                   printable(text, n, shown, sizeof shown), why);
     }
 
 cleanup:
@@ -141,7 +153,7 @@ static sy_status add_merge(reader *r, int32_t i, const json_t *merge)
 {
     sy_status st = SY_OK;
     const char *half[2];
-    char bytes[2 * MAX_KEY];
+    char bytes[2 * MAX_KEY], shown[64];
     int64_t n[2], n_left = 0, n_right = 0;
     const sy__vocab *v = &r->b->vocab;
     SY_REQUIRE(halves_of(merge, half, n) && n[0] > 0 && n[1] > 0 && n[0] <= MAX_KEY &&
@@ -155,9 +167,10 @@ static sy_status add_merge(reader *r, int32_t i, const json_t *merge)
     const int32_t left = sy__vocab_find(v, bytes, n_left);
     const int32_t right = sy__vocab_find(v, bytes + n_left, n_right);
     const int32_t both = sy__vocab_find(v, bytes, n_left + n_right);
-    SY_REQUIRE(left >= 0 && right >= 0 && both >= 0, SY_ERR_USAGE,
-               "%s: model.merges[%d]: '%.*s' is not in model.vocab", r->name, i,
-               (int)(left < 0 ? n[0] : n[1]), left < 0 ? half[0] : half[1]);
+    SY_REQUIRE(
+        left >= 0 && right >= 0 && both >= 0, SY_ERR_USAGE,
+        "%s: model.merges[%d]: '%s' is not in model.vocab", r->name, i,
+        printable(left < 0 ? half[0] : half[1], left < 0 ? n[0] : n[1], shown, sizeof shown));
     SY_TRY(sy__merges_add(&r->b->merges, left, right, i, both));
 
 cleanup:
@@ -420,10 +433,11 @@ sy_status sy__bpe_read_json(const sy_tokenizer_source *source, sy__bpe *b)
     sy_status st = SY_OK;
     reader r = {.name = source->name, .b = b};
     json_error_t error;
+    char shown[sizeof error.text];
     json_t *root = json_loadb(source->bytes, (size_t)source->n_bytes,
                               JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
     SY_REQUIRE(root != NULL, SY_ERR_USAGE, "%s:%d: not a tokenizer.json: %s", source->name,
-               error.line, error.text);
+               error.line, printable(error.text, (int64_t)strlen(error.text), shown, sizeof shown));
     SY_REQUIRE(source->encoding == NULL, SY_ERR_USAGE,
                "%s: '%s:' stands before a rank file, and this is a tokenizer.json", source->name,
                source->encoding);

@@ -191,7 +191,8 @@ static void tokenize_bad_lines_are_skipped_and_counted(void **state)
     const char *inputs[2] = {data_path(dir, "a.jsonl"), data_path(dir, "b.jsonl")};
     sy_tokenize_result result;
     data_write(inputs[0], "{\"text\": \"x\"}\n", 14);
-    data_write(inputs[1], "\n{\"t\": 1}\n{\"text\": \"yz\"}\n{\n\n[\"a\"]", 39);
+    const char text[] = "\n{\"t\": 1}\n{\"text\": \"yz\"}\n{\n\n[\"a\"]";
+    data_write(inputs[1], text, sizeof text - 1);
     const sy_tokenize_spec spec = {.inputs = inputs,
                                    .n_inputs = 2,
                                    .prefix = data_path(dir, "out"),
