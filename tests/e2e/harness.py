@@ -192,6 +192,15 @@ class Case(unittest.TestCase):
     def train(self, config, run, *args, **options):
         return self.succeeds("train", config, "--run-dir", self.folder / run, *args, **options)
 
+    def train_once(self, config, run, ranks):
+        """A run that several tests of a class compare with: the first that asks trains it."""
+        text = config.read_text().replace(str(self.folder), "")
+        kept = self.home / f"{run}_{ranks}_{hashlib.sha256(text.encode()).hexdigest()}"
+        if not kept.exists():
+            self.train(config, run, ranks=ranks)
+            (self.folder / run).rename(kept)
+        (self.folder / run).symlink_to(kept)
+
     # ---- run directories ----
 
     def metrics(self, run):

@@ -17,7 +17,7 @@ class Kill(harness.Case):
     def prepare(self, ranks, ep, **train):
         self.ranks = ranks
         self.cfg = self.config(parallel={"ep": ep}, train={"steps": 9, **train})
-        self.train(self.cfg, "whole", ranks=ranks)
+        self.train_once(self.cfg, "whole", ranks)
 
     def dies(self, fault, run, *args):
         """A run that kills itself at a fault point."""
