@@ -139,7 +139,7 @@ class RoundTrip(Folders):
 
     def test_imported_model_reads_and_writes_text_with_its_own_tokenizer(self):
         """Greedy text from the tokenizer inside the checkpoint is that of the same file named, on one rank and on two."""
-        own = FIXTURES / "tokenizers/gpt2.json"
+        own = FIXTURES.parent / "tokenizers/gpt2.json"
         shutil.copytree(FIXTURES / "mixtral", self.source)
         ask = ("--prompt", "It's the <|endoftext|> end", "--max-tokens", 5, "--temperature", 0)
         self.imports(self.source, "ids.h5", "--set", "model.vocab_size=432")

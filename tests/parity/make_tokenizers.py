@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes tests/parity/fixtures/tokenizers: toy tokenizers trained on the bundled sample by Hugging Face tokenizers, a rank
+"""Writes tests/parity/tokenizers: toy tokenizers trained on the bundled sample by Hugging Face tokenizers, a rank
 file and a SentencePiece model, and the ids that tokenizers, tiktoken and sentencepiece give for texts that are easily got wrong.
 
     make_tokenizers.py      (needs tokenizers, tiktoken, sentencepiece)
@@ -14,7 +14,7 @@ import tiktoken
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-OUT = os.path.join(HERE, "fixtures", "tokenizers")
+OUT = os.path.join(HERE, "tokenizers")
 SAMPLE = os.path.join(HERE, "..", "..", "data", "samples", "prose.txt")
 TAIL = r"|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 CL100K = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)" + TAIL % r"\p{N}{1,3}"
