@@ -126,6 +126,30 @@ static bool is_plain(const char *text, int64_t n)
     return true;
 }
 
+/* Compose points [n] in place; returns how many are left, or an error of the library. Its release
+   2.8 takes U+11A7, which stands alone, for the end of a Hangul syllable, so it is kept apart. */
+static int64_t compose(int32_t *points, int64_t n)
+{
+    const utf8proc_option_t options = UTF8PROC_STABLE | UTF8PROC_COMPOSE;
+    int64_t n_out = 0;
+    for (int64_t begin = 0, end = 0; begin < n; begin = end + 1) {
+        for (end = begin; end < n && points[end] != 0x11a7;) {
+            end++;
+        }
+        const utf8proc_ssize_t some =
+            utf8proc_normalize_utf32(points + begin, end - begin, options);
+        if (some < 0) {
+            return some;
+        }
+        memmove(points + n_out, points + begin, (size_t)some * sizeof *points);
+        n_out += some;
+        if (end < n) {
+            points[n_out++] = 0x11a7;
+        }
+    }
+    return n_out;
+}
+
 sy_status sy__utf8_nfc(const char *text, int64_t n, sy__text *out, bool *same)
 {
     sy_status st = SY_OK;
@@ -134,16 +158,17 @@ sy_status sy__utf8_nfc(const char *text, int64_t n, sy__text *out, bool *same)
     if (*same) {
         return SY_OK;
     }
-    SY_TRY(sy__text_reserve(out, 4 * (3 * n + 1)));
     /* room for three code points of each byte, and the terminator that reencode writes */
-    utf8proc_ssize_t points =
-        utf8proc_decompose((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n,
-                           (utf8proc_int32_t *)(void *)out->bytes, 3 * n, options);
-    SY_REQUIRE(points >= 0 && points <= 3 * n, SY_ERR_INTERNAL, "normal form C fails: %s",
-               utf8proc_errmsg(points));
-    points = utf8proc_reencode((utf8proc_int32_t *)(void *)out->bytes, points, options);
-    SY_REQUIRE(points >= 0, SY_ERR_INTERNAL, "normal form C fails: %s", utf8proc_errmsg(points));
-    out->n = points;
+    SY_TRY(sy__text_reserve(out, 4 * (3 * n + 1)));
+    utf8proc_int32_t *points = (utf8proc_int32_t *)(void *)out->bytes;
+    int64_t n_points = utf8proc_decompose((const utf8proc_uint8_t *)text, (utf8proc_ssize_t)n,
+                                          points, 3 * n, options);
+    SY_REQUIRE(n_points >= 0 && n_points <= 3 * n, SY_ERR_INTERNAL, "normal form C fails: %s",
+               utf8proc_errmsg(n_points));
+    n_points = compose(points, n_points);
+    SY_REQUIRE(n_points >= 0, SY_ERR_INTERNAL, "normal form C fails: %s",
+               utf8proc_errmsg(n_points));
+    out->n = utf8proc_reencode(points, n_points, 0);
 
 cleanup:
     return st;

@@ -28,6 +28,7 @@ TEXTS = [
     "\u041f\u0440\u0438\u0432\u0435\u0442, \u043c\u0438\u0440! \u0645\u0631\u062d\u0628\u0627 \u0928\u092e\u0938\u094d\u0924\u0947", "\U0001f469\u200d\U0001f680 \U0001f1e9\U0001f1ea ok \u2764\ufe0f",
     "int main(void) { return x[3] != 0 ? -1 : a->b; } // */*", "x" * 200, " " * 70 + "y", "the the the thethe" * 20, "=" * 99,
     "\x00\x01\x07\x1b\x7f", f"one{END}two <tool> three<tool>", "<too<tool>l>", "e\u0301<tool>\u0301", "\u0f71\u0f72\u0f74 \u00e0\u0316",
+    "\u1109\u1161\u11a7 \u1109\u1161\u11a8 \u11a7\u0301\u11a7",
 ]
 
 
