@@ -91,8 +91,9 @@ sy_status sy_run_dir_clean(const sy_run_dir *run, int32_t *n_removed);
 sy_status sy_run_dir_publish(const sy_run_dir *run, int64_t step);
 
 /* Rename the checkpoints of later steps than `step`, and one of that step which is not the file
-   `named`, to `step_*.h5.old`: a run that goes on from a checkpoint of its choice leaves that line,
-   and the next --resume must find its own. `latest` points at the newest that stays. *stands: so
+   `named`, to `step_*.h5.old`: a run that goes on from a checkpoint of its choice, or passed over
+   newer ones, leaves that line, and the next --resume must find its own; nor does sy_run_dir_prune
+   count them. `latest` points at the newest that stays. *stands: so
    does `named`, under the name of its step. Not collective. Rank 0 only. SY_ERR_IO. */
 sy_status sy_run_dir_set_aside(const sy_run_dir *run, int64_t step, const char *named,
                                bool *stands);
