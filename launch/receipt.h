@@ -20,6 +20,9 @@ double sy_grow_ratio_tolerance(sy_dtype compute);
 double sy_grow_uniform_weight(const sy_grow *g);
 double sy_grow_predict_ratio(const sy_grow *g, double weight);
 
+/* Keys of the source's function that were set anew, "key: old -> new" in a line each: both models
+   are compared as they are with the new ones. Freed with sy_free. Not collective. */
+sy_status sy_grow_set_anew(const sy_grow *g, char **out);
 /* The whole receipt; freed with sy_free. Not collective. */
 sy_status sy_grow_receipt_json(const sy_grow *g, char **out);
 /* The table, on standard output. Not collective: rank 0 calls it. */

@@ -181,16 +181,41 @@ static json_t *ratio_json(const sy_grow *g)
                      "largest_difference", real(gap->ratio_off), "promised", g->proof.weighs);
 }
 
+static bool is_of_function(const char *key)
+{
+    return strncmp(key, "model.", 6) == 0 && strcmp(key, "model.vocab_size") != 0 &&
+           strcmp(key, "model.init_std") != 0;
+}
+
+sy_status sy_grow_set_anew(const sy_grow *g, char **out)
+{
+    return sy_config_diff(g->source_settings[0].config, g->settings.config, is_of_function, out);
+}
+
+static json_t *set_anew_json(const sy_grow *g)
+{
+    json_t *list = json_array();
+    char *lines = NULL;
+    if (sy_grow_set_anew(g, &lines) == SY_OK) {
+        for (char *rest = lines, *line = strtok_r(rest, "\n", &rest); line != NULL;
+             line = strtok_r(NULL, "\n", &rest)) {
+            json_array_append_new(list, text(line));
+        }
+    }
+    sy_free(&lines);
+    return list;
+}
+
 static json_t *probe_json(const sy_grow *g)
 {
     json_t *runs = json_array();
     for (int32_t i = 0; i < g->proof.n_gaps; i++) {
         json_array_append_new(runs, gap_json(g, &g->proof.gap[i]));
     }
-    return json_pack("{s:i, s:i, s:i, s:I, s:b, s:o, s:o}", "ranks", g->env->world->size,
+    return json_pack("{s:i, s:i, s:i, s:I, s:o, s:b, s:o, s:o}", "ranks", g->env->world->size,
                      "sequences", g->proof.n_sequences, "tokens", g->proof.S, "seed",
-                     (json_int_t)g->spec.seed, "preserves", g->proof.preserves, "runs", runs,
-                     "ffn_ratio", ratio_json(g));
+                     (json_int_t)g->spec.seed, "set_anew", set_anew_json(g), "preserves",
+                     g->proof.preserves, "runs", runs, "ffn_ratio", ratio_json(g));
 }
 
 static const char *method_name(const sy_grow *g)

@@ -192,18 +192,10 @@ static void print_pairs(const sy_receipt *r)
 
 /* ---- the probe ---- */
 
-/* Keys of the source's function that were set anew: it is compared as it would be with them. */
-static bool is_of_function(const char *key)
-{
-    return strncmp(key, "model.", 6) == 0 && strcmp(key, "model.vocab_size") != 0 &&
-           strcmp(key, "model.init_std") != 0;
-}
-
 static void print_settings(const sy_grow *g)
 {
     char *text = NULL;
-    if (sy_config_diff(g->source_settings[0].config, g->settings.config, is_of_function, &text) ==
-        SY_OK) {
+    if (sy_grow_set_anew(g, &text) == SY_OK) {
         for (char *rest = text, *line = strtok_r(rest, "\n", &rest); line != NULL;
              line = strtok_r(NULL, "\n", &rest)) {
             printf("  both with %s\n", line);

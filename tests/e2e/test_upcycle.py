@@ -144,6 +144,9 @@ class Upcycle(harness.Case):
         self.assertIn("64 random tokens", text)
         self.assertRegex(text, r"both with model.rope_theta: 10000\S* -> 500000")
         self.assertRegex(text, r"both with model.seq_len: 32 -> 64")
+        kept = json.loads(self.succeeds("inspect", out, "--receipt").stdout)["probe"]["set_anew"]
+        self.assertIn("model.seq_len: 32 -> 64", kept)
+        self.assertEqual(len(kept), 4)
         dense = self.loss(self.dense, *longer)
         self.assertAlmostEqual(self.loss(out), dense, delta=1e-5)
         self.assertNotAlmostEqual(self.loss(self.dense), dense, delta=1e-4)
