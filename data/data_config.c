@@ -40,7 +40,8 @@ static const sy_config_key data_keys[] = {
      "Type of the ids in token files without a header (nanoGPT, OLMo). auto: u16; for files named "
      ".npy the smallest that holds model.vocab_size."},
     {"eod", SY_CFG_I32, AT(eod), "-1", -1, INT32_MAX, NULL,
-     "Id that ends a document in token files without an index, for mask_documents. -1: none."},
+     "Id that ends a document in token files without an index, for mask_documents, and the targets "
+     "of ul2. -1: none."},
     {"order", SY_CFG_ENUM, AT(order), "own", 0, 0, order_names,
      "Order of the training sequences. own: a closed form, no tables. megatron: that of "
      "Megatron-LM, "

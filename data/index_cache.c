@@ -11,6 +11,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "core/alloc.h"
@@ -79,11 +80,16 @@ static sy_status build_file(const sy_index_cache_spec *spec, int fd, const char 
                             const char *path)
 {
     sy_status st = SY_OK;
+    struct statvfs disk;
     header h = {.key = spec->key, .bytes = spec->bytes};
     const int64_t whole = (int64_t)sizeof h + spec->bytes;
     void *map = MAP_FAILED;
     memcpy(h.magic, magic, sizeof magic);
     SY_REQUIRE(ftruncate(fd, 0) == 0, SY_ERR_IO, "cannot write '%s': %s", tmp, strerror(errno));
+    SY_REQUIRE(fstatvfs(fd, &disk) != 0 ||
+                   (double)whole < (double)disk.f_bavail * (double)disk.f_frsize,
+               SY_ERR_IO, "no room for the %s of '%s': %" PRId64 " bytes", spec->what, spec->beside,
+               whole);
     errno = posix_fallocate(fd, 0, whole); /* a full disk must not be met through the mapping */
     SY_REQUIRE(errno == 0, SY_ERR_IO, "cannot write '%s', %" PRId64 " bytes: %s", tmp, whole,
                strerror(errno));
@@ -96,6 +102,9 @@ static sy_status build_file(const sy_index_cache_spec *spec, int fd, const char 
 cleanup:
     if (map != MAP_FAILED) {
         munmap(map, (size_t)whole);
+    }
+    if (st != SY_OK && ftruncate(fd, 0) == 0) { /* whoever waits for the lock has the same file */
+        (void)unlink(tmp);
     }
     return st;
 }

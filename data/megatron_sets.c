@@ -10,6 +10,9 @@
 #include "data/index_cache.h"
 #include "data/megatron.h"
 
+/* Of an order, and places in its tables: products with a sequence's length stay below 2^63. */
+#define MOST_SAMPLES (INT64_C(1) << 36)
+
 typedef struct set {
     sy_megatron_dataset data;
     int64_t n_wanted;
@@ -107,6 +110,10 @@ static sy_status open_set(sy_megatron *m, set *s)
     SY_REQUIRE(n <= INT32_MAX, SY_ERR_USAGE,
                "token file '%s' has %" PRId64 " sequences, more than Megatron's order can number",
                sy_token_file_path(s->data.file), n);
+    SY_REQUIRE(s->shape.n_documents <= MOST_SAMPLES, SY_ERR_USAGE,
+               "token file '%s' would be gone through %" PRId64 " times, too often for Megatron's "
+               "order",
+               sy_token_file_path(s->data.file), s->shape.n_epochs);
     SY_TRY(read_lengths(s, &length));
     build_job job = {m, s, length};
     SY_TRY(sy_index_cache_open(&(sy_index_cache_spec){.beside = sy_token_file_path(s->data.file),
@@ -169,6 +176,10 @@ sy_status sy_megatron_create(const sy_megatron_dataset *sets, int32_t n, int32_t
                seed);
     SY_REQUIRE(n < INT16_MAX, SY_ERR_USAGE, "%d data sets; Megatron's order has at most %d", n,
                INT16_MAX - 1);
+    SY_REQUIRE(n_wanted <= MOST_SAMPLES, SY_ERR_USAGE,
+               "train.steps times train.global_batch is %" PRId64
+               "; Megatron's order has at most %" PRId64 " sequences",
+               n_wanted, MOST_SAMPLES);
     SY_TRY(sy_alloc(1, sizeof *m, (void **)&m));
     m->n = n;
     m->S = S;
@@ -258,8 +269,11 @@ cleanup:
 sy_status sy_megatron_read(const sy_megatron *m, int64_t k, int32_t *tokens, uint8_t *fresh)
 {
     sy_status st = SY_OK;
-    SY_REQUIRE(k >= 0 && k < m->n_samples, SY_ERR_INTERNAL,
-               "sample %" PRId64 " of an order of %" PRId64, k, m->n_samples);
+    SY_REQUIRE(k >= 0 && k < m->n_samples, SY_ERR_USAGE,
+               "sequence %" PRId64 " of an order of %" PRId64 ": Megatron's order is made of "
+               "train.steps and train.global_batch; go on with those of before, or with --reset "
+               "data",
+               k, m->n_samples);
     const int32_t d = m->dataset != NULL ? m->dataset[k] : 0;
     const int64_t j = m->dataset != NULL ? m->sample[k] : k;
     if (d < 0 || d >= m->n) {

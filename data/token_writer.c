@@ -4,8 +4,10 @@
 #include "data/token_writer.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include "core/alloc.h"
@@ -27,19 +29,29 @@ struct sy_token_writer {
     int64_t n_tokens, n_documents, n_sequences;
 };
 
+/* The file under construction carries a lock, so that two jobs do not write one. */
 static sy_status out_open(out_file *file, const char *prefix, const char *extension, bool keep)
 {
     sy_status st = SY_OK;
+    int fd = -1;
     SY_TRY(sy_asprintf(&file->tmp, "%s.%s.tmp", prefix, extension));
     if (keep) {
         SY_TRY(sy_asprintf(&file->path, "%s.%s", prefix, extension));
     }
-    file->stream = fopen(file->tmp, "w+b");
-    SY_REQUIRE(file->stream != NULL, SY_ERR_USAGE, "cannot create '%s': %s", file->tmp,
+    fd = open(file->tmp, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    SY_REQUIRE(fd >= 0, SY_ERR_USAGE, "cannot create '%s': %s", file->tmp, strerror(errno));
+    SY_REQUIRE(flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK, SY_ERR_USAGE,
+               "another job is writing '%s'", file->tmp);
+    file->stream = ftruncate(fd, 0) == 0 || errno == EINVAL ? fdopen(fd, "w+b") : NULL;
+    SY_REQUIRE(file->stream != NULL, SY_ERR_USAGE, "cannot write '%s': %s", file->tmp,
                strerror(errno));
+    fd = -1;
     file->exists = true;
 
 cleanup:
+    if (fd >= 0) {
+        close(fd);
+    }
     return st;
 }
 

@@ -93,7 +93,8 @@ static sy_status add_choice(quiz *q, int64_t line, const char *context, const ch
                     (void **)&ids));
     SY_TRY(sy_tokenizer_encode(q->tokenizer, context, n_context, ids, &before));
     SY_TRY(sy_tokenizer_encode(q->tokenizer, whole, n_context + n_text, ids, &n));
-    SY_REQUIRE(before >= 1 && n > before && n - before <= q->engine->spec.S, SY_ERR_USAGE,
+    before = before < n ? before : n - 1; /* a choice may grow together with its context */
+    SY_REQUIRE(n_text > 0 && before >= 1 && n - before <= q->engine->spec.S, SY_ERR_USAGE,
                "'%s', line %" PRId64 ": a context of %" PRId64 " and a choice of %" PRId64
                " tokens; wanted are 1 at least, and a choice of at most model.seq_len %d",
                q->path, line, before, n - before, q->engine->spec.S);
@@ -102,6 +103,13 @@ static sy_status add_choice(quiz *q, int64_t line, const char *context, const ch
                    "'%s', line %" PRId64 ": token id %d is not below model.vocab_size %d", q->path,
                    line, ids[i], V);
     }
+    if (n > q->engine->spec.S + 1) { /* what the model sees of it */
+        memmove(ids, ids + n - q->engine->spec.S - 1,
+                (size_t)(q->engine->spec.S + 1) * sizeof *ids);
+        before -= n - q->engine->spec.S - 1;
+        n = q->engine->spec.S + 1;
+    }
+    SY_TRY(sy_realloc(n, sizeof *ids, (void **)&ids));
     SY_TRY(make_room_for_one(q));
     q->choice[q->n] = (choice){q->n_questions, n_text, right};
     q->scored[q->n++] = (sy_scored){ids, n, n - before};

@@ -13,7 +13,13 @@
 #include "launch/output.h"
 #include "launch/settings.h"
 
-enum { COUNTED_TOKENS = 64 << 20, CHUNK = 4096, FREQUENT = 16, SHOWN_IDS = 24 };
+enum {
+    COUNTED_TOKENS = 64 << 20,
+    CHUNK = 4096,
+    FREQUENT = 16,
+    SHOWN_IDS = 24,
+    LARGEST_ID = 1 << 26
+};
 
 typedef struct view {
     const char *path;
@@ -71,6 +77,10 @@ static sy_status count_chunk(view *v, int64_t first, int64_t n)
     SY_TRY(sy_token_file_read(v->file, first, n, v->ids));
     for (int64_t i = 0; i < n; i++) {
         const int64_t id = v->ids[i];
+        SY_REQUIRE(id < LARGEST_ID, SY_ERR_USAGE,
+                   "token file '%s' has id %" PRId64 ", larger than any vocabulary: is --raw-type "
+                   "right?",
+                   sy_token_file_path(v->file), id);
         if (id >= v->n_ids) {
             int64_t *larger = NULL;
             const int64_t room = 2 * id + 256;
@@ -177,8 +187,9 @@ static sy_status print_sequences(view *v)
 {
     sy_status st = SY_OK;
     const int64_t n = (sy_token_file_n_tokens(v->file) - 1) / v->seq_len;
-    for (int64_t k = 0; k < v->n_samples && k < n; k++) {
-        const int64_t i = n * k / v->n_samples;
+    const int64_t shown = n < v->n_samples ? n : v->n_samples;
+    for (int64_t k = 0; k < shown; k++) {
+        const int64_t i = n * k / shown;
         printf("  sequence %" PRId64 " of %" PRId64 ", %" PRId64 " tokens%s\n", i, n, v->seq_len,
                k == 0 ? " (a line for each document in it)" : "");
         SY_TRY(print_sequence(v, i * v->seq_len, v->seq_len));

@@ -64,22 +64,44 @@ cleanup:
     return st;
 }
 
+/* Row b of a micro-batch by itself. */
+static sy_batch row_of(const sy_batch *micro, int32_t b)
+{
+    const int64_t at = (int64_t)b * micro->S;
+    return (sy_batch){.B = 1,
+                      .S = micro->S,
+                      .ids = micro->ids + at,
+                      .targets = micro->targets + at,
+                      .routed = micro->routed != NULL ? micro->routed + at : NULL,
+                      .doc = micro->doc != NULL ? micro->doc + at : NULL};
+}
+
+static sy_status print_one(const printer *p, const sy_batch *row, int64_t k, int64_t step)
+{
+    int32_t n_loss = 0;
+    for (int32_t t = 0; t < row->S; t++) {
+        n_loss += row->targets[t] >= 0;
+    }
+    printf("sequence %" PRId64 ", of step %" PRId64 ": %d of %d tokens have a loss\n", k, step,
+           n_loss, row->S);
+    return print_sequence(p, row);
+}
+
+/* Step by step, as training takes them. */
 static sy_status print_all(const printer *p, const sy_run_settings *settings, sy_loader *loader,
                            int64_t n)
 {
     sy_status st = SY_OK;
     const sy_step_batch *batch = NULL;
-    for (int64_t k = 0; k < n; k++) {
-        const int64_t step = k / settings->train->global_batch;
+    int64_t k = 0;
+    for (int64_t step = 1; k < n && step <= settings->train->steps; step++) {
         SY_TRY(sy_loader_take(loader, k, &batch));
-        const sy_batch b = batch->micro[0]; /* the first sequence of it */
-        int32_t n_loss = 0;
-        for (int32_t t = 0; t < b.S; t++) {
-            n_loss += b.targets[t] >= 0;
+        for (int32_t j = 0; j < batch->n_micro; j++) {
+            for (int32_t b = 0; b < batch->micro[j].B && k < n; b++) {
+                const sy_batch row = row_of(&batch->micro[j], b);
+                SY_TRY(print_one(p, &row, k++, step));
+            }
         }
-        printf("sequence %" PRId64 ", of step %" PRId64 ": %d of %d tokens have a loss\n", k,
-               step + 1, n_loss, b.S);
-        SY_TRY(print_sequence(p, &b));
     }
 cleanup:
     return st;

@@ -359,6 +359,11 @@ class Samples(harness.Case):
         whole = "".join(x[-1].strip() for x in lines)
         self.assertEqual(len(lines[1][-1].strip()), int(head.split(": ")[1].split()[0]))
         self.assertIn(whole[1:], text)
+        train = {"steps": 4, "global_batch": 4, "micro_batch": 2}
+        data["order"] = "megatron"
+        out = self.succeeds("data", "--config", self.config(data=data, train=train), "--samples", 40).stdout
+        self.assertEqual([line.split(":")[0] for line in out.splitlines() if line.startswith("sequence")],
+                         [f"sequence {k}, of step {k // 4 + 1}" for k in range(16)])
 
 
 class Help(harness.Case):

@@ -86,6 +86,16 @@ class SameLayout(harness.Case):
         paths = [{"path": str(self.folder / "many"), "weight": 3}, {"path": str(self.home / "text"), "part": "all"}]
         self.continues_bit_for_bit(2, parallel={"ep": 2}, data={"order": "megatron", "split": [9, 1, 0], "train": paths})
 
+    def test_resume_beyond_megatron_s_order_is_refused(self):
+        """A smaller batch makes a shorter order, in which the position of before does not exist."""
+        write_tokens(self.folder / "few", [bytes(range(200))])
+        data = {"order": "megatron", "train": [{"path": str(self.folder / "few")}]}
+        self.train(self.config(data=data, train={"steps": 4, "global_batch": 8}), "run", "--set", "train.checkpoint_every=0")
+        job = self.job("train", self.config(data=data, train={"steps": 4, "global_batch": 8}), "--run-dir", self.folder / "run",
+                       "--resume", "--set", "train.global_batch=2", "--set", "train.steps=6")
+        self.assertEqual(job.status, 2, job.text())
+        self.assertIn("--reset data", job.text())
+
     def test_resume_with_denoisers_continues_bit_for_bit(self):
         self.continues_bit_for_bit(2, parallel={"ep": 2}, **UL2)
 

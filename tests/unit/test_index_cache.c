@@ -134,6 +134,18 @@ static void builder_that_dies_is_followed_by_another(void **state)
     munmap(s, sizeof *s);
 }
 
+static int count_files(const data_dir *dir)
+{
+    DIR *open = opendir(dir->path);
+    int n = 0;
+    assert_non_null(open);
+    for (const struct dirent *e = readdir(open); e != NULL; e = readdir(open)) {
+        n += e->d_name[0] != '.';
+    }
+    closedir(open);
+    return n;
+}
+
 static void table_that_cannot_be_built_leaves_none(void **state)
 {
     const char *beside = data_path(*state, "a.bin");
@@ -141,6 +153,11 @@ static void table_that_cannot_be_built_leaves_none(void **state)
     sy_index_cache cache;
     sy_index_cache_spec spec = spec_of(beside, refuse, s);
     data_expect_error(sy_index_cache_open(&spec, &cache), SY_ERR_USAGE, "no such", "order");
+    assert_int_equal(count_files(*state), 0);
+    spec.bytes = INT64_C(1) << 60; /* no disk has that */
+    data_expect_error(sy_index_cache_open(&spec, &cache), SY_ERR_IO, "no room", "order");
+    assert_int_equal(count_files(*state), 0);
+    spec.bytes = BYTES;
     spec.build = build;
     assert_int_equal(sy_index_cache_open(&spec, &cache), SY_OK);
     assert_true(is_whole(&cache));

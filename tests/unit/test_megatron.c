@@ -343,6 +343,8 @@ static void what_megatron_cannot_order_is_refused(void **state)
                       "run.seed", "2^32");
     data_expect_error(sy_megatron_create(&tiny, 1, GOLDEN_S, 1, 9, &m), SY_ERR_USAGE, "g.bin",
                       "too few");
+    data_expect_error(sy_megatron_create(&set, 1, GOLDEN_S, 1, INT64_C(1) << 60, &m), SY_ERR_USAGE,
+                      "train.steps", "at most");
     sy_token_file_close(&file);
 }
 

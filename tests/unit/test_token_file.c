@@ -347,6 +347,20 @@ static void writer_given_up_leaves_older_files_alone(void **state)
     assert_int_not_equal(access(data_path(dir, "o.doc.tmp"), F_OK), 0);
 }
 
+static void writer_of_what_another_writes_is_refused(void **state)
+{
+    data_dir *dir = *state;
+    sy_token_writer *one = NULL, *two = NULL;
+    const int32_t ids[2] = {1, 2};
+    assert_int_equal(sy_token_writer_create(data_path(dir, "w"), 256, &one), SY_OK);
+    assert_int_equal(sy_token_writer_append(one, ids, 2), SY_OK);
+    data_expect_error(sy_token_writer_create(data_path(dir, "w"), 256, &two), SY_ERR_USAGE,
+                      "w.bin.tmp", "another job");
+    assert_int_equal(sy_token_writer_end_document(one), SY_OK);
+    assert_int_equal(sy_token_writer_finish(one), SY_OK);
+    sy_token_writer_destroy(&one);
+}
+
 static void writer_without_tokens_or_folder_is_refused(void **state)
 {
     data_dir *dir = *state;
@@ -395,6 +409,7 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(writer_documents_gives_the_format_s_bytes, setup, teardown),
         cmocka_unit_test_setup_teardown(writer_given_up_leaves_older_files_alone, setup, teardown),
+        cmocka_unit_test_setup_teardown(writer_of_what_another_writes_is_refused, setup, teardown),
         cmocka_unit_test_setup_teardown(writer_without_tokens_or_folder_is_refused, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(writer_full_disk_is_an_error, setup, teardown),
