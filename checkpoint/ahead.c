@@ -2,6 +2,8 @@
    free, each the next piece that nobody reads yet; the taker empties them in order. */
 #include "checkpoint/ahead_impl.h"
 
+#include <fcntl.h>
+
 #include "checkpoint/file_impl.h"
 #include "checkpoint/integrity_impl.h"
 #include "core/alloc.h"
@@ -126,6 +128,7 @@ sy_status sy__ahead_open(const char *path, const sy__catalog *cat, const sy__wan
     pthread_mutex_init(&a->lock, NULL);
     pthread_cond_init(&a->changed, NULL);
     SY_TRY(open_file(a));
+    (void)posix_fadvise(a->fd, 0, 0, POSIX_FADV_SEQUENTIAL); /* by rising offset: read far ahead */
     SY_TRY(make_slots(a));
     for (; a->n_threads < THREADS && a->n_threads < n; a->n_threads++) {
         SY_TRY(sy_thread_start("reader", thread_main, a, &a->thread[a->n_threads]));
