@@ -13,6 +13,8 @@
 /* Of an order, and places in its tables: products with a sequence's length stay below 2^63. */
 #define MOST_SAMPLES (INT64_C(1) << 36)
 
+enum { LENGTHS = 4096 }; /* hashed at a time */
+
 typedef struct set {
     sy_megatron_dataset data;
     int64_t n_wanted;
@@ -57,41 +59,47 @@ static sy_megatron_tables cut_table(const sy_megatron_shape *s, const void *tabl
     return t;
 }
 
+static void read_lengths(const set *s, int64_t first, int64_t n, int32_t *out)
+{
+    for (int64_t i = 0; i < n; i++) {
+        out[i] = (int32_t)length_of(s, first + i);
+    }
+}
+
 typedef struct build_job {
     const sy_megatron *m;
     const set *set;
-    const int32_t *length;
 } build_job;
 
 static sy_status build_tables(void *self, void *table)
 {
-    const build_job *j = self;
-    const sy_megatron_tables t = cut_table(&j->set->shape, table);
-    sy_megatron_build(&j->set->shape, j->length, j->set->data.end - j->set->data.first, j->m->S,
-                      j->m->seed, &t);
-    return SY_OK;
-}
-
-static sy_status read_lengths(const set *s, int32_t **out)
-{
     sy_status st = SY_OK;
-    const int64_t n = s->data.end - s->data.first;
-    SY_TRY(sy_alloc(n, sizeof **out, (void **)out));
-    for (int64_t i = 0; i < n; i++) {
-        (*out)[i] = (int32_t)length_of(s, i);
-    }
+    const build_job *j = self;
+    const int64_t n = j->set->data.end - j->set->data.first;
+    const sy_megatron_tables t = cut_table(&j->set->shape, table);
+    int32_t *length = NULL;
+    SY_TRY(sy_alloc(n, sizeof *length, (void **)&length));
+    read_lengths(j->set, 0, n, length);
+    sy_megatron_build(&j->set->shape, length, n, j->m->S, j->m->seed, &t);
 cleanup:
+    sy_free(&length);
     return st;
 }
 
-/* Whatever the tables depend on. */
-static uint64_t key_of(const sy_megatron *m, const set *s, const int32_t *length)
+/* Whatever the tables depend on; the lengths block by block, for there may be very many. */
+static uint64_t key_of(const sy_megatron *m, const set *s)
 {
     const int64_t n = s->data.end - s->data.first;
     const int64_t facts[] = {
         m->S, m->seed, s->n_wanted, n, s->shape.n_documents, s->shape.n_samples};
-    return XXH3_64bits_withSeed(length, (size_t)n * sizeof *length,
-                                XXH3_64bits(facts, sizeof facts));
+    uint64_t key = XXH3_64bits(facts, sizeof facts);
+    int32_t length[LENGTHS];
+    for (int64_t at = 0; at < n; at += LENGTHS) {
+        const int64_t here = n - at < LENGTHS ? n - at : LENGTHS;
+        read_lengths(s, at, here, length);
+        key = XXH3_64bits_withSeed(length, (size_t)here * sizeof *length, key);
+    }
+    return key;
 }
 
 static sy_status open_set(sy_megatron *m, set *s)
@@ -100,7 +108,6 @@ static sy_status open_set(sy_megatron *m, set *s)
     const int64_t n = s->data.end - s->data.first;
     const int64_t n_tokens = sy_token_file_sequence_start(s->data.file, s->data.end) -
                              sy_token_file_sequence_start(s->data.file, s->data.first);
-    int32_t *length = NULL;
     SY_REQUIRE(n_tokens > m->S, SY_ERR_USAGE,
                "token file '%s' has %" PRId64
                " tokens in this part of it, too few for one sequence "
@@ -114,18 +121,16 @@ static sy_status open_set(sy_megatron *m, set *s)
                "token file '%s' would be gone through %" PRId64 " times, too often for Megatron's "
                "order",
                sy_token_file_path(s->data.file), s->shape.n_epochs);
-    SY_TRY(read_lengths(s, &length));
-    build_job job = {m, s, length};
+    build_job job = {m, s};
     SY_TRY(sy_index_cache_open(&(sy_index_cache_spec){.beside = sy_token_file_path(s->data.file),
                                                       .what = "order",
-                                                      .key = key_of(m, s, length),
+                                                      .key = key_of(m, s),
                                                       .bytes = table_bytes(&s->shape),
                                                       .build = build_tables,
                                                       .self = &job},
                                &s->cache));
     s->table = cut_table(&s->shape, s->cache.table);
 cleanup:
-    sy_free(&length);
     return st;
 }
 

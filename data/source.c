@@ -164,12 +164,14 @@ static void find_documents(const sy_token_file *file, int64_t first, const int32
                            int32_t n, uint8_t *fresh)
 {
     const bool indexed = sy_token_file_has_documents(file);
+    const int64_t eod = sy_token_file_eod(file);
     int64_t document = indexed ? sy_token_file_document_of(file, first) : 0;
+    int64_t end = indexed ? sy_token_file_document_start(file, document + 1) : -1;
     for (int32_t t = 1; t < n; t++) {
-        fresh[t] = !indexed && tokens[t - 1] == sy_token_file_eod(file);
-        while (indexed && sy_token_file_document_start(file, document + 1) == first + t) {
-            document++; /* some may be empty */
-            fresh[t] = 1;
+        fresh[t] = indexed ? first + t == end : tokens[t - 1] == eod;
+        while (first + t == end) { /* documents may be empty */
+            document++;
+            end = sy_token_file_document_start(file, document + 1);
         }
     }
 }

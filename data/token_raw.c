@@ -40,6 +40,18 @@ cleanup:
     return st;
 }
 
+/* As many as a header says. */
+static sy_status expect_tokens(sy_token_file *file, int64_t n)
+{
+    sy_status st = SY_OK;
+    SY_TRY(count_tokens(file));
+    SY_REQUIRE(file->n_tokens == n, SY_ERR_USAGE,
+               "token file '%s' is damaged: it holds %" PRId64 " tokens, its header says %" PRId64,
+               file->bin.path, file->n_tokens, n);
+cleanup:
+    return st;
+}
+
 /* ---- llm.c ---- */
 
 enum {
@@ -71,11 +83,7 @@ static sy_status open_llmc(sy_token_file *file)
                file->bin.path, version, magic == LLMC_GPT2 ? 1 : 7);
     set_type(file, magic == LLMC_GPT2 ? SY__TOKEN_U16 : SY__TOKEN_U32);
     file->first_byte = LLMC_HEADER_BYTES;
-    SY_TRY(count_tokens(file));
-    SY_REQUIRE(file->n_tokens == n, SY_ERR_USAGE,
-               "token file '%s' is truncated: it holds %" PRId64
-               " tokens, its header says %" PRId64,
-               file->bin.path, file->n_tokens, n);
+    SY_TRY(expect_tokens(file, n));
 cleanup:
     return st;
 }
@@ -139,11 +147,7 @@ static sy_status open_npy(sy_token_file *file)
     }
     SY_REQUIRE(file->item_bytes > 0 && n >= 0, SY_ERR_USAGE,
                "'%s' is no list of integers: numpy's header says %s", file->bin.path, words);
-    SY_TRY(count_tokens(file));
-    SY_REQUIRE(file->n_tokens == n, SY_ERR_USAGE,
-               "token file '%s' is truncated: it holds %" PRId64
-               " tokens, its header says %" PRId64,
-               file->bin.path, file->n_tokens, n);
+    SY_TRY(expect_tokens(file, n));
 cleanup:
     return st;
 }

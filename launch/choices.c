@@ -54,26 +54,13 @@ cleanup:
 static sy_status make_room_for_one(quiz *q)
 {
     sy_status st = SY_OK;
-    choice *choices = NULL;
-    sy_scored *scored = NULL;
     const int64_t room = 2 * q->room + 256;
-    if (q->n < q->room) {
-        return SY_OK;
+    if (q->n == q->room) {
+        SY_TRY(sy_realloc(room, sizeof *q->choice, (void **)&q->choice));
+        SY_TRY(sy_realloc(room, sizeof *q->scored, (void **)&q->scored));
+        q->room = room;
     }
-    SY_TRY(sy_alloc(room, sizeof *choices, (void **)&choices));
-    SY_TRY(sy_alloc(room, sizeof *scored, (void **)&scored));
-    memcpy(choices, q->choice, (size_t)q->n * sizeof *choices);
-    memcpy(scored, q->scored, (size_t)q->n * sizeof *scored);
-    sy_free(&q->choice);
-    sy_free(&q->scored);
-    q->choice = choices;
-    q->scored = scored;
-    q->room = room;
-    choices = NULL;
-    scored = NULL;
 cleanup:
-    sy_free(&scored);
-    sy_free(&choices);
     return st;
 }
 
