@@ -195,6 +195,7 @@ class Case(unittest.TestCase):
     def train_once(self, config, run, ranks):
         """A run that several tests of a class compare with: the first that asks trains it."""
         text = config.read_text().replace(str(self.folder), "")
+        (self.folder / run).unlink(missing_ok=True)  # that of another configuration
         kept = self.home / f"{run}_{ranks}_{hashlib.sha256(text.encode()).hexdigest()}"
         if not kept.exists():
             self.train(config, run, ranks=ranks)

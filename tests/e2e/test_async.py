@@ -7,7 +7,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import time
 import unittest
@@ -90,11 +89,11 @@ class Async(Kill):
         for beside, ranks in itertools.product((False, True), (1, 2, 3, 4)):
             with self.subTest(ranks=ranks, beside=beside, seed=seed):
                 run = f"{'async' if beside else 'sync'}{ranks}"
-                shutil.rmtree(self.folder / "whole", ignore_errors=True)
-                self.prepare(ranks, 1, steps=400, checkpoint_every=3, checkpoint_keep=2, checkpoint_async=beside)
+                self.prepare(ranks, 1, steps=4000, checkpoint_every=3, checkpoint_keep=2, checkpoint_async=beside)
                 kills = self.kill_until_done(dice, run, ranks, 25, 6 if beside else 3)
                 self.resumes(run)
-                print(f"{run}: {kills} kills")
+                self.assertEqual(kills, 25, "the run was over before")
+                print(f"{run}: {kills} kills", flush=True)
 
     def kill_until_done(self, dice, run, ranks, kills, may_lose):
         path, n = self.folder / run / "metrics.jsonl", 0
