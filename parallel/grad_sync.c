@@ -4,6 +4,7 @@
 
 #include "backend/ops.h"
 #include "core/alloc.h"
+#include "core/clock.h"
 
 typedef struct bucket_state {
     sy_comm *replicas;
@@ -17,6 +18,7 @@ struct sy_grad_sync {
     sy_stream *compute, *comm;
     sy_event *edge;       /* from one stream to the other, outside backward */
     bucket_state *bucket; /* [params->n_buckets] */
+    double reducing_s;    /* see sy_grad_sync_take_s */
     bool active;          /* between begin and finish */
     bool any_replicas;    /* some bucket has more than one replica */
 };
@@ -136,6 +138,7 @@ cleanup:
 static sy_status fire(sy_grad_sync *gs, int32_t index)
 {
     sy_status st = SY_OK;
+    const double t0 = sy_clock_s();
     for (int32_t i = 0; i < gs->params->n_buckets; i++) {
         bucket_state *b = &gs->bucket[i];
         if (!b->ready || b->fired || b->needs < index) {
@@ -146,6 +149,7 @@ static sy_status fire(sy_grad_sync *gs, int32_t index)
         SY_TRY(sy_stream_wait(gs->comm, b->ready));
         SY_TRY(reduce_bucket(gs, i));
     }
+    gs->reducing_s += sy_clock_s() - t0;
 cleanup:
     return st;
 }
@@ -190,6 +194,13 @@ sy_status sy_grad_sync_finish(sy_grad_sync *gs)
     }
 cleanup:
     return st;
+}
+
+double sy_grad_sync_take_s(sy_grad_sync *gs)
+{
+    double s = gs->reducing_s;
+    gs->reducing_s = 0;
+    return s;
 }
 
 /* ---- after backward ---- */

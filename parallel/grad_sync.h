@@ -34,6 +34,10 @@ sy_status sy_grad_sync_gather(sy_grad_sync *gs);
    that k ranks hold counts on one of them only). After finish. Not collective. */
 sy_status sy_grad_sync_norm(sy_grad_sync *gs, sy_tensor *out);
 
+/* Host time inside reductions (reached, finish) since the last call: that of the reductions where
+   streams run at once. Not collective. */
+double sy_grad_sync_take_s(sy_grad_sync *gs);
+
 #ifdef __cplusplus
 }
 #endif

@@ -358,15 +358,32 @@ static sy_status log_step(run *r, const sy_step_result *result)
     sy_status st = SY_OK;
     sy_step_facts facts;
     char text[256];
+    const double from = sy_clock_s();
     SY_TRY(sy_step_metrics_fill(r->metrics, result, r->saves.stall_s, &facts));
     r->saves.stall_s = 0;
     sy_progress_update(r->progress, result->step, sy_step_facts_format(&facts, text, sizeof text));
+    sy_step_metrics_book(r->metrics, from);
     if (result->verdict == SY_STEP_SKIPPED) {
         sy_warn("step %ld skipped: the gradient norm is not finite (%ld skipped so far)",
                 (long)result->step, (long)r->trainer->count.skipped);
     }
 cleanup:
     return st;
+}
+
+/* The record as a line and as events; a run does not fail for either. Rank 0. */
+static void write_metrics(run *r, int64_t step)
+{
+    const double from = sy_clock_s();
+    if (sy_metrics_file_append(r->metrics_file, step, r->metrics->record) != SY_OK) {
+        sy_warn("metrics of step %ld were not written: %s", (long)step, sy_error_message());
+        sy_error_clear();
+    }
+    if (r->tensorboard != NULL &&
+        sy_tensorboard_append(r->tensorboard, step, r->metrics->record) != SY_OK) {
+        tensorboard_failed(r);
+    }
+    sy_step_metrics_book(r->metrics, from);
 }
 
 /* *stopped: a rank was asked to stop during evaluation. */
@@ -384,15 +401,7 @@ static sy_status after_step(run *r, const sy_step_result *result, bool *stopped)
         SY_TRY(evaluate(r, stopped));
     }
     if (is_root(r) && (last || eval || due(result->step, c->log_every))) {
-        if (sy_metrics_file_append(r->metrics_file, result->step, r->metrics->record) != SY_OK) {
-            sy_warn("metrics of step %ld were not written: %s", (long)result->step,
-                    sy_error_message());
-            sy_error_clear();
-        }
-        if (r->tensorboard != NULL &&
-            sy_tensorboard_append(r->tensorboard, result->step, r->metrics->record) != SY_OK) {
-            tensorboard_failed(r);
-        }
+        write_metrics(r, result->step);
     }
     if (sy_saves_due(&r->saves, result->save_now)) {
         save(r, last);

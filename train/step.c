@@ -52,6 +52,23 @@ cleanup:
     return st;
 }
 
+/* Book the time since *from, and begin the next phase there. */
+static void book(double *phase_s, double *from)
+{
+    double now = sy_clock_s();
+    *phase_s += now - *from;
+    *from = now;
+}
+
+/* The reductions that backward started on the way are not backward. */
+static void book_backward(sy_trainer *t, double *from)
+{
+    double reducing_s = sy_grad_sync_take_s(t->grads);
+    book(&t->time.backward_s, from);
+    t->time.backward_s -= reducing_s;
+    t->time.grad_sync_wait_s += reducing_s;
+}
+
 static sy_status micro_batch(sy_trainer *t, const sy_batch *batch, int32_t micro_idx, bool last,
                              const int64_t sum[HEAD_N])
 {
@@ -59,16 +76,19 @@ static sy_status micro_batch(sy_trainer *t, const sy_batch *batch, int32_t micro
     sy_engine *e = t->engine;
     sy_model_saved *saved = NULL;
     sy_pass p;
+    double from = sy_clock_s();
     SY_TRY(sy_engine_begin(e, SY_PASS_TRAIN, batch, t->count.step + 1, micro_idx, &p));
     p.per_loss_token = sum[HEAD_LOSS_TOKENS] > 0 ? 1.0 / (double)sum[HEAD_LOSS_TOKENS] : 0;
     p.per_routed_token = sum[HEAD_ROUTED_TOKENS] > 0 ? 1.0 / (double)sum[HEAD_ROUTED_TOKENS] : 0;
     SY_TRY(sy_model_forward(e->model, &p, &saved));
+    book(&t->time.forward_s, &from);
     if (last) {
         SY_TRY(sy_grad_sync_begin(t->grads));
         p.grads = t->grads;
     }
     SY_TRY(sy_model_backward(e->model, &p, saved));
     SY_TRY(sy_engine_end(e, &p));
+    book_backward(t, &from);
 cleanup:
     return st;
 }
@@ -80,6 +100,7 @@ static sy_status compute(sy_trainer *t, const sy_step_batch *batch, const int64_
     sy_engine *e = t->engine;
     const sy_comm *dp = e->mesh->group[SY_DP];
     sy_tensor norm = sy_tensor_rows(&e->sums, 0, 1);
+    double from;
 
     SY_TRY(sy_engine_zero_stats(e));
     for (int32_t i = 0; i < batch->n_micro; i++) {
@@ -88,8 +109,11 @@ static sy_status compute(sy_trainer *t, const sy_step_batch *batch, const int64_
         SY_TRY(sy_fault("train.micro_batch"));
     }
     SY_TRY(sy_grad_sync_finish(t->grads));
+    t->time.grad_sync_wait_s += sy_grad_sync_take_s(t->grads);
+    from = sy_clock_s();
     SY_TRY(sy_grad_sync_norm(t->grads, &norm));
     SY_TRY(sy_engine_reduce_stats(e));
+    book(&t->time.sync_s, &from);
     if (sy_fault_hit("train.nonfinite") == SY_FAULT_NAN) {
         e->h_sums[0] = NAN;
     }
@@ -137,7 +161,9 @@ sy_status sy_trainer_gradients(sy_trainer *t, bool stop, sy_step_result *out)
     int64_t sum[HEAD_N];
     double t0 = sy_clock_s(), data_wait_s = 0;
 
+    t->time = (sy_step_times){0};
     SY_TRY(head(t, stop, &batch, sum, &data_wait_s));
+    t->time.sync_s = sy_clock_s() - t0 - data_wait_s;
     *out = (sy_step_result){.verdict = SY_STEP_STOP, .step = t->count.step};
     if (sum[HEAD_STOP] > 0) {
         goto cleanup;
@@ -165,6 +191,7 @@ static sy_status update(sy_trainer *t, sy_step_result *r)
     sy_engine *e = t->engine;
     const sy_optim_config *o = t->settings->optim;
     bool skip = r->verdict == SY_STEP_SKIPPED;
+    double from = sy_clock_s();
 
     r->lr = learning_rate(t, r->step);
     SY_TRY(sy_optimizer_step(
@@ -173,9 +200,13 @@ static sy_status update(sy_trainer *t, sy_step_result *r)
                      .grad_scale = skip ? 0 : sy_clip_scale(r->grad_norm, o->clip_norm),
                      .skip = skip},
         e->compute_stream));
+    book(&t->time.optimizer_s, &from);
     SY_TRY(sy_grad_sync_gather(t->grads));
+    book(&t->time.param_gather_s, &from);
     SY_TRY(sy_model_end_step(e->model, r->load, sy_engine_experts(e), skip, e->compute_stream));
     SY_TRY(sy_stream_sync(e->compute_stream));
+    book(&t->time.optimizer_s, &from);
+    r->time = t->time;
 cleanup:
     return st;
 }

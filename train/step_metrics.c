@@ -5,6 +5,7 @@
 
 #include "core/alloc.h"
 #include "core/clock.h"
+#include "train/step_metrics_impl.h"
 
 static int32_t list_layers(const sy_run_settings *s, int32_t *layer)
 {
@@ -152,6 +153,7 @@ static sy_status fill_perf(sy_step_metrics *m, const sy_step_result *r, double s
                               m->peak_flops > 0 ? rate * m->flops_per_token / m->peak_flops : NAN));
     SY_TRY(sy_metrics_set_f64(rec, "perf/checkpoint_stall_ms", 1e3 * stall_s));
     SY_TRY(sy_metrics_set_i64(rec, "mem/peak_bytes", sy_engine_peak_rss_bytes()));
+    SY_TRY(sy__step_perf_fill(m, r));
     facts->step_ms = 1e3 * r->step_s;
     facts->tokens_per_s = rate;
 cleanup:

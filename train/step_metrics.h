@@ -23,6 +23,7 @@ typedef struct sy_step_metrics {
     int32_t n_layers;
     double flops_per_token, peak_flops; /* of all ranks together */
     double time_offset_s, start_s;
+    double output_s; /* spent on metrics and progress since the last record */
 } sy_step_metrics;
 
 /* peak_flops: FLOP/s of all ranks together; time_offset_s: time_s of the run before this process.
@@ -30,6 +31,9 @@ typedef struct sy_step_metrics {
 sy_status sy_step_metrics_create(const sy_trainer *trainer, double peak_flops, double time_offset_s,
                                  sy_step_metrics **out);
 void sy_step_metrics_destroy(sy_step_metrics **metrics);
+/* Book the time since from_s (sy_clock_s) as spent on metrics and progress output: perf/metrics_ms
+   of the next record. */
+void sy_step_metrics_book(sy_step_metrics *metrics, double from_s);
 /* Fill metrics->record with a step; evaluations may add to it. facts: for the progress line. */
 sy_status sy_step_metrics_fill(sy_step_metrics *metrics, const sy_step_result *r,
                                double checkpoint_stall_s, sy_step_facts *facts);

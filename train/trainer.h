@@ -16,6 +16,17 @@ typedef enum sy_verdict {
     SY_STEP_STOP     /* a rank was asked to stop: nothing was computed */
 } sy_verdict;
 
+/* Where the time of a step went on this rank. Host time: it is that of the work on devices whose
+   streams run at once. The phases lie beside each other; dispatch, combine and experts lie in
+   forward and backward. */
+typedef struct sy_step_times {
+    double sync_s;           /* head and foot: all ranks meet, so mostly waiting for the slowest */
+    double forward_s;        /* with the loss and the head's gradients */
+    double backward_s;       /* without what grad_sync_wait_s has */
+    double grad_sync_wait_s; /* reducing gradients where it is not hidden */
+    double optimizer_s, param_gather_s;
+} sy_step_times;
+
 /* The same on every rank, but the times. */
 typedef struct sy_step_result {
     sy_verdict verdict;
@@ -26,6 +37,7 @@ typedef struct sy_step_result {
     const double *sums;         /* [L, SY_N_SUMS] */
     const int64_t *load, *kept; /* [L, E] */
     double step_s, data_wait_s, dispatch_s, combine_s, experts_s;
+    sy_step_times time;
     int64_t n_extra_passes;
     bool save_now, savers_ready; /* any rank's vote; every rank's */
 } sy_step_result;
@@ -55,6 +67,7 @@ typedef struct sy_trainer {
     sy_train_counters count;
     int64_t *h_loads; /* [L, E] rows that the last step sent to each expert; NULL: dense */
     sy_step_votes votes;
+    sy_step_times time; /* of the step under way */
     sy_owner owner[4];
 } sy_trainer;
 

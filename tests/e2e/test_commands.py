@@ -270,11 +270,20 @@ class Describe(Trained):
                  "moe/aux_loss", "moe/z_loss", "moe/drop_fraction", "moe/load_max_over_mean", "moe/router_entropy",
                  "moe/dead_experts", "moe/layer_0/load", "moe/layer_1/load", "perf/tokens_per_s", "perf/step_ms",
                  "perf/mfu", "perf/data_wait_ms", "perf/dispatch_ms", "perf/combine_ms", "perf/experts_ms", "perf/checkpoint_stall_ms",
-                 "mem/peak_bytes"}
+                 "perf/forward_ms", "perf/backward_ms", "perf/grad_sync_wait_ms", "perf/optimizer_ms",
+                 "perf/param_gather_ms", "perf/sync_ms", "perf/metrics_ms",
+                 "mem/peak_bytes", "mem/params_bytes", "mem/grads_bytes", "mem/optim_bytes", "mem/saved_bytes"}
+        phases = ["data_wait", "sync", "forward", "backward", "grad_sync_wait", "optimizer", "param_gather"]
         for record in self.records:
             self.assertEqual(names - set(record), set())
+            accounted = sum(record[f"perf/{phase}_ms"] for phase in phases)
+            self.assertLessEqual(accounted, record["perf/step_ms"] * 1.001)
+            inside = sum(record[f"perf/{part}_ms"] for part in ("dispatch", "combine", "experts"))
+            self.assertLess(inside, record["perf/forward_ms"] + record["perf/backward_ms"])
             for layer in (0, 1):
                 self.assertEqual(sum(record[f"moe/layer_{layer}/load"]), 8 * 32 * 2)
+        accounted = sum(r[f"perf/{phase}_ms"] for phase in phases for r in self.records)
+        self.assertGreater(accounted, 0.8 * sum(r["perf/step_ms"] for r in self.records))
         self.assertEqual([r["tokens"] for r in self.records], [8 * 32 * (i + 1) for i in range(40)])
         self.assertIn("valid/held_out/loss", self.records[-1])
         self.assertLess(self.records[-1]["train/loss"], self.records[0]["train/loss"] - 1)
