@@ -163,3 +163,9 @@ int64_t sy_loader_n_sequences(const sy_loader *loader)
 {
     return sy__source_n_sequences(&loader->source);
 }
+
+bool sy_loader_same_order(const sy_loader *loader, int64_t megatron_samples)
+{
+    const sy_megatron *m = loader->source.megatron;
+    return m == NULL || sy_megatron_same_order(m, megatron_samples);
+}

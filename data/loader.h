@@ -75,6 +75,9 @@ sy_status sy_loader_take(sy_loader *loader, int64_t position, const sy_step_batc
 /* Sequences of all data sets together, a partial one at the end of validation data included. Not
  * collective. */
 int64_t sy_loader_n_sequences(const sy_loader *loader);
+/* Would another megatron_samples give the same sequences at the same positions, as far as both go?
+   Our own order does not depend on it. Not collective. */
+bool sy_loader_same_order(const sy_loader *loader, int64_t megatron_samples);
 
 #ifdef __cplusplus
 }

@@ -72,6 +72,9 @@ sy_status sy_megatron_create(const sy_megatron_dataset *sets, int32_t n, int32_t
 void sy_megatron_destroy(sy_megatron **megatron);
 /* Samples in the order, at least n_wanted. Not collective. */
 int64_t sy_megatron_n_samples(const sy_megatron *megatron);
+/* Would another n_wanted give the same samples at the same places, as far as both go? Not
+   collective. */
+bool sy_megatron_same_order(const sy_megatron *megatron, int64_t n_wanted);
 /* Sample k: tokens [S + 1], and fresh [S + 1]: 1 where a sequence begins behind the sample's first
    token. Not collective. Errors of reading; SY_ERR_USAGE for tables that are damaged. */
 sy_status sy_megatron_read(const sy_megatron *megatron, int64_t k, int32_t *tokens, uint8_t *fresh);

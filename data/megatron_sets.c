@@ -144,16 +144,20 @@ static sy_status build_blend(void *self, void *table)
     return SY_OK;
 }
 
+/* Samples of data set d in an order of n_wanted: half a percent more than its share, as there. */
+static int64_t share_of(const sy_megatron *m, int32_t d, int64_t n_wanted)
+{
+    double all = 0;
+    for (int32_t i = 0; i < m->n; i++) {
+        all += m->weight[i];
+    }
+    return m->n == 1 ? n_wanted
+                     : (int64_t)ceil(ceil((double)n_wanted * (m->weight[d] / all)) * 1.005);
+}
+
 static sy_status open_blend(sy_megatron *m, int64_t n_wanted)
 {
     sy_status st = SY_OK;
-    double all = 0;
-    for (int32_t d = 0; d < m->n; d++) {
-        all += m->weight[d];
-    }
-    for (int32_t d = 0; d < m->n; d++) { /* half a percent more than the share, as there */
-        m->set[d].n_wanted = (int64_t)ceil(ceil((double)n_wanted * (m->weight[d] / all)) * 1.005);
-    }
     m->n_samples = sy_megatron_blend_size(m->weight, m->n, n_wanted);
     SY_TRY(sy_index_cache_open(
         &(sy_index_cache_spec){.beside = sy_token_file_path(m->set[0].data.file),
@@ -193,7 +197,10 @@ sy_status sy_megatron_create(const sy_megatron_dataset *sets, int32_t n, int32_t
     SY_TRY(sy_alloc(n, sizeof *m->set, (void **)&m->set));
     for (int32_t d = 0; d < n; d++) {
         m->weight[d] = sets[d].weight;
-        m->set[d] = (set){.data = sets[d], .n_wanted = n_wanted};
+        m->set[d].data = sets[d];
+    }
+    for (int32_t d = 0; d < n; d++) {
+        m->set[d].n_wanted = share_of(m, d, n_wanted);
     }
     SY_TRY(n > 1 ? open_blend(m, n_wanted) : SY_OK);
     for (int32_t d = 0; d < n; d++) {
@@ -225,6 +232,22 @@ void sy_megatron_destroy(sy_megatron **megatron)
 int64_t sy_megatron_n_samples(const sy_megatron *megatron)
 {
     return megatron->n_samples;
+}
+
+/* A blend takes the same data sets whatever its length, and a data set's tables are a function of
+   how often it is gone through and whether the last time is shuffled apart. */
+bool sy_megatron_same_order(const sy_megatron *m, int64_t n_wanted)
+{
+    for (int32_t d = 0; d < m->n; d++) {
+        const sy_megatron_dataset *data = &m->set[d].data;
+        const sy_megatron_shape *now = &m->set[d].shape;
+        const sy_megatron_shape then = sy_megatron_shape_of(data->end - data->first, now->n_tokens,
+                                                            m->S, share_of(m, d, n_wanted));
+        if (then.n_epochs != now->n_epochs || then.separate != now->separate) {
+            return false;
+        }
+    }
+    return true;
 }
 
 /* ---- reading ---- */

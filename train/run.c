@@ -36,6 +36,7 @@ typedef struct run {
     sy_step_metrics *metrics;      /* rank 0 */
     sy_progress *progress;         /* rank 0 */
     sy_saves saves;
+    int64_t steps_before, batch_before; /* of the run that this one goes on from */
     double begun_s;
 } run;
 
@@ -76,6 +77,8 @@ static sy_status check_resume(run *r, char **path)
     SY_TRY(sy_checkpoint_settings(*path, NULL, 0, r->world, &old));
     SY_TRY(sy_agree(r->world, sy_run_settings_compatible(&old, r->settings, r->spec->overrides,
                                                          r->spec->n_overrides, &changes)));
+    r->steps_before = old.train->steps;
+    r->batch_before = old.train->global_batch;
     sy_info("resuming from %s", *path);
     for (char *rest = changes, *line = strtok_r(rest, "\n", &rest); line != NULL;
          line = strtok_r(NULL, "\n", &rest)) {
@@ -126,6 +129,8 @@ static sy_status reset(run *r)
     if (what & SY_RESET_DATA) {
         t->count.data_step = 0;
         sy_info("reset: the data begins anew");
+    } else if (is_root(r)) {
+        sy_train_order_warn(t, r->steps_before, r->batch_before);
     }
 cleanup:
     return st;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/alloc.h"
+#include "core/log.h"
 #include "parallel/agree.h"
 
 sy_status sy_train_data_open(const sy_run_settings *settings, int32_t dp_rank, int32_t dp_size,
@@ -36,6 +37,20 @@ sy_status sy_train_data_open(const sy_run_settings *settings, int32_t dp_rank, i
 cleanup:
     sy_free(&sets);
     return st;
+}
+
+void sy_train_order_warn(const sy_trainer *t, int64_t steps, int64_t global_batch)
+{
+    const int64_t before = steps * global_batch;
+    const int64_t now = t->settings->train->steps * t->settings->train->global_batch;
+    if (!sy_loader_same_order(t->loader, before)) {
+        sy_warn("data.order megatron: the checkpoint's order was made for %ld sequences (%ld steps "
+                "of %ld), this run's for %ld, and it is another one: behind sequence %ld some that "
+                "were seen come again and others never come. To keep the order, keep train.steps "
+                "and train.global_batch (train.stop_after_minutes ends a run early); --reset data "
+                "begins the new one from its start",
+                (long)before, (long)steps, (long)global_batch, (long)now, (long)t->count.data_step);
+    }
 }
 
 /* Of a run in bf16 the masters are the truth; a run in another precision goes on from them. */

@@ -82,6 +82,10 @@ typedef struct sy_trainer_spec {
 sy_status sy_train_data_open(const sy_run_settings *settings, int32_t dp_rank, int32_t dp_size,
                              sy_loader **out);
 
+/* Warn where the training data, as they are open now, come in another order than for a run of so
+   many steps of so many sequences, which this one goes on from. Not collective. */
+void sy_train_order_warn(const sy_trainer *trainer, int64_t steps, int64_t global_batch);
+
 /* Build everything; parameters get their initial values. Collective over spec->world. */
 sy_status sy_trainer_create(const sy_trainer_spec *spec, sy_trainer **out);
 void sy_trainer_destroy(sy_trainer **trainer);

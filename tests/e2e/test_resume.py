@@ -86,6 +86,19 @@ class SameLayout(harness.Case):
         paths = [{"path": str(self.folder / "many"), "weight": 3}, {"path": str(self.home / "text"), "part": "all"}]
         self.continues_bit_for_bit(2, parallel={"ep": 2}, data={"order": "megatron", "split": [9, 1, 0], "train": paths})
 
+    def test_resume_in_megatron_s_order_with_other_steps_warns_where_the_order_is_another(self):
+        """800 tokens are 24 sequences: 8 steps of 2 and 12 of 2 go through them once, 16 of 2 twice."""
+        write_tokens(self.folder / "few", [bytes(range(200))] * 4)
+        data = {"order": "megatron", "train": [{"path": str(self.folder / "few")}]}
+        config = self.config(data=data, train={"steps": 8, "global_batch": 2})
+        self.train(config, "whole")
+        for steps, options, warned in ((12, [], False), (16, [], True), (16, ["--reset", "data"], False)):
+            name = f"run{steps}{len(options)}"
+            self.rewind("whole", name, 3)
+            job = self.train(config, name, "--resume", "--set", f"train.steps={steps}", *options)
+            self.assertEqual("order was made for 16 sequences" in job.stderr, warned, job.text())
+            self.assertEqual("keep train.steps" in job.stderr, warned, job.text())
+
     def test_resume_beyond_megatron_s_order_is_refused(self):
         """A smaller batch makes a shorter order, in which the position of before does not exist."""
         write_tokens(self.folder / "few", [bytes(range(200))])
