@@ -149,6 +149,28 @@ sy_status sy__input_read(sy__input *input, char *bytes, int64_t n, int64_t *got)
                                 : read_plain(input, bytes, n, got);
 }
 
+sy_status sy__input_skip(sy__input *input, int64_t n)
+{
+    sy_status st = SY_OK;
+    char *room = NULL;
+    int64_t left = n, got = 0;
+    if (input->gz == NULL && input->zst == NULL) {
+        SY_REQUIRE(fseeko(input->stream, n, SEEK_CUR) == 0, SY_ERR_IO, "cannot read input '%s': %s",
+                   input->path, strerror(errno));
+        input->n_done += n;
+        return SY_OK;
+    }
+    SY_TRY(sy_alloc(PACKED_BYTES, 1, (void **)&room));
+    for (; left > 0; left -= got) {
+        SY_TRY(sy__input_read(input, room, left < PACKED_BYTES ? left : PACKED_BYTES, &got));
+        SY_REQUIRE(got > 0, SY_ERR_USAGE, "input '%s' ends early", input->path);
+    }
+
+cleanup:
+    sy_free(&room);
+    return st;
+}
+
 int64_t sy__input_position(const sy__input *input)
 {
     return input->n_done;

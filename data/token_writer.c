@@ -8,9 +8,11 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "core/alloc.h"
+#include "core/fault.h"
 #include "data/token_file_impl.h"
 
 enum { MEGATRON_U16_BELOW = 65500, CHUNK = 4096 };
@@ -25,11 +27,11 @@ struct sy_token_writer {
     out_file bin, idx, doc;
     sy__token_type type;
     int64_t vocab_size, item_bytes;
-    int64_t open_tokens; /* of the document not yet ended */
-    int64_t n_tokens, n_documents, n_sequences;
+    sy_token_writer_mark at;
 };
 
-/* The file under construction carries a lock, so that two jobs do not write one. */
+/* The file under construction carries a lock, so that two jobs do not write one. What stands in it
+   stays for now. */
 static sy_status out_open(out_file *file, const char *prefix, const char *extension, bool keep)
 {
     sy_status st = SY_OK;
@@ -42,7 +44,7 @@ static sy_status out_open(out_file *file, const char *prefix, const char *extens
     SY_REQUIRE(fd >= 0, SY_ERR_USAGE, "cannot create '%s': %s", file->tmp, strerror(errno));
     SY_REQUIRE(flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK, SY_ERR_USAGE,
                "another job is writing '%s'", file->tmp);
-    file->stream = ftruncate(fd, 0) == 0 || errno == EINVAL ? fdopen(fd, "w+b") : NULL;
+    file->stream = fdopen(fd, "r+b");
     SY_REQUIRE(file->stream != NULL, SY_ERR_USAGE, "cannot write '%s': %s", file->tmp,
                strerror(errno));
     fd = -1;
@@ -52,6 +54,35 @@ cleanup:
     if (fd >= 0) {
         close(fd);
     }
+    return st;
+}
+
+/* Keep `bytes` of it and go on behind them. */
+static sy_status out_cut(out_file *file, int64_t bytes)
+{
+    sy_status st = SY_OK;
+    const int fd = fileno(file->stream);
+    SY_REQUIRE((ftruncate(fd, bytes) == 0 || (bytes == 0 && errno == EINVAL)) &&
+                   fseeko(file->stream, bytes, SEEK_SET) == 0,
+               SY_ERR_USAGE, "cannot write '%s': %s", file->tmp, strerror(errno));
+
+cleanup:
+    return st;
+}
+
+static bool out_holds(const out_file *file, int64_t bytes)
+{
+    struct stat info;
+    return fstat(fileno(file->stream), &info) == 0 && info.st_size >= bytes;
+}
+
+static sy_status out_sync(out_file *file)
+{
+    sy_status st = SY_OK;
+    SY_REQUIRE(fflush(file->stream) == 0 && fsync(fileno(file->stream)) == 0, SY_ERR_IO,
+               "cannot write '%s': %s", file->tmp, strerror(errno));
+
+cleanup:
     return st;
 }
 
@@ -104,7 +135,7 @@ static void out_free(out_file *file)
     sy_free(&file->path);
 }
 
-sy_status sy_token_writer_create(const char *prefix, int64_t vocab_size, sy_token_writer **out)
+static sy_status open_writer(const char *prefix, int64_t vocab_size, sy_token_writer **out)
 {
     sy_status st = SY_OK;
     sy_token_writer *writer = NULL;
@@ -124,6 +155,70 @@ sy_status sy_token_writer_create(const char *prefix, int64_t vocab_size, sy_toke
 cleanup:
     sy_token_writer_destroy(&writer);
     return st;
+}
+
+static sy_status go_on_at(sy_token_writer *writer, const sy_token_writer_mark *mark)
+{
+    sy_status st = SY_OK;
+    SY_TRY(out_cut(&writer->bin, mark->n_tokens * writer->item_bytes));
+    SY_TRY(out_cut(&writer->doc, mark->n_documents * (int64_t)sizeof(int32_t)));
+    SY_TRY(out_cut(&writer->idx, 0)); /* it is made at the end */
+    writer->at = *mark;
+
+cleanup:
+    return st;
+}
+
+sy_status sy_token_writer_create(const char *prefix, int64_t vocab_size, sy_token_writer **out)
+{
+    sy_status st = SY_OK;
+    sy_token_writer *writer = NULL;
+    SY_TRY(open_writer(prefix, vocab_size, &writer));
+    SY_TRY(go_on_at(writer, &(sy_token_writer_mark){0}));
+    *out = writer;
+    writer = NULL;
+
+cleanup:
+    sy_token_writer_destroy(&writer);
+    return st;
+}
+
+sy_status sy_token_writer_reopen(const char *prefix, int64_t vocab_size,
+                                 const sy_token_writer_mark *mark, sy_token_writer **out)
+{
+    sy_status st = SY_OK;
+    sy_token_writer *writer = NULL;
+    *out = NULL;
+    SY_TRY(open_writer(prefix, vocab_size, &writer));
+    if (out_holds(&writer->bin, mark->n_tokens * writer->item_bytes) &&
+        out_holds(&writer->doc, mark->n_documents * (int64_t)sizeof(int32_t))) {
+        SY_TRY(go_on_at(writer, mark));
+        *out = writer;
+        writer = NULL;
+    }
+
+cleanup:
+    sy_token_writer_destroy(&writer);
+    return st;
+}
+
+sy_status sy_token_writer_sync(sy_token_writer *writer, sy_token_writer_mark *mark)
+{
+    sy_status st = SY_OK;
+    SY_TRY(out_sync(&writer->bin));
+    SY_TRY(out_sync(&writer->doc));
+    *mark = writer->at;
+
+cleanup:
+    return st;
+}
+
+void sy_token_writer_leave(sy_token_writer **writer)
+{
+    if (*writer != NULL) {
+        (*writer)->bin.exists = (*writer)->doc.exists = false;
+        sy_token_writer_destroy(writer);
+    }
 }
 
 void sy_token_writer_destroy(sy_token_writer **writer)
@@ -170,17 +265,17 @@ cleanup:
 sy_status sy_token_writer_append(sy_token_writer *writer, const int32_t *ids, int64_t n)
 {
     sy_status st = SY_OK;
-    SY_REQUIRE(n >= 0 && n <= INT32_MAX - writer->open_tokens, SY_ERR_USAGE,
+    SY_REQUIRE(n >= 0 && n <= INT32_MAX - writer->at.open_tokens, SY_ERR_USAGE,
                "document %lld has more than %d tokens, the format's limit; split it",
-               (long long)writer->n_documents, INT32_MAX);
+               (long long)writer->at.n_documents, INT32_MAX);
     SY_TRY(check_ids(writer, ids, n));
     if (writer->type == SY__TOKEN_U16) {
         SY_TRY(write_u16(writer, ids, n));
     } else {
         SY_TRY(out_write(&writer->bin, ids, (size_t)n * sizeof ids[0]));
     }
-    writer->open_tokens += n;
-    writer->n_tokens += n;
+    writer->at.open_tokens += n;
+    writer->at.n_tokens += n;
 
 cleanup:
     return st;
@@ -189,11 +284,11 @@ cleanup:
 sy_status sy_token_writer_end_document(sy_token_writer *writer)
 {
     sy_status st = SY_OK;
-    int32_t length = (int32_t)writer->open_tokens;
+    int32_t length = (int32_t)writer->at.open_tokens;
     SY_TRY(out_write(&writer->doc, &length, sizeof length));
-    writer->n_documents++;
-    writer->n_sequences += length > 0;
-    writer->open_tokens = 0;
+    writer->at.n_documents++;
+    writer->at.n_sequences += length > 0;
+    writer->at.open_tokens = 0;
 
 cleanup:
     return st;
@@ -202,8 +297,8 @@ cleanup:
 static sy_status write_header(sy_token_writer *writer)
 {
     uint8_t header[SY__IDX_HEADER_BYTES];
-    uint64_t version = SY__IDX_VERSION, n_seq = (uint64_t)writer->n_sequences,
-             n_doc = (uint64_t)writer->n_documents + 1;
+    uint64_t version = SY__IDX_VERSION, n_seq = (uint64_t)writer->at.n_sequences,
+             n_doc = (uint64_t)writer->at.n_documents + 1;
     memcpy(header, SY__IDX_MAGIC, SY__IDX_MAGIC_BYTES);
     memcpy(header + SY__IDX_AT_VERSION, &version, sizeof version);
     header[SY__IDX_AT_TYPE] = (uint8_t)writer->type;
@@ -221,7 +316,7 @@ static sy_status write_array(sy_token_writer *writer, idx_array array)
     sy_status st = SY_OK;
     int64_t pointer = 0, sequence = 0;
     rewind(writer->doc.stream);
-    for (int64_t d = 0; d < writer->n_documents; d++) {
+    for (int64_t d = 0; d < writer->at.n_documents; d++) {
         int32_t length;
         SY_REQUIRE(fread(&length, sizeof length, 1, writer->doc.stream) == 1, SY_ERR_IO,
                    "cannot read back '%s'", writer->doc.tmp);
@@ -246,8 +341,8 @@ cleanup:
 sy_status sy_token_writer_finish(sy_token_writer *writer)
 {
     sy_status st = SY_OK;
-    SY_REQUIRE(writer->open_tokens == 0, SY_ERR_INTERNAL, "the last document was not ended");
-    SY_REQUIRE(writer->n_tokens > 0, SY_ERR_USAGE, "there are no tokens to write to '%s'",
+    SY_REQUIRE(writer->at.open_tokens == 0, SY_ERR_INTERNAL, "the last document was not ended");
+    SY_REQUIRE(writer->at.n_tokens > 0, SY_ERR_USAGE, "there are no tokens to write to '%s'",
                writer->bin.path);
     SY_TRY(write_header(writer));
     SY_TRY(write_array(writer, IDX_LENGTH));
@@ -260,6 +355,7 @@ sy_status sy_token_writer_finish(sy_token_writer *writer)
     SY_REQUIRE(unlink(writer->idx.path) == 0 || errno == ENOENT, SY_ERR_IO,
                "cannot replace '%s': %s", writer->idx.path, strerror(errno));
     SY_TRY(out_publish(&writer->bin));
+    SY_TRY(sy_fault("tokens.rename"));
     SY_TRY(out_publish(&writer->idx));
 
 cleanup:

@@ -21,7 +21,11 @@ typedef struct sy_tokenize_spec {
     bool refuse_invalid;   /* text that is not UTF-8 is an error; else U+FFFD stands in for it */
     bool skip_bad_lines;   /* lines of JSONL that are wrong are counted and left out */
     int32_t n_workers;     /* threads; 0: one. The output is the same for any number */
-    /* (optional) Called now and then with bytes read and bytes of all inputs, and bytes of text. */
+    bool restart;          /* begin anew, even where a job that died left its part */
+    double journal_s;      /* seconds between two records of how far the job is; 0: two, or twenty
+                              times what one takes */
+    /* (optional) Called at the begin, which is not 0 where a job goes on, and now and then, with
+       bytes read and bytes of all inputs, and bytes of text. */
     void (*progress)(void *arg, int64_t n_done, int64_t n_all, int64_t n_text);
     void *progress_arg;
 } sy_tokenize_spec;
@@ -36,10 +40,12 @@ typedef struct sy_tokenize_result {
 /* Tokenize all inputs. Not collective.
    Memory is bounded by the longest line of JSONL, and by the longest stretch of text that the
    tokenizer does not let be cut: of SentencePiece and unknown patterns, a whole text. Blank lines
-   of JSONL are skipped; of bad ones that are, the first few are named in warnings. Ensures: the
-   output appears only when complete; on error what stood under PREFIX is untouched. Errors:
-   SY_ERR_USAGE for a missing input, an unknown tokenizer, no tokens at all, or FILE:LINE: and what
-   is wrong with a line. */
+   of JSONL are skipped; of bad ones that are, the first few are named in warnings. Where a job with
+   the same inputs (names, sizes, times), tokenizer and options died, this one goes on from its last
+   record, PREFIX.journal.tmp, and says so; the output is the same. Ensures: the output appears only
+   when complete; on error what stood under PREFIX is untouched. Errors: SY_ERR_USAGE for a missing
+   input, one that would be replaced by the output, an unknown tokenizer, no tokens at all, or
+   FILE:LINE: and what is wrong with a line; SY_ERR_IO, after which the part that is done stays. */
 sy_status sy_tokenize(const sy_tokenize_spec *spec, sy_tokenize_result *out);
 
 #ifdef __cplusplus

@@ -3,6 +3,7 @@
 #ifndef SY_DATA_TOKENIZE_IMPL_H
 #define SY_DATA_TOKENIZE_IMPL_H
 
+#include "data/token_writer.h"
 #include "data/tokenize.h"
 #include "data/tokenizer.h"
 
@@ -12,13 +13,22 @@ extern "C" {
 
 enum { SY__BAD_LINES = 8 };
 
+/* Where reading is, between two units. */
+typedef struct sy__text_place {
+    int64_t input; /* which */
+    int64_t text;  /* bytes of its text, unpacked, that are in units */
+    int64_t rest;  /* that were read beyond: so units are cut at the same places again */
+    int64_t first; /* of its next unit: line number, or the same as text */
+} sy__text_place;
+
 /* A stretch of one input: whole lines of JSONL, or a part of a text that may be encoded apart. */
 typedef struct sy__unit {
     const char *path;
     bool jsonl, ends_document;
-    int64_t first;  /* number of the first line; or where in the text it begins */
-    int64_t n_done; /* bytes of all inputs up to its end */
-    char *bytes;    /* [n] */
+    int64_t first;        /* number of the first line; or where in the text it begins */
+    int64_t n_done;       /* bytes of all inputs up to its end */
+    sy__text_place after; /* where reading goes on */
+    char *bytes;          /* [n] */
     int64_t n, max;
     /* filled by sy__unit_encode */
     int32_t *ids; /* [n_ids] of all its documents */
@@ -41,6 +51,34 @@ typedef struct sy__encode_room {
 void sy__unit_encode(const sy_tokenize_spec *spec, const sy_tokenizer *tokenizer,
                      sy__encode_room *room, sy__unit *unit);
 void sy__unit_free(sy__unit *unit);
+
+/* Where a job is: all of it, between two units. */
+typedef struct sy__job_state {
+    sy__text_place place;
+    sy_token_writer_mark written;
+    sy_tokenize_result done;
+} sy__job_state;
+
+typedef struct sy__journal {
+    char *path, *next; /* the file, and the one that replaces it */
+    uint64_t order;    /* a digest of what the job was asked, and of its inputs */
+    bool is_kept;      /* its inputs can be read again */
+} sy__journal;
+
+typedef enum sy__journal_found {
+    SY__JOURNAL_NONE,
+    SY__JOURNAL_OTHER, /* of another order, or damaged */
+    SY__JOURNAL_OURS
+} sy__journal_found;
+
+sy_status sy__journal_open(const sy_tokenize_spec *spec, const sy_tokenizer *tokenizer,
+                           sy__journal *out);
+void sy__journal_close(sy__journal *journal);
+/* Is there one, and of what? Ours: *out is where its job stood. */
+sy__journal_found sy__journal_read(const sy__journal *journal, sy__job_state *out);
+/* Replace it, durably. What state->written speaks of must be on disk. SY_ERR_IO. */
+sy_status sy__journal_write(const sy__journal *journal, const sy__job_state *state);
+void sy__journal_remove(const sy__journal *journal);
 
 typedef struct sy__unit_line sy__unit_line;
 

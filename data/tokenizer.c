@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include <xxhash.h>
+
 #include "core/alloc.h"
 #include "core/config.h"
 #include "data/tokenizer_impl.h"
@@ -90,6 +92,7 @@ static sy_status open_source(const sy_tokenizer_source *source, sy_tokenizer **o
     SY_REQUIRE(source->n_bytes > 0, SY_ERR_USAGE, "tokenizer '%s' is an empty file", source->name);
     SY_TRY(find_file(source, &ops));
     SY_TRY(open_with(ops, source, out));
+    (*out)->digest = XXH3_64bits(source->bytes, (size_t)source->n_bytes);
 
 cleanup:
     return st;

@@ -44,8 +44,9 @@ typedef struct sy_tokenizer_ops {
 struct sy_tokenizer {
     const sy_tokenizer_ops *ops;
     int32_t vocab_size; /* ids that text can give are below it */
-    int32_t eod_id; /* end of document; may be vocab_size or above: then a model that sees it needs
-                       more ids */
+    int32_t eod_id;  /* end of document; may be vocab_size or above: then a model that sees it needs
+                        more ids */
+    uint64_t digest; /* of the file that it was opened from; 0: it has none */
     /* For the caller to set before the first text: special tokens in a text are themselves, not
        text; what is not UTF-8 is an error, not U+FFFD (bytes has neither). */
     bool match_special, refuse_invalid;

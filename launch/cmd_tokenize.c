@@ -10,22 +10,27 @@
 typedef struct meter {
     sy_progress *progress;
     double t_begin;
+    int64_t text_before; /* of the job that this one goes on from */
 } meter;
 
-/* The total is known with the first call. */
+/* The total, and from where, are known with the first call. */
 static void show_progress(void *arg, int64_t n_done, int64_t n_all, int64_t n_text)
 {
     meter *m = arg;
     char rate[64];
-    if (m->progress == NULL &&
-        sy_progress_create(
-            &(sy_progress_spec){.what = "tokenize (kB)", .total = n_all / 1000, .plain_s = 5},
-            &m->progress) != SY_OK) {
-        sy_error_clear(); /* the work goes on unseen */
+    if (m->progress == NULL) {
+        m->text_before = n_text;
+        if (sy_progress_create(&(sy_progress_spec){.what = "tokenize (kB)",
+                                                   .start = n_done / 1000,
+                                                   .total = n_all / 1000,
+                                                   .plain_s = 5},
+                               &m->progress) != SY_OK) {
+            sy_error_clear(); /* the work goes on unseen */
+        }
         return;
     }
     snprintf(rate, sizeof rate, "%.1f MB/s of text",
-             (double)n_text / 1e6 / (sy_clock_s() - m->t_begin + 1e-9));
+             (double)(n_text - m->text_before) / 1e6 / (sy_clock_s() - m->t_begin + 1e-9));
     sy_progress_update(m->progress, n_done / 1000, rate);
 }
 
@@ -62,6 +67,7 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
                              .tokenizer = sy_cli_text(cli, "tokenizer"),
                              .jsonl_key = sy_cli_text(cli, "jsonl-key"),
                              .append_eod = sy_cli_given(cli, "append-eod"),
+                             .restart = sy_cli_given(cli, "restart"),
                              .progress = show_progress,
                              .progress_arg = &m};
     (void)env, (void)exit_code;
@@ -99,6 +105,8 @@ static const sy_option options[] = {
      "refuse. bytes takes any."},
     {"workers", SY_OPTION_VALUE, "N",
      "Threads (as many as cores); the output is the same for any number."},
+    {"restart", SY_OPTION_FLAG, NULL,
+     "Begin anew. Without it the same command goes on where one that died stood."},
     {0},
 };
 
