@@ -28,9 +28,10 @@ only() {
   done
 }
 
-expect 2 "launch/mpirun.sh -n RANKS PROGRAM" launch/mpirun.sh
-expect 2 "launch/mpirun.sh -n RANKS PROGRAM" launch/mpirun.sh -n 0 true
-expect 2 "launch/mpirun.sh -n RANKS PROGRAM" launch/mpirun.sh -n 2
+expect 2 "launch/mpirun.sh [OPTIONS] -n RANKS PROGRAM" launch/mpirun.sh
+expect 2 "launch/mpirun.sh [OPTIONS] -n RANKS PROGRAM" launch/mpirun.sh -n 0 true
+expect 2 "launch/mpirun.sh [OPTIONS] -n RANKS PROGRAM" launch/mpirun.sh -n 2
+expect 2 "launch/mpirun.sh [OPTIONS] -n RANKS PROGRAM" launch/mpirun.sh --bind no -n 2 true
 expect 1 "'no_such_mpirun' was not found" env MPIRUN=no_such_mpirun launch/mpirun.sh -n 2 true
 
 ranks=$(($(nproc) + 2))
@@ -38,10 +39,35 @@ ranks=$(($(nproc) + 2))
 expect 0 "rank $((ranks - 1)) of $ranks" launch/mpirun.sh -n "$ranks" bash -c 'echo "rank $OMPI_COMM_WORLD_RANK of $OMPI_COMM_WORLD_SIZE"'
 expect 75 "" launch/mpirun.sh -n 2 bash -c 'exit 75'
 
+# hosts TEXT: writes a host file
+hosts() { printf '%b' "$1" >"$work/hosts"; }
+on_hosts() { SY_RSH=$work/rsh launch/mpirun.sh --hosts "$work/hosts" -n 2 "$@"; }
+printf '#!/bin/sh\n[ "$1" != away ]\n' >"$work/rsh" # every host answers but one
+chmod +x "$work/rsh"
+expect 2 "cannot read the host file" on_hosts true
+hosts '# mine\n\n'
+expect 2 "no host is named in it" on_hosts true
+hosts 'localhost\n# one more\nlocalhost slots=2\n'
+expect 2 "line 3: host 'localhost' stands in line 1 already" on_hosts true
+hosts 'localhost\n127.0.0.1\n'
+expect 2 "line 2: host '127.0.0.1'" on_hosts true
+hosts 'localhost\naway slots=2\n'
+expect 2 "from 'away' (line 2)" on_hosts true
+hosts 'localhost slots=0\n'
+expect 2 "line 1: 'slots=0' is not understood" on_hosts true
+hosts 'ssh;me\n'
+expect 2 "line 1: 'ssh;me' is not the name" on_hosts true
+hosts 'localhost slots=1\n'
+expect 2 "has 1 slots, and 2 ranks are asked for" on_hosts true
+hosts 'localhost # this one'
+expect 0 "here" on_hosts echo here
+
 expect 2 "there is no suite 'unti'" launch/test.sh --suite unti
 expect 2 "launch/test.sh [--long]" launch/test.sh --fast
 expect 2 "launch/quickstart.sh [--no-install]" launch/quickstart.sh --fast
 expect 2 "launch/deps.sh --no-install" launch/deps.sh --fast
+expect 2 "launch/supervise.sh [OPTIONS] -n RANKS PROGRAM train" launch/supervise.sh
+expect 2 "there is no launch/supervise.sh in 'nowhere'" env SWITCHYARD_HOME=nowhere launch/slurm.sbatch true
 expect 0 "" launch/deps.sh --no-install
 
 expect 2 'configs/btx/run.sh [--seeds "1 2"]' configs/btx/run.sh --fast
