@@ -156,36 +156,48 @@ void sy_cli_free(sy_cli *cli)
     *cli = (sy_cli){0};
 }
 
-static sy_status append(char **text, const char *more)
+enum { HELP_COLUMN = 31, HELP_WIDTH = 100 };
+
+/* An option's words, two spaces or a new line, and its help in a column of its own. */
+static void print_option(FILE *out, const sy_option *o)
 {
-    sy_status st = SY_OK;
-    char *longer = NULL;
-    SY_TRY(sy_asprintf(&longer, "%s%s", *text != NULL ? *text : "", more));
-    sy_free(text);
-    *text = longer;
-cleanup:
-    return st;
+    int at = fprintf(out, "  %s%s%s%s", strcmp(o->name, "output") == 0 ? "-o, --" : "--", o->name,
+                     o->arg != NULL ? " " : "", o->arg != NULL ? o->arg : "");
+    if (at > HELP_COLUMN - 2) {
+        fputc('\n', out);
+        at = 0;
+    }
+    fprintf(out, "%*s", HELP_COLUMN - at, "");
+    at = HELP_COLUMN;
+    for (const char *word = o->help; *word != '\0'; word += strspn(word, " ")) {
+        int n = (int)strcspn(word, " ");
+        if (at > HELP_COLUMN && at + 1 + n > HELP_WIDTH) {
+            fprintf(out, "\n%*s", HELP_COLUMN, "");
+            at = HELP_COLUMN;
+        }
+        at += fprintf(out, at > HELP_COLUMN ? " %.*s" : "%.*s", n, word);
+        word += n;
+    }
+    fputc('\n', out);
 }
 
 sy_status sy_cli_help(const sy_command *command, char **out)
 {
     sy_status st = SY_OK;
-    char *text = NULL, line[512], left[64];
-    snprintf(line, sizeof line, "usage: switchyard %s %s%s\n\n%s\n%s", command->name,
-             command->operands, command->options[0].name != NULL ? " [OPTIONS]" : "", command->help,
-             command->options[0].name != NULL ? "\nOptions:\n" : "");
-    SY_TRY(append(&text, line));
+    char *text = NULL;
+    size_t bytes = 0;
+    const bool any = command->options[0].name != NULL;
+    FILE *stream = open_memstream(&text, &bytes);
+    SY_REQUIRE(stream != NULL, SY_ERR_MEMORY, "no memory for the help of %s", command->name);
+    fprintf(stream, "Usage: switchyard %s %s%s\n\n%s\n%s", command->name, command->operands,
+            any ? " [OPTIONS]" : "", command->help, any ? "\nOptions:\n" : "");
     for (const sy_option *o = command->options; o->name != NULL; o++) {
-        bool is_o = strcmp(o->name, "output") == 0;
-        snprintf(left, sizeof left, "%s%s %s", is_o ? "-o, --" : "--", o->name,
-                 o->arg != NULL ? o->arg : "");
-        snprintf(line, sizeof line, "  %-28s %s\n", left, o->help);
-        SY_TRY(append(&text, line));
+        print_option(stream, o);
     }
-    *out = text;
-    text = NULL;
+    SY_REQUIRE(fclose(stream) == 0, SY_ERR_MEMORY, "no memory for the help of %s", command->name);
+    SY_TRY(sy_strdup(text, out));
 cleanup:
-    sy_free(&text);
+    free(text);
     return st;
 }
 

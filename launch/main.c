@@ -10,17 +10,29 @@
 #include "launch/version.h"
 #include "parallel/agree.h"
 
-const sy_command *const sy_commands[] = {
-    &sy_cmd_train,  &sy_cmd_eval,   &sy_cmd_generate, &sy_cmd_upcycle,
-    &sy_cmd_merge,  &sy_cmd_import, &sy_cmd_export,   &sy_cmd_inspect,
-    &sy_cmd_verify, &sy_cmd_diff,   &sy_cmd_tokenize, &sy_cmd_data,
-    &sy_cmd_check,  &sy_cmd_bench,  &sy_cmd_report,   NULL};
+const sy_command *const sy_commands[] = {&sy_cmd_train,
+                                         &sy_cmd_eval,
+                                         &sy_cmd_generate,
+                                         &sy_cmd_upcycle,
+                                         &sy_cmd_merge,
+                                         &sy_cmd_import,
+                                         &sy_cmd_export,
+                                         &sy_cmd_inspect,
+                                         &sy_cmd_verify,
+                                         &sy_cmd_diff,
+                                         &sy_cmd_tokenize,
+                                         &sy_cmd_data,
+                                         &sy_cmd_check,
+                                         &sy_cmd_bench,
+                                         &sy_cmd_report,
+                                         &sy_cmd_completion,
+                                         NULL};
 
 static void print_usage(void)
 {
-    printf("usage: switchyard COMMAND [ARGUMENTS]\n\nCommands:\n");
+    printf("Usage: switchyard COMMAND [ARGUMENTS]\n\nCommands:\n");
     for (const sy_command *const *c = sy_commands; *c != NULL; c++) {
-        printf("  %-10s %s\n", (*c)->name, (*c)->help);
+        printf("  %-10s  %s\n", (*c)->name, (*c)->help);
     }
     printf("\nswitchyard COMMAND --help tells more; switchyard --version what was built in.\n");
 }
@@ -70,10 +82,6 @@ static sy_status run_command(int argc, char **argv, sy_env *env, int *exit_code)
     const sy_command *command = NULL;
     sy_cli cli = {0};
     SY_TRY(find_command(argv[1], &command));
-    if (wants_help(argc, argv)) {
-        SY_TRY(env->world->rank == 0 ? print_help(command) : SY_OK);
-        goto cleanup;
-    }
     SY_TRY(sy_agree(env->world, sy_cli_parse(command, argc, argv, &cli)));
     SY_REQUIRE(!command->alone || env->world->size == 1, SY_ERR_USAGE,
                "%s runs on one rank; this job has %d", command->name, env->world->size);
@@ -95,23 +103,34 @@ static void print_error(bool verbose)
     sy_log_from(trace.rank >= 0 ? trace.rank : 0, SY_LOG_ERROR, "%s", text);
 }
 
+/* What needs neither ranks nor anything to be started. */
+static bool answered(int argc, char **argv)
+{
+    const sy_command *command = NULL;
+    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
+        if (sy_env_is_root()) {
+            print_usage();
+        }
+        return true;
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        if (sy_env_is_root()) {
+            sy_version_print(stdout);
+        }
+        return true;
+    }
+    return wants_help(argc, argv) && find_command(argv[1], &command) == SY_OK &&
+           (!sy_env_is_root() || print_help(command) == SY_OK);
+}
+
 int main(int argc, char **argv)
 {
     sy_env env = {0};
     sy_status st;
     int exit_code = 0;
 
-    if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
-        if (sy_env_is_root()) {
-            print_usage();
-        }
+    if (answered(argc, argv)) {
         return argc < 2 ? 2 : 0;
-    }
-    if (strcmp(argv[1], "--version") == 0) {
-        if (sy_env_is_root()) {
-            sy_version_print(stdout);
-        }
-        return 0;
     }
     st = sy_env_open(&argc, &argv, &env);
     if (env.world != NULL) {

@@ -381,12 +381,12 @@ class Help(harness.Case):
         for command in COMMANDS:
             self.assertRegex(text, rf"(?m)^  {command} ")
             mine = self.succeeds(command, "--help").stdout
-            self.assertTrue(mine.startswith(f"usage: switchyard {command}"), mine)
+            self.assertTrue(mine.startswith(f"Usage: switchyard {command}"), mine)
         self.assertIn("--resume", self.succeeds("train", "--help").stdout)
 
     def test_help_is_printed_once_by_many_ranks(self):
-        self.assertEqual(self.succeeds("--help", ranks=2).stdout.count("usage:"), 1)
-        self.assertEqual(self.succeeds("train", "--help", ranks=2).stdout.count("usage:"), 1)
+        self.assertEqual(self.succeeds("--help", ranks=2).stdout.count("Usage:"), 1)
+        self.assertEqual(self.succeeds("train", "--help", ranks=2).stdout.count("Usage:"), 1)
 
     def test_version_names_backends_and_libraries(self):
         text = self.succeeds("--version").stdout

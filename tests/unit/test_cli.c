@@ -292,10 +292,10 @@ static void help_names_every_option_and_the_usage(void **state)
     char *text = NULL;
     (void)state;
     assert_int_equal(sy_cli_help(&plain, &text), SY_OK);
-    assert_non_null(strstr(text, "usage: switchyard train CONFIG.yaml"));
+    assert_non_null(strstr(text, "Usage: switchyard train CONFIG.yaml"));
     for (const sy_option *o = options; o->name != NULL; o++) {
         assert_non_null(strstr(text, o->name));
-        assert_non_null(strstr(text, o->help));
+        assert_non_null(strstr(text, o->help)); /* short: on one line */
     }
     assert_non_null(strstr(text, "-o, --output FILE"));
     sy_free(&text);
