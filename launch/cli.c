@@ -7,6 +7,7 @@
 
 #include "core/alloc.h"
 #include "core/config.h"
+#include "report/text.h"
 
 static int32_t count_options(const sy_command *command)
 {
@@ -158,46 +159,47 @@ void sy_cli_free(sy_cli *cli)
 
 enum { HELP_COLUMN = 31, HELP_WIDTH = 100 };
 
-/* An option's words, two spaces or a new line, and its help in a column of its own. */
-static void print_option(FILE *out, const sy_option *o)
+/* An option's words, and its help in a column of its own. */
+static void put_option(sy_text *out, const sy_option *o)
 {
-    int at = fprintf(out, "  %s%s%s%s", strcmp(o->name, "output") == 0 ? "-o, --" : "--", o->name,
-                     o->arg != NULL ? " " : "", o->arg != NULL ? o->arg : "");
-    if (at > HELP_COLUMN - 2) {
-        fputc('\n', out);
-        at = 0;
+    int64_t line = out->n;
+    sy_text_printf(out, "  %s%s%s%s", strcmp(o->name, "output") == 0 ? "-o, --" : "--", o->name,
+                   o->arg != NULL ? " " : "", o->arg != NULL ? o->arg : "");
+    if (out->n - line > HELP_COLUMN - 2) {
+        sy_text_puts(out, "\n");
+        line = out->n;
     }
-    fprintf(out, "%*s", HELP_COLUMN - at, "");
-    at = HELP_COLUMN;
+    sy_text_printf(out, "%*s", (int)(HELP_COLUMN - (out->n - line)), "");
     for (const char *word = o->help; *word != '\0'; word += strspn(word, " ")) {
         int n = (int)strcspn(word, " ");
-        if (at > HELP_COLUMN && at + 1 + n > HELP_WIDTH) {
-            fprintf(out, "\n%*s", HELP_COLUMN, "");
-            at = HELP_COLUMN;
+        bool first = out->n - line == HELP_COLUMN;
+        if (!first && out->n - line + 1 + n > HELP_WIDTH) {
+            sy_text_puts(out, "\n");
+            line = out->n;
+            sy_text_printf(out, "%*s", HELP_COLUMN, "");
+            first = true;
         }
-        at += fprintf(out, at > HELP_COLUMN ? " %.*s" : "%.*s", n, word);
+        sy_text_printf(out, first ? "%.*s" : " %.*s", n, word);
         word += n;
     }
-    fputc('\n', out);
+    sy_text_puts(out, "\n");
 }
 
 sy_status sy_cli_help(const sy_command *command, char **out)
 {
-    sy_status st = SY_OK;
-    char *text = NULL;
-    size_t bytes = 0;
+    sy_text text = {0};
     const bool any = command->options[0].name != NULL;
-    FILE *stream = open_memstream(&text, &bytes);
-    SY_REQUIRE(stream != NULL, SY_ERR_MEMORY, "no memory for the help of %s", command->name);
-    fprintf(stream, "Usage: switchyard %s %s%s\n\n%s\n%s", command->name, command->operands,
-            any ? " [OPTIONS]" : "", command->help, any ? "\nOptions:\n" : "");
+    sy_text_printf(&text, "Usage: switchyard %s %s%s\n\n%s\n%s", command->name, command->operands,
+                   any ? " [OPTIONS]" : "", command->help, any ? "\nOptions:\n" : "");
     for (const sy_option *o = command->options; o->name != NULL; o++) {
-        print_option(stream, o);
+        put_option(&text, o);
     }
-    SY_REQUIRE(fclose(stream) == 0, SY_ERR_MEMORY, "no memory for the help of %s", command->name);
-    SY_TRY(sy_strdup(text, out));
-cleanup:
-    free(text);
+    sy_status st = text.st;
+    if (st == SY_OK) {
+        *out = text.data; /* now the caller's */
+    } else {
+        sy_text_free(&text);
+    }
     return st;
 }
 

@@ -5,6 +5,7 @@ import array
 import json
 import math
 import re
+import subprocess
 
 import harness
 from harness import write_tokens
@@ -387,6 +388,17 @@ class Help(harness.Case):
     def test_help_is_printed_once_by_many_ranks(self):
         self.assertEqual(self.succeeds("--help", ranks=2).stdout.count("Usage:"), 1)
         self.assertEqual(self.succeeds("train", "--help", ranks=2).stdout.count("Usage:"), 1)
+
+    def test_completion_knows_commands_options_their_words_and_keys(self):
+        script = self.succeeds("completion", "bash").stdout
+        for typed, wanted in ((["upcy"], "upcycle"), (["upcycle", "--top"], "--top-k"), (["upcycle", "--method", "gra"], "granular"),
+                              (["check", "gr"], "gradients"), (["train", "--set", "moe.top"], "moe.top_k="),
+                              (["train", "--resume", "x"], "")):
+            words = " ".join(["switchyard", *typed])
+            ask = f"\nCOMP_WORDS=({words}); COMP_CWORD={len(typed)}; _switchyard; echo \"${{COMPREPLY[*]}}\""
+            said = subprocess.run(["bash", "-c", script + ask], text=True, capture_output=True, check=True).stdout
+            self.assertEqual(said, wanted + "\n", words)
+        self.fails(2, "bash, zsh, fish", "completion", "csh")
 
     def test_version_names_backends_and_libraries(self):
         text = self.succeeds("--version").stdout
