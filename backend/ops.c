@@ -7,6 +7,7 @@
 
 #include "backend/backend_impl.h"
 #include "backend/ops_check_impl.h"
+#include "core/span.h"
 
 static sy_status lacking(const sy_device *dev, const char *op)
 {
@@ -26,7 +27,10 @@ static sy_status lacking(const sy_device *dev, const char *op)
         if (st != SY_OK) {                                                                         \
             return st;                                                                             \
         }                                                                                          \
-        return dev->vt->run_op(stream, SY_OP_##op, run_##op, args, (int64_t)sizeof *args);         \
+        sy_span_begin(SY_SPAN_OP, #op, -1, -1);                                                    \
+        st = dev->vt->run_op(stream, SY_OP_##op, run_##op, args, (int64_t)sizeof *args);           \
+        sy_span_end();                                                                             \
+        return st;                                                                                 \
     }
 SY_OPS(SY_OP_DEFINE)
 

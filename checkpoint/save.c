@@ -6,6 +6,7 @@
 #include "checkpoint/save_impl.h"
 #include "checkpoint/saver.h"
 #include "core/alloc.h"
+#include "core/span.h"
 #include "core/thread.h"
 #include "parallel/agree.h"
 
@@ -46,10 +47,15 @@ static void tell_copied(void *self)
 
 static void run_stage(sy_saver *saver, stage todo)
 {
+    static const char *const names[] = {[STAGE_WRITE] = "checkpoint: write",
+                                        [STAGE_READ_BACK] = "checkpoint: read back",
+                                        [STAGE_PUBLISH] = "checkpoint: publish"};
     sy__save *s = &saver->save;
+    sy_span_begin(SY_SPAN_FILE, names[todo], -1, -1);
     saver->mine = todo == STAGE_WRITE       ? sy__save_write(s, tell_copied, saver)
                   : todo == STAGE_READ_BACK ? sy__save_read_back(s)
                                             : sy__save_publish(s);
+    sy_span_end();
     sy_error_take(&saver->trace);
     sy_error_clear();
 }
@@ -173,7 +179,10 @@ sy_status sy_saver_begin(sy_saver *saver, const char *path, const sy_state *stat
                              .fd = -1};
     SY_TRY(sy_agree(saver->spec.io, sy_strdup(path, &saver->path)));
     saver->save.path = saver->path;
-    SY_TRY(sy__save_open(&saver->save, state, saver->threaded));
+    sy_span_begin(SY_SPAN_FILE, "checkpoint: open", -1, -1);
+    st = sy__save_open(&saver->save, state, saver->threaded);
+    sy_span_end();
+    SY_TRY(st);
     saver->copied = false;
     start(saver, STAGE_WRITE);
 cleanup:

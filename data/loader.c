@@ -4,6 +4,7 @@
 #include "data/loader.h"
 
 #include "core/alloc.h"
+#include "core/span.h"
 #include "core/thread.h"
 #include "data/loader_impl.h"
 
@@ -40,7 +41,9 @@ static void *run_loader(void *arg)
         sy__step *back = &loader->step[!loader->front];
         pthread_mutex_unlock(&loader->mutex);
 
+        sy_span_begin(SY_SPAN_FILE, "read batch", -1, -1);
         sy_status st = sy__step_fill(&loader->spec, &loader->source, position, back);
+        sy_span_end();
 
         pthread_mutex_lock(&loader->mutex);
         loader->status = st;

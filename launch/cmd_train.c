@@ -44,6 +44,31 @@ cleanup:
     return st;
 }
 
+/* "5" or "5@1000". */
+static sy_status read_profile(const sy_cli *cli, sy_run_spec *spec)
+{
+    sy_status st = SY_OK;
+    const char *text = sy_cli_text(cli, "profile");
+    long long n = 0, first = 0;
+    int n_read = 0;
+    if (text == NULL) {
+        return SY_OK;
+    }
+    bool is_n = sscanf(text, "%9lld%n", &n, &n_read) == 1;
+    if (is_n && text[n_read] == '@') {
+        const char *at = text + n_read + 1;
+        is_n = sscanf(at, "%18lld%n", &first, &n_read) == 1 && first > 0;
+        text = at;
+    }
+    SY_REQUIRE(is_n && text[n_read] == '\0' && n > 0, SY_ERR_USAGE,
+               "train: --profile '%s' is not N or N@STEP, such as 3 or 3@1000",
+               sy_cli_text(cli, "profile"));
+    spec->profile_steps = n;
+    spec->profile_first = first;
+cleanup:
+    return st;
+}
+
 static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
 {
     sy_status st = SY_OK;
@@ -65,6 +90,7 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
                "train: a configuration is missing; usage: switchyard train CONFIG.yaml");
     spec.overrides = sy_cli_list(cli, "set", &spec.n_overrides);
     SY_TRY(read_reset(cli, &spec.reset));
+    SY_TRY(read_profile(cli, &spec));
     SY_TRY(
         sy_settings_load(cli->operand[0], spec.overrides, spec.n_overrides, env->world, &settings));
     SY_TRY(sy_env_catch_signals());
@@ -85,6 +111,9 @@ static const sy_option options[] = {
      "With --resume: begin anew with some of optimizer (moments), schedule (learning rate), data "
      "(position), as in optimizer,data."},
     {"init-from", SY_OPTION_VALUE, "CKPT", "Take the weights of a checkpoint and start at step 0."},
+    {"profile", SY_OPTION_VALUE, "N[@STEP]",
+     "Write N steps of every rank to RUN_DIR/trace.json, for ui.perfetto.dev; without @STEP those "
+     "behind the first two."},
     {"help-config", SY_OPTION_FLAG, NULL,
      "Print every key of the configuration with its default and meaning."},
     {"markdown", SY_OPTION_FLAG, NULL, "The same as Markdown."},

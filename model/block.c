@@ -2,6 +2,8 @@
 
 #include <stdio.h>
 
+#include "core/span.h"
+
 typedef struct block_saved {
     sy_tensor normed[2], rstd[2]; /* before attention, before the feed-forward part */
     sy_tensor mid;                /* [T, H] the residual stream between the two */
@@ -51,7 +53,10 @@ static sy_status half_forward(sy_block *block, sy_pass *p, const sy_sublayer *su
                                                     .rstd = *rstd,
                                                     .eps = block->config->norm_eps}));
     SY_TRY(sy_arena_2d(p->scratch, p->compute, T, H, &out));
-    SY_TRY(sub->ops->forward(sub->self, p, normed, &out, saved));
+    sy_span_begin(SY_SPAN_PART, sub->ops->name, block->layer, -1);
+    st = sub->ops->forward(sub->self, p, normed, &out, saved);
+    sy_span_end();
+    SY_TRY(st);
     SY_TRY(sy_scale_in_place(p, block->config->residual_multiplier, &out));
     SY_TRY(sy_add(p->stream, &(sy_add_args){.a = *x, .b = out, .y = *y}));
 cleanup:
@@ -83,6 +88,7 @@ sy_status sy_block_forward(sy_block *block, sy_pass *p, const sy_tensor *x, sy_t
     block_saved *s = NULL;
 
     p->layer = block->layer;
+    sy_span_begin(SY_SPAN_LAYER, "layer", block->layer, -1);
     SY_TRY(sy_host_arena_alloc(p->host, sizeof *s, (void **)&s));
     if (saved != NULL && p->recompute == SY_RECOMPUTE_BLOCK) {
         p->saved = p->block;
@@ -93,6 +99,7 @@ sy_status sy_block_forward(sy_block *block, sy_pass *p, const sy_tensor *x, sy_t
         *saved = s;
     }
 cleanup:
+    sy_span_end();
     p->saved = saved_arena;
     return st;
 }
@@ -106,10 +113,12 @@ static sy_status recompute(sy_block *block, sy_pass *p, const sy_tensor *x, bloc
     int64_t mark = sy_arena_mark(p->scratch);
     sy_tensor y;
     p->kind = SY_PASS_RECOMPUTE;
+    sy_span_begin(SY_SPAN_PART, "recompute", block->layer, -1);
     SY_TRY(sy_arena_2d(p->scratch, p->compute, x->shape[0], x->shape[1], &y));
     SY_TRY(both_halves(block, p, x, &y, s, true));
 cleanup:
     p->kind = kind;
+    sy_span_end();
     sy_arena_release(p->scratch, mark);
     return st;
 }
@@ -138,7 +147,10 @@ static sy_status half_backward(sy_block *block, sy_pass *p, const sy_sublayer *s
     sy_tensor dy, dnormed;
     SY_TRY(sublayer_grad(block, p, g, &dy));
     SY_TRY(sy_arena_2d(p->scratch, p->compute, x->shape[0], x->shape[1], &dnormed));
-    SY_TRY(sub->ops->backward(sub->self, p, saved, normed, &dy, &dnormed));
+    sy_span_begin(SY_SPAN_PART, sub->ops->name, block->layer, -1);
+    st = sub->ops->backward(sub->self, p, saved, normed, &dy, &dnormed);
+    sy_span_end();
+    SY_TRY(st);
     SY_TRY(sy_rmsnorm_backward(p->stream,
                                &(sy_rmsnorm_backward_args){.x = sy_tensor_heads(x, 1),
                                                            .w = norm->value,
@@ -163,6 +175,7 @@ sy_status sy_block_backward(sy_block *block, sy_pass *p, void *saved, const sy_t
     block_saved *s = saved;
 
     p->layer = block->layer;
+    sy_span_begin(SY_SPAN_LAYER, "layer", block->layer, -1);
     if (p->recompute == SY_RECOMPUTE_BLOCK) {
         p->saved = p->block;
         sy_arena_release(p->block, 0);
@@ -173,6 +186,7 @@ sy_status sy_block_backward(sy_block *block, sy_pass *p, void *saved, const sy_t
     SY_TRY(half_backward(block, p, &block->attn, block->attn_norm, x, &s->normed[0], &s->rstd[0],
                          s->attn, g));
 cleanup:
+    sy_span_end();
     p->saved = saved_arena;
     return st;
 }

@@ -1,5 +1,7 @@
 #include "model/head.h"
 
+#include "core/span.h"
+
 enum { CHUNK_LOGIT_BYTES = 32 << 20, CHUNK_MAX_TOKENS = 1024, CHUNK_MIN_TOKENS = 16 };
 
 /* Tokens per chunk: a function of V alone, so that the order of sums does not depend on the layout.
@@ -82,6 +84,7 @@ sy_status sy_head_loss(const sy_head *head, sy_pass *p, const sy_tensor *x, sy_t
     int64_t chunk = chunk_tokens(head->config->vocab_size);
     sy_tensor y, rstd, dy = sy_tensor_none();
 
+    sy_span_begin(SY_SPAN_PART, "head", -1, -1);
     SY_TRY(normalise(head, p, x, &y, &rstd));
     if (dx->data != NULL) {
         SY_TRY(sy_arena_2d(p->scratch, p->compute, T, x->shape[1], &dy));
@@ -101,6 +104,7 @@ sy_status sy_head_loss(const sy_head *head, sy_pass *p, const sy_tensor *x, sy_t
                                                                .dw = head->norm->grad}));
     }
 cleanup:
+    sy_span_end();
     sy_arena_release(p->scratch, mark);
     return st;
 }

@@ -1,5 +1,7 @@
 #include "moe/exchange.h"
 
+#include "core/span.h"
+
 const sy_exchange_ops *sy_exchange_of(const sy_plan *plan)
 {
     return plan->capacity > 0 ? &sy_exchange_padded : &sy_exchange_exact;
@@ -105,11 +107,13 @@ sy_status sy_dispatch(sy_pass *p, const sy_plan *plan, const sy_plan_pass *pass,
 {
     sy_status st = SY_OK;
     sy_tensor none = sy_tensor_none();
+    sy_span_begin(SY_SPAN_PART, "dispatch", p->layer, -1);
     SY_TRY(send_out(p, plan, pass, x, &plan->row_token, rows, "moe dispatch"));
     if (extra->data != NULL) {
         SY_TRY(send_out(p, plan, pass, extra, &none, rows_extra, "moe dispatch extra"));
     }
 cleanup:
+    sy_span_end();
     return st;
 }
 
@@ -118,10 +122,12 @@ sy_status sy_combine(sy_pass *p, const sy_plan *plan, const sy_plan_pass *pass,
                      sy_tensor *wire_extra)
 {
     sy_status st = SY_OK;
+    sy_span_begin(SY_SPAN_PART, "combine", p->layer, -1);
     SY_TRY(bring_back(p, plan, pass, rows, wire, "moe combine"));
     if (rows_extra->data != NULL) {
         SY_TRY(bring_back(p, plan, pass, rows_extra, wire_extra, "moe combine extra"));
     }
 cleanup:
+    sy_span_end();
     return st;
 }

@@ -2,6 +2,8 @@
 
 #include <stdio.h>
 
+#include "core/span.h"
+
 static const sy__experts_ops *kind_of(const sy_experts *x)
 {
     return x->rank > 0 ? &sy__adapter_experts : &sy__swiglu_experts;
@@ -15,20 +17,29 @@ sy_status sy_experts_declare(sy_experts *x, const char *prefix, sy_params *param
 sy_status sy_experts_hidden(const sy_experts *x, sy_pass *p, const sy_tensor *start,
                             const sy_tensor *rows, sy_tensor *h)
 {
-    return kind_of(x)->hidden(x, p, start, rows, h);
+    sy_span_begin(SY_SPAN_PART, "experts", p->layer, -1);
+    sy_status st = kind_of(x)->hidden(x, p, start, rows, h);
+    sy_span_end();
+    return st;
 }
 
 sy_status sy_experts_output(const sy_experts *x, sy_pass *p, const sy_tensor *start,
                             const sy_tensor *h, sy_tensor *out)
 {
-    return kind_of(x)->output(x, p, start, h, out);
+    sy_span_begin(SY_SPAN_PART, "experts", p->layer, -1);
+    sy_status st = kind_of(x)->output(x, p, start, h, out);
+    sy_span_end();
+    return st;
 }
 
 sy_status sy_experts_backward(const sy_experts *x, sy_pass *p, const sy_tensor *start,
                               const sy_tensor *rows, const sy_tensor *h, const sy_tensor *dout,
                               const sy_tensor *weight, sy_tensor *drows, sy_tensor *dot)
 {
-    return kind_of(x)->backward(x, p, start, rows, h, dout, weight, drows, dot);
+    sy_span_begin(SY_SPAN_PART, "experts", p->layer, -1);
+    sy_status st = kind_of(x)->backward(x, p, start, rows, h, dout, weight, drows, dot);
+    sy_span_end();
+    return st;
 }
 
 sy_param_spec sy__experts_param(const sy_experts *x, const char *prefix, const char *name,

@@ -5,6 +5,7 @@
 
 #include "core/alloc.h"
 #include "core/clock.h"
+#include "core/span.h"
 #include "core/rng.h"
 #include "moe/capacity.h"
 
@@ -204,6 +205,7 @@ static sy_status route(const sy__moe *moe, sy_pass *p, const sy_tensor *x, sy__m
     int64_t C = sy_capacity_slots(moe->config, eval, x->shape[0]);
     sy_plan_spec spec = {.E = moe->config->experts, .recv_rows = recv_rows(moe, p)};
 
+    sy_span_begin(SY_SPAN_PART, "route", p->layer, -1);
     if (moe->config->pad_to_capacity && C >= 0) { /* the same shape on ranks with fewer tokens */
         spec.capacity = sy_capacity_slots(moe->config, eval, p->T_max);
     }
@@ -215,6 +217,7 @@ static sy_status route(const sy__moe *moe, sy_pass *p, const sy_tensor *x, sy__m
     }
     SY_TRY(sy_plan_build(p, &spec, &s->choices, &s->plan));
 cleanup:
+    sy_span_end();
     return st;
 }
 

@@ -8,6 +8,7 @@
 
 #include "core/alloc.h"
 #include "core/log.h"
+#include "core/span.h"
 #include "parallel/agree.h"
 
 static const struct {
@@ -113,14 +114,36 @@ cleanup:
     return st;
 }
 
+/* What leaves this rank, or takes part in a reduction. */
+static int64_t sent_bytes(const sy_comm *comm, const sy_comm_args *args, sy__collective which)
+{
+    bool to_all = which == SY__REDUCE_SCATTER || which == SY__ALL_TO_ALL;
+    int64_t n = to_all ? comm->size * args->n : args->n;
+    if (which == SY__ALL_TO_ALL && args->h_n_send != NULL) {
+        n = 0;
+        for (int32_t p = 0; p < comm->size; p++) {
+            n += args->h_n_send[p];
+        }
+    }
+    return n * sy__comm_unit_bytes(args);
+}
+
 static sy_status issue(sy_comm *comm, const sy_comm_args *args, sy__collective which,
                        sy_collective *slot)
 {
     sy_status st = SY_OK;
+    bool is_seen = false;
     SY_TRY(check_args(comm, args, which));
     comm->n_issued++;
     sy__recorder_add(comm, args, which);
-    SY_TRY(slot(comm, args));
+    is_seen = comm->size > 1 && sy_span_is_on();
+    if (is_seen) {
+        sy_span_begin(SY_SPAN_COMM, args->what, args->layer, sent_bytes(comm, args, which));
+    }
+    st = slot(comm, args);
+    if (is_seen) {
+        sy_span_end();
+    }
 cleanup:
     return st;
 }

@@ -11,12 +11,14 @@
 #include "core/alloc.h"
 #include "core/clock.h"
 #include "core/log.h"
+#include "core/span.h"
 #include "parallel/agree.h"
 #include "report/html.h"
 #include "report/run_dir.h"
 #include "report/tensorboard.h"
 #include "train/eval.h"
 #include "train/peak.h"
+#include "train/profile.h"
 #include "train/routed.h"
 #include "train/saves.h"
 #include "train/step_metrics.h"
@@ -36,6 +38,7 @@ typedef struct run {
     sy_step_metrics *metrics;      /* rank 0 */
     sy_progress *progress;         /* rank 0 */
     sy_saves saves;
+    sy_profile profile;
     int64_t steps_before, batch_before; /* of the run that this one goes on from */
     double begun_s;
 } run;
@@ -233,7 +236,9 @@ static void announce(const run *r, double peak)
 
 static void save(run *r, bool final)
 {
+    sy_span_begin(SY_SPAN_PHASE, "checkpoint", -1, -1);
     sy_saves_save(&r->saves, final, is_root(r) ? sy_metrics_file_sync(r->metrics_file) : SY_OK);
+    sy_span_end();
 }
 
 /* A checkpoint from elsewhere gets a place in the folder at once: a run that dies before its first
@@ -281,6 +286,9 @@ static sy_status start(run *r)
     if (how == SY_RUN_CONTINUE && r->spec->resume_from == NULL && r->spec->reset == 0) {
         saved_step = r->trainer->count.step; /* a named one may stand in another folder */
     }
+    r->profile = (sy_profile){.world = r->world, .folder = r->dir.path};
+    SY_TRY(sy_profile_plan(&r->profile, r->spec->profile_steps, r->spec->profile_first,
+                           r->trainer->count.step, r->settings->train->steps));
     SY_TRY(open_saves(r, saved_step));
     SY_TRY(open_valid(r));
     SY_TRY(measure_peak(r, &peak));
@@ -364,6 +372,7 @@ static sy_status log_step(run *r, const sy_step_result *result)
     sy_step_facts facts;
     char text[256];
     const double from = sy_clock_s();
+    sy_span_begin(SY_SPAN_PHASE, "metrics", -1, -1);
     SY_TRY(sy_step_metrics_fill(r->metrics, result, r->saves.stall_s, &facts));
     r->saves.stall_s = 0;
     sy_progress_update(r->progress, result->step, sy_step_facts_format(&facts, text, sizeof text));
@@ -373,6 +382,7 @@ static sy_status log_step(run *r, const sy_step_result *result)
                 (long)result->step, (long)r->trainer->count.skipped);
     }
 cleanup:
+    sy_span_end();
     return st;
 }
 
@@ -380,6 +390,7 @@ cleanup:
 static void write_metrics(run *r, int64_t step)
 {
     const double from = sy_clock_s();
+    sy_span_begin(SY_SPAN_PHASE, "metrics output", -1, -1);
     if (sy_metrics_file_append(r->metrics_file, step, r->metrics->record) != SY_OK) {
         sy_warn("metrics of step %ld were not written: %s", (long)step, sy_error_message());
         sy_error_clear();
@@ -388,6 +399,7 @@ static void write_metrics(run *r, int64_t step)
         sy_tensorboard_append(r->tensorboard, step, r->metrics->record) != SY_OK) {
         tensorboard_failed(r);
     }
+    sy_span_end();
     sy_step_metrics_book(r->metrics, from);
 }
 
@@ -403,7 +415,10 @@ static sy_status after_step(run *r, const sy_step_result *result, bool *stopped)
     }
     SY_TRY(st);
     if (eval) {
-        SY_TRY(evaluate(r, stopped));
+        sy_span_begin(SY_SPAN_PHASE, "evaluation", -1, -1);
+        st = evaluate(r, stopped);
+        sy_span_end();
+        SY_TRY(st);
     }
     if (is_root(r) && (last || eval || due(result->step, c->log_every))) {
         write_metrics(r, result->step);
@@ -423,6 +438,7 @@ static sy_status step(run *r, sy_step_result *result)
     sy_trainer *t = r->trainer;
     t->votes.save_now = is_root(r) && sy_saves_time_is_up(&r->saves);
     t->votes.saver_ready = sy_saves_ready(&r->saves);
+    sy_span_begin(SY_SPAN_STEP, "step", t->count.step + 1, -1);
     SY_TRY(sy_trainer_gradients(t, is_asked_to_stop(r), result));
     if (result->verdict != SY_STEP_STOP) {
         if (result->savers_ready) {
@@ -432,6 +448,7 @@ static sy_status step(run *r, sy_step_result *result)
         SY_TRY(sy_trainer_update(t, result));
     }
 cleanup:
+    sy_span_end();
     return st;
 }
 
@@ -451,6 +468,7 @@ static sy_status loop(run *r, bool *stopped)
     const sy_train_config *c = r->settings->train;
     sy_step_result result;
     while (r->trainer->count.step < c->steps && !*stopped) {
+        sy_profile_before(&r->profile, r->trainer->count.step + 1);
         SY_TRY(step(r, &result));
         if (result.verdict == SY_STEP_STOP) {
             *stopped = true;
@@ -460,11 +478,13 @@ static sy_status loop(run *r, bool *stopped)
         if (st != SY_OK) {
             sy_comm_abort(r->world, st);
         }
+        sy_profile_after(&r->profile, result.step);
         SY_REQUIRE(result.verdict != SY_STEP_SKIPPED || c->nonfinite == SY_NONFINITE_SKIP,
                    SY_ERR_NUMERIC,
                    "step %ld: the gradient norm is not finite, and train.nonfinite is stop",
                    (long)result.step);
     }
+    sy_profile_finish(&r->profile);
     sy_saves_finish(&r->saves);
     if (r->saves.saved_step != r->trainer->count.step && !(r->saves.last_failed && !*stopped)) {
         save(r, true);
@@ -486,6 +506,7 @@ cleanup:
 
 static void finish(run *r)
 {
+    sy_span_discard();
     sy_progress_destroy(&r->progress);
     sy_tensorboard_close(&r->tensorboard);
     sy_metrics_file_close(&r->metrics_file);

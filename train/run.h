@@ -23,7 +23,8 @@ typedef struct sy_run_spec {
     const char *init_from;        /* --init-from CKPT, or NULL */
     const char *const *overrides; /* --set */
     int32_t n_overrides;
-    bool (*stop)(void); /* was this rank asked to stop? */
+    int64_t profile_steps, profile_first; /* --profile N[@STEP]: 0 none; 0 where it suits */
+    bool (*stop)(void);                   /* was this rank asked to stop? */
 } sy_run_spec;
 
 /* Collective over spec->world. *stopped: ended on request, after saving a checkpoint. The same

@@ -4,6 +4,7 @@
 
 #include "core/clock.h"
 #include "core/fault.h"
+#include "core/span.h"
 #include "optim/schedule.h"
 #include "parallel/agree.h"
 #include "train/trainer.h"
@@ -27,11 +28,13 @@ static sy_status head(sy_trainer *t, bool stop, const sy_step_batch **batch, int
     sy_status st = SY_OK;
     const double t0 = sy_clock_s();
     sy_comm *host = t->engine->mesh->host;
+    sy_span_begin(SY_SPAN_PHASE, "data wait", -1, -1);
     sy_status mine = sy_fault("train.step");
     if (mine == SY_OK) {
         mine = sy_loader_take(t->loader, t->count.data_step, batch);
     }
     *data_wait_s = sy_clock_s() - t0;
+    sy_span_end();
     sum[HEAD_FAILED] = mine != SY_OK;
     sum[HEAD_STOP] = stop;
     sum[HEAD_LOSS_TOKENS] = mine == SY_OK ? (*batch)->loss_tokens : 0;
@@ -77,17 +80,21 @@ static sy_status micro_batch(sy_trainer *t, const sy_batch *batch, int32_t micro
     sy_model_saved *saved = NULL;
     sy_pass p;
     double from = sy_clock_s();
+    sy_span_begin(SY_SPAN_PHASE, "forward", -1, -1);
     SY_TRY(sy_engine_begin(e, SY_PASS_TRAIN, batch, t->count.step + 1, micro_idx, &p));
     p.per_loss_token = sum[HEAD_LOSS_TOKENS] > 0 ? 1.0 / (double)sum[HEAD_LOSS_TOKENS] : 0;
     p.per_routed_token = sum[HEAD_ROUTED_TOKENS] > 0 ? 1.0 / (double)sum[HEAD_ROUTED_TOKENS] : 0;
     SY_TRY(sy_model_forward(e->model, &p, &saved));
+    sy_span_end();
     book(&t->time.forward_s, &from);
+    sy_span_begin(SY_SPAN_PHASE, "backward", -1, -1);
     if (last) {
         SY_TRY(sy_grad_sync_begin(t->grads));
         p.grads = t->grads;
     }
     SY_TRY(sy_model_backward(e->model, &p, saved));
     SY_TRY(sy_engine_end(e, &p));
+    sy_span_end();
     book_backward(t, &from);
 cleanup:
     return st;
@@ -108,11 +115,15 @@ static sy_status compute(sy_trainer *t, const sy_step_batch *batch, const int64_
                            sum));
         SY_TRY(sy_fault("train.micro_batch"));
     }
+    sy_span_begin(SY_SPAN_PHASE, "gradient sync", -1, -1);
     SY_TRY(sy_grad_sync_finish(t->grads));
+    sy_span_end();
     t->time.grad_sync_wait_s += sy_grad_sync_take_s(t->grads);
     from = sy_clock_s();
+    sy_span_begin(SY_SPAN_PHASE, "sync", -1, -1);
     SY_TRY(sy_grad_sync_norm(t->grads, &norm));
     SY_TRY(sy_engine_reduce_stats(e));
+    sy_span_end();
     book(&t->time.sync_s, &from);
     if (sy_fault_hit("train.nonfinite") == SY_FAULT_NAN) {
         e->h_sums[0] = NAN;
@@ -194,17 +205,23 @@ static sy_status update(sy_trainer *t, sy_step_result *r)
     double from = sy_clock_s();
 
     r->lr = learning_rate(t, r->step);
+    sy_span_begin(SY_SPAN_PHASE, "optimizer", -1, -1);
     SY_TRY(sy_optimizer_step(
         t->opt,
         &(sy_update){.lr = r->lr,
                      .grad_scale = skip ? 0 : sy_clip_scale(r->grad_norm, o->clip_norm),
                      .skip = skip},
         e->compute_stream));
+    sy_span_end();
     book(&t->time.optimizer_s, &from);
+    sy_span_begin(SY_SPAN_PHASE, "parameter gather", -1, -1);
     SY_TRY(sy_grad_sync_gather(t->grads));
+    sy_span_end();
     book(&t->time.param_gather_s, &from);
+    sy_span_begin(SY_SPAN_PHASE, "optimizer", -1, -1);
     SY_TRY(sy_model_end_step(e->model, r->load, sy_engine_experts(e), skip, e->compute_stream));
     SY_TRY(sy_stream_sync(e->compute_stream));
+    sy_span_end();
     book(&t->time.optimizer_s, &from);
     r->time = t->time;
 cleanup:
