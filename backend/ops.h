@@ -80,6 +80,13 @@ typedef struct sy_sum_squares_args {
 } sy_sum_squares_args;
 #define SY_OPERANDS_sum_squares(I, O, U, Z) I(x) U(out)
 
+/* out[0] += sum over t with rows[t] != 0, and h, of x[t, h]^2. x [T, H] A or W, strided; rows [T]
+   U8 (optional: all); out [1] F64; in double, in blocks of rows whose borders depend on T alone. */
+typedef struct sy_row_squares_args {
+    sy_tensor x, rows, out;
+} sy_row_squares_args;
+#define SY_OPERANDS_row_squares(I, O, U, Z) I(x) I(rows) U(out)
+
 /* y[t, h] = x[t, h] * u, u uniform in [1 - eps, 1 + eps): u = 1 + eps * (2 * sy_rng_uniform(seed,
    stream, token_glb[t] * H + h) - 1). x, y [T, H] A; token_glb [T] I64. Router-input jitter of
    Switch (arXiv 2101.03961). y may be x. */
@@ -292,12 +299,15 @@ typedef struct sy_expert_count_args {
 
 /* Statistics of one layer and micro-batch, added up over the step: load[e] += choices, kept_load[e]
    += kept choices, sums[0] += entropy of the normalised p of every routed token (nats), sums[1] +=
-   the token's largest p. p [T, E] W; expert [T, K]; kept [T, K] U8 (optional: all); load, kept_load
-   [E] I64; sums [2] F64. */
+   the token's largest p; dropped_at[i P / S] += dropped choices of tokens t at place i = t mod S of
+   their sequence. p [T, E] W; expert [T, K]; kept [T, K] U8 (optional: all); load, kept_load
+   [E] I64; dropped_at [P] I64 (optional); sums [2] F64; S >= 1. */
 typedef struct sy_router_stats_args {
-    sy_tensor p, expert, kept, load, kept_load, sums;
+    sy_tensor p, expert, kept, load, kept_load, dropped_at, sums;
+    int64_t S;
 } sy_router_stats_args;
-#define SY_OPERANDS_router_stats(I, O, U, Z) I(p) I(expert) I(kept) U(load) U(kept_load) U(sums)
+#define SY_OPERANDS_router_stats(I, O, U, Z)                                                       \
+    I(p) I(expert) I(kept) U(load) U(kept_load) U(dropped_at) U(sums)
 
 /* Balance loss and z-loss in the house convention (docs/NUMERICS.md 3), with f from count
    and q = p (softmax) or p / sum p (sigmoid): sums[0] += per_token * sum_t E sum_e f[s(t), e] q[t,
@@ -374,7 +384,8 @@ typedef struct sy_adamw_args {
     X(cast)                                                                                        \
     X(add)                                                                                         \
     X(scale)                                                                                       \
-    X(add_bias) X(column_sum) X(sum) X(sum_squares) X(jitter) X(gate) X(gate_backward) X(gemm)     \
+    X(add_bias)                                                                                    \
+    X(column_sum) X(sum) X(sum_squares) X(row_squares) X(jitter) X(gate) X(gate_backward) X(gemm)  \
         X(grouped_gemm) X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(rope)          \
             X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(xent) X(gather_rows) \
                 X(combine_rows) X(router_scores) X(topk) X(capacity) X(topk_weigh)                 \

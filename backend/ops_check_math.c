@@ -88,6 +88,15 @@ sy_status sy__check_sum_squares(const sy_device *dev, const sy_sum_squares_args 
     return sy__check_end(&c);
 }
 
+sy_status sy__check_row_squares(const sy_device *dev, const sy_row_squares_args *args)
+{
+    sy__check c = sy__check_start(dev, SY_OP_row_squares, args);
+    SY__WANT2(&c, &args->x, sy__set_a(&c) | sy__set_w(&c), SY_STRIDED, SY_ANY, SY_ANY);
+    SY__WANT1(&c, &args->rows, SY_SET(SY_U8), SY_OPTIONAL, args->x.shape[0]);
+    SY__WANT1(&c, &args->out, SY_SET(SY_F64), SY_CONTIGUOUS, 1);
+    return sy__check_end(&c);
+}
+
 sy_status sy__check_jitter(const sy_device *dev, const sy_jitter_args *args)
 {
     sy__check c = sy__check_start(dev, SY_OP_jitter, args);

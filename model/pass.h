@@ -34,9 +34,19 @@ typedef struct sy_device_batch {
 
 /* Per-layer sums of a step on this rank; zeroed by the trainer when a step starts, reduced when it
  * ends. */
-enum { SY_SUM_ENTROPY, SY_SUM_CONFIDENCE, SY_SUM_AUX, SY_SUM_Z, SY_N_SUMS };
+enum {
+    SY_SUM_ENTROPY,
+    SY_SUM_CONFIDENCE, /* largest score of each routed token */
+    SY_SUM_AUX,
+    SY_SUM_Z,
+    SY_SUM_OUTPUT, /* squares of what the sublayer gives, over routed tokens, */
+    SY_SUM_INPUT,  /* and of what it gets */
+    SY_N_SUMS
+};
+enum { SY_DROP_PARTS = 8 }; /* a sequence is cut into, to say where drops are */
 typedef struct sy_stats {
     sy_tensor load, kept; /* [L, E] I64: choices, and choices that were not dropped */
+    sy_tensor dropped_at; /* [L, SY_DROP_PARTS] I64: dropped choices by place in the sequence */
     sy_tensor sums;       /* [L, SY_N_SUMS] F64 */
     sy_tensor nll_sum;    /* [1] F64: sum of nll over this rank's loss tokens */
     double dispatch_s, combine_s, experts_s; /* host time inside; streams that run at once only */

@@ -134,15 +134,19 @@ static sy_status count(const sy__moe *moe, sy_pass *p, sy__moe_saved *s)
     const sy_choices *c = &s->choices;
     sy_tensor load = sy_tensor_rows(&p->stats->load, moe->layer, 1);
     sy_tensor kept = sy_tensor_rows(&p->stats->kept, moe->layer, 1);
+    sy_tensor dropped_at = sy_tensor_rows(&p->stats->dropped_at, moe->layer, 1);
     sy_tensor sums = sy_tensor_rows(&p->stats->sums, moe->layer, 1);
 
-    SY_TRY(sy_router_stats(p->stream,
-                           &(sy_router_stats_args){.p = s->scores.p,
-                                                   .expert = c->expert,
-                                                   .kept = c->kept,
-                                                   .load = sy_tensor_1d(load.data, SY_I64, E),
-                                                   .kept_load = sy_tensor_1d(kept.data, SY_I64, E),
-                                                   .sums = sy_tensor_1d(sums.data, SY_F64, 2)}));
+    SY_TRY(sy_router_stats(
+        p->stream,
+        &(sy_router_stats_args){.p = s->scores.p,
+                                .expert = c->expert,
+                                .kept = c->kept,
+                                .load = sy_tensor_1d(load.data, SY_I64, E),
+                                .kept_load = sy_tensor_1d(kept.data, SY_I64, E),
+                                .dropped_at = sy_tensor_1d(dropped_at.data, SY_I64, SY_DROP_PARTS),
+                                .sums = sy_tensor_1d(sums.data, SY_F64, 2),
+                                .S = p->batch->S}));
     if (p->kind != SY_PASS_TRAIN) {
         goto cleanup;
     }
@@ -183,6 +187,24 @@ static sy_status note_choices(sy_pass *p, const sy_choices *c)
     SY_TRY(sy_copy_d2d(p->stream, expert.data, c->expert.data, sy_tensor_bytes(&expert)));
     if (c->kept.data != NULL) {
         SY_TRY(sy_copy_d2d(p->stream, kept.data, c->kept.data, sy_tensor_bytes(&kept)));
+    }
+cleanup:
+    return st;
+}
+
+/* How large the output is beside the input, over the tokens that are routed. */
+static sy_status measure_output(const sy__moe *moe, sy_pass *p, const sy_tensor *x,
+                                const sy_tensor *y)
+{
+    sy_status st = SY_OK;
+    const sy_tensor *of[2] = {y, x};
+    sy_tensor sums = sy_tensor_rows(&p->stats->sums, moe->layer, 1);
+    for (int32_t i = 0; i < 2; i++) {
+        void *out = (double *)sums.data + SY_SUM_OUTPUT + i;
+        SY_TRY(
+            sy_row_squares(p->stream, &(sy_row_squares_args){.x = *of[i],
+                                                             .rows = p->batch->routed,
+                                                             .out = sy_tensor_1d(out, SY_F64, 1)}));
     }
 cleanup:
     return st;
@@ -300,9 +322,10 @@ static sy_status forward(void *self, sy_pass *p, const sy_tensor *x, sy_tensor *
     sy_status st = SY_OK;
     sy__moe *moe = self;
     sy__moe_saved *s = saved != NULL ? *saved : NULL;
+    const bool again = s != NULL;
     int64_t mark = sy_arena_mark(p->keep);
 
-    if (s == NULL) {
+    if (!again) {
         SY_TRY(sy_host_arena_alloc(p->host, sizeof *s, (void **)&s));
         SY_TRY(route(moe, p, x, s));
     }
@@ -310,6 +333,9 @@ static sy_status forward(void *self, sy_pass *p, const sy_tensor *x, sy_tensor *
     SY_TRY(experts_forward(moe, p, s, x, y));
     if (moe->has_shared) {
         SY_TRY(sy_shared_forward(&moe->shared, p, x, y, saved != NULL ? &s->shared : NULL));
+    }
+    if (!again && p->stats != NULL) {
+        SY_TRY(measure_output(moe, p, x, y));
     }
     if (saved != NULL) {
         *saved = s;

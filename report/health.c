@@ -2,6 +2,7 @@
  * changed. */
 #include "report/health.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -13,14 +14,22 @@ enum { SENTENCE_BYTES = 320, LIST_BYTES = 120, SENTENCES_MAX = 4 };
 /* What was last said of a layer, so that nothing is said twice. */
 typedef struct layer_state {
     int32_t n_dead;
-    bool is_dropping, is_uneven;
+    bool is_dropping, is_uneven, is_late, is_certain, is_growing;
+    double output_before; /* mean of the window before; 0: there is none */
 } layer_state;
+
+/* Sums over the window, of what need not be known. */
+typedef struct layer_sums {
+    int64_t dropped_at[SY_HEALTH_PARTS];
+    double entropy, output_rms;
+} layer_sums;
 
 struct sy_health {
     sy_health_spec spec;
     int32_t *layer_idx; /* [L] */
     int64_t *load;      /* [L, E] sums over the window */
     int64_t *dropped;   /* [L] */
+    layer_sums *sums;   /* [L] */
     layer_state *state; /* [L] */
     int32_t n_steps;    /* in the window so far */
     sy_health_figures last;
@@ -94,6 +103,7 @@ sy_status sy_health_create(const sy_health_spec *spec, sy_health **out)
     SY_TRY(sy_alloc(L, sizeof *h->layer_idx, (void **)&h->layer_idx));
     SY_TRY(sy_alloc(L * E, sizeof *h->load, (void **)&h->load));
     SY_TRY(sy_alloc(L, sizeof *h->dropped, (void **)&h->dropped));
+    SY_TRY(sy_alloc(L, sizeof *h->sums, (void **)&h->sums));
     SY_TRY(sy_alloc(L, sizeof *h->state, (void **)&h->state));
     for (int32_t l = 0; l < spec->n_layers; l++) {
         h->layer_idx[l] = spec->layer_idx != NULL ? spec->layer_idx[l] : l;
@@ -110,6 +120,7 @@ void sy_health_destroy(sy_health **health)
 {
     if (*health != NULL) {
         sy_free(&(*health)->state);
+        sy_free(&(*health)->sums);
         sy_free(&(*health)->dropped);
         sy_free(&(*health)->load);
         sy_free(&(*health)->layer_idx);
@@ -234,6 +245,63 @@ static void look_for_uneven(sy_health *h, int32_t l, voice *to)
     h->state[l].is_uneven = is_uneven;
 }
 
+/* By position, whoever comes late finds the experts full: it is the ends of sequences that are not
+   learned from. */
+static void look_for_late_drops(sy_health *h, int32_t l, voice *to)
+{
+    char sentence[SENTENCE_BYTES];
+    const int64_t *at = h->sums[l].dropped_at;
+    const int64_t n_dropped = sum_of(at, SY_HEALTH_PARTS);
+    const int64_t n_rows = sum_of(h->load + (int64_t)l * h->spec.n_experts, h->spec.n_experts);
+    const double share = n_dropped > 0 ? (double)at[SY_HEALTH_PARTS - 1] / (double)n_dropped : 0;
+    const bool is_late =
+        share > SY_HEALTH_PLACE_LIMIT && (double)n_dropped > SY_HEALTH_PLACE_DROPS * (double)n_rows;
+    if (is_late && !h->state[l].is_late) {
+        snprintf(sentence, sizeof sentence,
+                 "layer %d: %.0f %% of the rows dropped in %d steps were in the last eighth of "
+                 "their sequence; moe.drop_policy: probability drops wherever weights are small",
+                 h->layer_idx[l], 100 * share, h->n_steps);
+        speak(to, sentence);
+    }
+    h->state[l].is_late = is_late;
+}
+
+static void look_for_certainty(sy_health *h, int32_t l, voice *to)
+{
+    char sentence[SENTENCE_BYTES];
+    const double most = log(h->spec.n_experts), mean = h->sums[l].entropy / h->n_steps;
+    const bool is_known = sum_of(h->load + (int64_t)l * h->spec.n_experts, h->spec.n_experts) > 0;
+    const bool is_certain = is_known && mean < SY_HEALTH_ENTROPY_LIMIT * most;
+    if (is_certain && !h->state[l].is_certain) {
+        snprintf(
+            sentence, sizeof sentence,
+            "layer %d: the router's entropy was %.3f of at most %.3f nats over %d steps: it is "
+            "certain of nearly every token and learns little; a larger moe.z_loss_coeff keeps "
+            "logits small",
+            h->layer_idx[l], mean, most, h->n_steps);
+        speak(to, sentence);
+    }
+    h->state[l].is_certain = is_certain;
+}
+
+static void look_for_growth(sy_health *h, int32_t l, voice *to)
+{
+    char sentence[SENTENCE_BYTES];
+    layer_state *state = &h->state[l];
+    const double mean = h->sums[l].output_rms / h->n_steps;
+    const bool is_growing =
+        state->output_before > 0 && !(mean <= SY_HEALTH_GROWTH_LIMIT * state->output_before);
+    if (is_growing && !state->is_growing) {
+        snprintf(sentence, sizeof sentence,
+                 "layer %d: the experts' output grew from %.3g to %.3g times the size of their "
+                 "input within %d steps",
+                 h->layer_idx[l], state->output_before, mean, h->n_steps);
+        speak(to, sentence);
+    }
+    state->is_growing = is_growing;
+    state->output_before = isfinite(mean) ? mean : state->output_before;
+}
+
 static void say_info(void *arg, const char *sentence)
 {
     (void)arg;
@@ -247,7 +315,10 @@ static void end_window(sy_health *h, void (*say)(void *arg, const char *sentence
         void (*look)(sy_health *h, int32_t l, voice *to);
     } looks[] = {{"experts without a token", look_for_dead},
                  {"dropped rows", look_for_drops},
-                 {"uneven load", look_for_uneven}};
+                 {"uneven load", look_for_uneven},
+                 {"drops at the end of sequences", look_for_late_drops},
+                 {"a router that is certain", look_for_certainty},
+                 {"growing outputs", look_for_growth}};
     for (size_t i = 0; i < sizeof looks / sizeof looks[0]; i++) {
         voice to = {.say = say != NULL ? say : say_info, .arg = arg, .kind = looks[i].kind};
         for (int32_t l = 0; l < h->spec.n_layers; l++) {
@@ -258,7 +329,20 @@ static void end_window(sy_health *h, void (*say)(void *arg, const char *sentence
     int64_t L = h->spec.n_layers, E = h->spec.n_experts;
     memset(h->load, 0, (size_t)(L * E) * sizeof *h->load);
     memset(h->dropped, 0, (size_t)L * sizeof *h->dropped);
+    memset(h->sums, 0, (size_t)L * sizeof *h->sums);
     h->n_steps = 0;
+}
+
+/* What a step does not say counts as nothing wrong. */
+static void add_layer(sy_health *h, const sy_health_step *step, int32_t l)
+{
+    layer_sums *sums = &h->sums[l];
+    h->dropped[l] += step->dropped != NULL ? step->dropped[l] : 0;
+    sums->entropy += step->entropy != NULL ? step->entropy[l] : log(h->spec.n_experts);
+    sums->output_rms += step->output_rms != NULL ? step->output_rms[l] : 0;
+    for (int32_t i = 0; i < SY_HEALTH_PARTS && step->dropped_at != NULL; i++) {
+        sums->dropped_at[i] += step->dropped_at[l * SY_HEALTH_PARTS + i];
+    }
 }
 
 void sy_health_observe(sy_health *health, const sy_health_step *step,
@@ -268,8 +352,8 @@ void sy_health_observe(sy_health *health, const sy_health_step *step,
     for (int64_t i = 0; i < n; i++) {
         health->load[i] += step->load[i];
     }
-    for (int32_t l = 0; l < health->spec.n_layers && step->dropped != NULL; l++) {
-        health->dropped[l] += step->dropped[l];
+    for (int32_t l = 0; l < health->spec.n_layers; l++) {
+        add_layer(health, step, l);
     }
     health->last = figures_of(health, step);
     if (++health->n_steps == health->spec.window) {

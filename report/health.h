@@ -11,8 +11,14 @@ extern "C" {
 #endif
 
 /* From here on a trouble is worth a word. */
-#define SY_HEALTH_DROP_LIMIT 0.1 /* share of the rows dropped */
-#define SY_HEALTH_LOAD_LIMIT 4.0 /* load of the fullest expert over the mean */
+#define SY_HEALTH_DROP_LIMIT 0.1     /* share of the rows dropped */
+#define SY_HEALTH_LOAD_LIMIT 4.0     /* load of the fullest expert over the mean */
+#define SY_HEALTH_PLACE_LIMIT 0.5    /* share of the drops in the last part of the sequences, */
+#define SY_HEALTH_PLACE_DROPS 0.01   /* where at least this share of the rows was dropped */
+#define SY_HEALTH_ENTROPY_LIMIT 0.05 /* entropy of the router over that of equal chances */
+#define SY_HEALTH_GROWTH_LIMIT 4.0   /* size of the output over that in the window before */
+
+enum { SY_HEALTH_PARTS = 8 }; /* of a sequence, for the places of drops */
 
 typedef struct sy_health_spec {
     int32_t n_layers;         /* L: layers that route */
@@ -26,8 +32,11 @@ typedef struct sy_health_spec {
 
 /* One step, summed over all ranks and micro-batches. */
 typedef struct sy_health_step {
-    const int64_t *load;    /* [L, E] rows routed, those dropped included */
-    const int64_t *dropped; /* [L] rows dropped; NULL: none */
+    const int64_t *load;       /* [L, E] rows routed, those dropped included */
+    const int64_t *dropped;    /* [L] rows dropped; NULL: none */
+    const int64_t *dropped_at; /* [L, SY_HEALTH_PARTS] the same by place in the sequence; NULL */
+    const double *entropy;     /* [L] of the router per token, in nats; NULL: not known */
+    const double *output_rms;  /* [L] of the sublayer's output over its input's; NULL: not known */
 } sy_health_step;
 
 /* Figures of the step last observed, over the layers that routed anything. */

@@ -102,7 +102,7 @@ static sy_status create_fixed(sy_engine *e)
     int64_t T = (int64_t)e->spec.B * e->spec.S;
     sy_tensor part;
     SY_TRY(sy_arena_1d(&e->fixed, SY_F64, 2 + L * SY_N_SUMS, &e->sums));
-    SY_TRY(sy_arena_1d(&e->fixed, SY_I64, 2 * L * E, &e->loads));
+    SY_TRY(sy_arena_1d(&e->fixed, SY_I64, L * (2 * E + SY_DROP_PARTS), &e->loads));
     SY_TRY(sy_arena_1d(&e->fixed, e->wide, T, &e->nll));
     SY_TRY(sy_rope_table(e->settings->model, e->spec.S, &e->fixed, e->compute_stream, e->wide,
                          &e->rope));
@@ -115,6 +115,8 @@ static sy_status create_fixed(sy_engine *e)
     e->stats.load = sy_tensor_2d(part.data, SY_I64, L, E);
     part = sy_tensor_rows(&e->loads, L * E, L * E);
     e->stats.kept = sy_tensor_2d(part.data, SY_I64, L, E);
+    part = sy_tensor_rows(&e->loads, 2 * L * E, L * SY_DROP_PARTS);
+    e->stats.dropped_at = sy_tensor_2d(part.data, SY_I64, L, SY_DROP_PARTS);
     if (e->spec.use == SY_USE_GENERATE) {
         SY_TRY(sy_kv_create(e->dev, e->settings->model, e->compute, &e->kv));
     }

@@ -149,6 +149,7 @@ static void fill_result(const sy_trainer *t, const sy_step_batch *batch, const i
     r->sums = e->h_sums + 2;
     r->load = E > 0 ? e->h_loads : NULL;
     r->kept = E > 0 ? e->h_loads + L * E : NULL;
+    r->dropped_at = E > 0 ? e->h_loads + 2 * L * E : NULL;
     r->dispatch_s = e->stats.dispatch_s;
     r->combine_s = e->stats.combine_s;
     r->experts_s = e->stats.experts_s;

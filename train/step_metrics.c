@@ -2,10 +2,14 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "core/alloc.h"
 #include "core/clock.h"
 #include "train/step_metrics_impl.h"
+
+_Static_assert((int32_t)SY_DROP_PARTS == (int32_t)SY_HEALTH_PARTS,
+               "health counts drops in the parts that the model does");
 
 static int32_t list_layers(const sy_run_settings *s, int32_t *layer)
 {
@@ -34,7 +38,11 @@ sy_status sy_step_metrics_create(const sy_trainer *trainer, double peak_flops, d
     SY_TRY(sy_metrics_create(&m->record));
     SY_TRY(sy_alloc(E, sizeof *m->load, (void **)&m->load));
     SY_TRY(sy_alloc(L, sizeof *m->dropped, (void **)&m->dropped));
+    SY_TRY(sy_alloc(L * SY_DROP_PARTS, sizeof *m->dropped_at, (void **)&m->dropped_at));
     SY_TRY(sy_alloc(L * E, sizeof *m->routed_load, (void **)&m->routed_load));
+    SY_TRY(sy_alloc(L, sizeof *m->entropy, (void **)&m->entropy));
+    SY_TRY(sy_alloc(L, sizeof *m->confidence, (void **)&m->confidence));
+    SY_TRY(sy_alloc(L, sizeof *m->output_rms, (void **)&m->output_rms));
     SY_TRY(sy_alloc(L, sizeof *m->layer, (void **)&m->layer));
     m->n_layers = list_layers(trainer->settings, m->layer);
     if (m->n_layers > 0) {
@@ -58,11 +66,46 @@ void sy_step_metrics_destroy(sy_step_metrics **metrics)
     }
     sy_health_destroy(&m->health);
     sy_free(&m->layer);
+    sy_free(&m->output_rms);
+    sy_free(&m->confidence);
+    sy_free(&m->entropy);
     sy_free(&m->routed_load);
+    sy_free(&m->dropped_at);
     sy_free(&m->dropped);
     sy_free(&m->load);
     sy_metrics_destroy(&m->record);
     sy_free(metrics);
+}
+
+/* What the step's sums say of layer m->layer[k]. */
+static void take_layer(sy_step_metrics *m, const sy_step_result *r, int32_t k)
+{
+    const int64_t i = m->layer[k], E = sy_engine_experts(m->trainer->engine);
+    const double *sums = r->sums + i * SY_N_SUMS;
+    const double tokens = r->routed_tokens > 0 ? (double)r->routed_tokens : 1;
+    m->dropped[k] = 0;
+    for (int64_t e = 0; e < E; e++) {
+        m->routed_load[k * E + e] = r->load[i * E + e];
+        m->dropped[k] += r->load[i * E + e] - r->kept[i * E + e];
+    }
+    memcpy(m->dropped_at + (int64_t)k * SY_DROP_PARTS, r->dropped_at + i * SY_DROP_PARTS,
+           SY_DROP_PARTS * sizeof *m->dropped_at);
+    m->entropy[k] = sums[SY_SUM_ENTROPY] / tokens;
+    m->confidence[k] = sums[SY_SUM_CONFIDENCE] / tokens;
+    m->output_rms[k] = sums[SY_SUM_INPUT] == 0 ? 0 : sqrt(sums[SY_SUM_OUTPUT] / sums[SY_SUM_INPUT]);
+}
+
+/* Where the drops were: shares, all 0 where there were none. */
+static sy_status fill_drop_position(sy_step_metrics *m, int32_t k)
+{
+    const int64_t *at = m->dropped_at + (int64_t)k * SY_DROP_PARTS;
+    double share[SY_DROP_PARTS];
+    char key[64];
+    for (int32_t i = 0; i < SY_DROP_PARTS; i++) {
+        share[i] = m->dropped[k] > 0 ? (double)at[i] / (double)m->dropped[k] : 0;
+    }
+    snprintf(key, sizeof key, "moe/layer_%d/drop_position", m->layer[k]);
+    return sy_metrics_set_array(m->record, key, share, SY_DROP_PARTS);
 }
 
 /* One layer's keys: moe/layer_<i>/... */
@@ -73,14 +116,11 @@ static sy_status fill_layer(sy_step_metrics *m, const sy_step_result *r, int32_t
     int64_t E = sy_engine_experts(m->trainer->engine);
     const int64_t *load = r->load + i * E;
     const double *sums = r->sums + (int64_t)i * SY_N_SUMS;
-    double tokens = r->routed_tokens > 0 ? (double)r->routed_tokens : 1;
     char key[64];
 
-    m->dropped[k] = 0;
+    take_layer(m, r, k);
     for (int64_t e = 0; e < E; e++) {
-        m->routed_load[k * E + e] = load[e];
         m->load[e] = (double)load[e];
-        m->dropped[k] += load[e] - r->kept[i * E + e];
     }
     snprintf(key, sizeof key, "moe/layer_%d/load", i);
     SY_TRY(sy_metrics_set_array(m->record, key, m->load, E));
@@ -89,7 +129,14 @@ static sy_status fill_layer(sy_step_metrics *m, const sy_step_result *r, int32_t
     snprintf(key, sizeof key, "moe/layer_%d/dropped", i);
     SY_TRY(sy_metrics_set_i64(m->record, key, m->dropped[k]));
     snprintf(key, sizeof key, "moe/layer_%d/router_entropy", i);
-    SY_TRY(sy_metrics_set_f64(m->record, key, sums[SY_SUM_ENTROPY] / tokens));
+    SY_TRY(sy_metrics_set_f64(m->record, key, m->entropy[k]));
+    snprintf(key, sizeof key, "moe/layer_%d/router_confidence", i);
+    SY_TRY(sy_metrics_set_f64(m->record, key, m->confidence[k]));
+    snprintf(key, sizeof key, "moe/layer_%d/dead_experts", i);
+    SY_TRY(sy_metrics_set_i64(m->record, key, sy_health_dead_experts(load, (int32_t)E)));
+    snprintf(key, sizeof key, "moe/layer_%d/output_rms", i);
+    SY_TRY(sy_metrics_set_f64(m->record, key, m->output_rms[k]));
+    SY_TRY(fill_drop_position(m, k));
     snprintf(key, sizeof key, "moe/layer_%d/aux_loss", i);
     SY_TRY(sy_metrics_set_f64(m->record, key, sums[SY_SUM_AUX]));
     snprintf(key, sizeof key, "moe/layer_%d/z_loss", i);
@@ -108,24 +155,38 @@ static double layer_mean(const sy_step_metrics *m, const sy_step_result *r, int3
     return sum / (m->n_layers > 0 ? m->n_layers : 1);
 }
 
+static double mean_of(const double *x, int32_t n)
+{
+    double sum = 0;
+    for (int32_t i = 0; i < n; i++) {
+        sum += x[i];
+    }
+    return n > 0 ? sum / n : 0;
+}
+
 static sy_status fill_moe(sy_step_metrics *m, const sy_step_result *r, sy_step_facts *facts)
 {
     sy_status st = SY_OK;
     sy_metrics *rec = m->record;
-    double tokens = r->routed_tokens > 0 ? (double)r->routed_tokens : 1;
     sy_health_figures figures;
     for (int32_t k = 0; k < m->n_layers; k++) {
         SY_TRY(fill_layer(m, r, k));
     }
-    sy_health_observe(m->health, &(sy_health_step){.load = m->routed_load, .dropped = m->dropped},
+    sy_health_observe(m->health,
+                      &(sy_health_step){.load = m->routed_load,
+                                        .dropped = m->dropped,
+                                        .dropped_at = m->dropped_at,
+                                        .entropy = m->entropy,
+                                        .output_rms = m->output_rms},
                       NULL, NULL);
     figures = sy_health_last(m->health);
     SY_TRY(sy_metrics_set_f64(rec, "moe/aux_loss", layer_mean(m, r, SY_SUM_AUX)));
     SY_TRY(sy_metrics_set_f64(rec, "moe/z_loss", layer_mean(m, r, SY_SUM_Z)));
     SY_TRY(sy_metrics_set_f64(rec, "moe/drop_fraction", figures.drop_fraction));
     SY_TRY(sy_metrics_set_f64(rec, "moe/load_max_over_mean", figures.load_max_over_mean));
-    SY_TRY(
-        sy_metrics_set_f64(rec, "moe/router_entropy", layer_mean(m, r, SY_SUM_ENTROPY) / tokens));
+    SY_TRY(sy_metrics_set_f64(rec, "moe/router_entropy", mean_of(m->entropy, m->n_layers)));
+    SY_TRY(sy_metrics_set_f64(rec, "moe/router_confidence", mean_of(m->confidence, m->n_layers)));
+    SY_TRY(sy_metrics_set_f64(rec, "moe/output_rms", mean_of(m->output_rms, m->n_layers)));
     SY_TRY(sy_metrics_set_i64(rec, "moe/dead_experts", figures.dead_experts));
     SY_TRY(sy_metrics_set_f64(rec, "perf/dispatch_ms", 1e3 * r->dispatch_s));
     SY_TRY(sy_metrics_set_f64(rec, "perf/combine_ms", 1e3 * r->combine_s));

@@ -16,10 +16,13 @@ typedef struct sy_step_metrics {
     const sy_trainer *trainer;
     sy_metrics *record;
     sy_health *health;
-    double *load;         /* [E] shares of one layer, for the record */
-    int64_t *dropped;     /* [L] of the layers that route */
-    int64_t *routed_load; /* [L, E] likewise */
-    int32_t *layer;       /* numbers of the layers that route */
+    double *load; /* [E] shares of one layer, for the record */
+    /* Of the layers that route, side by side: */
+    int64_t *dropped;                          /* [L] */
+    int64_t *dropped_at;                       /* [L, SY_DROP_PARTS] */
+    int64_t *routed_load;                      /* [L, E] */
+    double *entropy, *confidence, *output_rms; /* [L] */
+    int32_t *layer;                            /* numbers of the layers that route */
     int32_t n_layers;
     double flops_per_token, peak_flops; /* of all ranks together */
     double time_offset_s, start_s;

@@ -95,6 +95,24 @@ static pair stats_of_block(const sy_router_stats_args *args, int64_t first, int6
     return sums;
 }
 
+/* Where in their sequences the dropped choices stand. */
+static void count_dropped(const sy_router_stats_args *args)
+{
+    const int64_t K = args->expert.shape[1], n_parts = args->dropped_at.shape[0];
+    const int32_t *expert = args->expert.data;
+    const uint8_t *kept = args->kept.data;
+    int64_t *dropped_at = args->dropped_at.data;
+    for (int64_t t = 0; t < args->expert.shape[0] && kept != NULL && dropped_at != NULL; t++) {
+        int64_t n = 0;
+        for (int64_t k = t * K; k < (t + 1) * K; k++) {
+            n += expert[k] >= 0 && kept[k] == 0;
+        }
+        if (n > 0) {
+            dropped_at[t % args->S * n_parts / args->S] += n;
+        }
+    }
+}
+
 sy_status sy__cpu_router_stats(sy_stream *stream, const sy_router_stats_args *args)
 {
     sy_status st = SY_OK;
@@ -109,6 +127,7 @@ sy_status sy__cpu_router_stats(sy_stream *stream, const sy_router_stats_args *ar
             kept_load[expert[i]] += kept == NULL || kept[i] != 0;
         }
     }
+    count_dropped(args);
     const int64_t n_blocks = sy__cpu_blocks(T, TOKEN_BLOCK);
     pair *block = sy_stream_workspace(stream);
     const int threads = sy__cpu_threads(stream);

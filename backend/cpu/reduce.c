@@ -121,3 +121,39 @@ sy_status sy__cpu_sum_squares(sy_stream *stream, const sy_sum_squares_args *args
     out[0] += sum_all(stream, &args->x, sum_squares_f32);
     return SY_OK;
 }
+
+/* Rows first .. end-1, tile by tile. */
+static double squares_of_rows(const sy_row_squares_args *args, int64_t first, int64_t end)
+{
+    const int64_t H = args->x.shape[1];
+    const uint8_t *rows = args->rows.data;
+    float buf[SY_CPU_TILE];
+    double sum = 0;
+    for (int64_t t = first; t < end; t++) {
+        for (int64_t h = 0; h < H && (rows == NULL || rows[t] != 0); h += SY_CPU_TILE) {
+            const int64_t n = sy__cpu_min(SY_CPU_TILE, H - h);
+            sum += sum_squares_f32(sy__tile_read(&args->x, t * args->x.stride[0] + h, n, buf), n);
+        }
+    }
+    return sum;
+}
+
+sy_status sy__cpu_row_squares(sy_stream *stream, const sy_row_squares_args *args)
+{
+    enum { MAX_BLOCKS = SY_WORKSPACE_BYTES / (int)sizeof(double), FEWEST_ROWS = 64 };
+    const int64_t T = args->x.shape[0], least = sy__cpu_blocks(T, MAX_BLOCKS);
+    const int64_t block_rows = least > FEWEST_ROWS ? least : FEWEST_ROWS;
+    const int64_t n_blocks = sy__cpu_blocks(T, block_rows);
+    const int threads = sy__cpu_threads(stream);
+    double *sums = sy_stream_workspace(stream), total = 0;
+#pragma omp parallel for num_threads(threads)                                                      \
+    schedule(static) if (T * args->x.shape[1] > SY_CPU_PARALLEL_MIN)
+    for (int64_t b = 0; b < n_blocks; b++) {
+        sums[b] = squares_of_rows(args, b * block_rows, sy__cpu_min(T, (b + 1) * block_rows));
+    }
+    for (int64_t b = 0; b < n_blocks; b++) {
+        total += sums[b];
+    }
+    *(double *)args->out.data += total;
+    return SY_OK;
+}

@@ -137,6 +137,19 @@ sy_status sy__ref_sum_squares(sy_stream *stream, const sy_sum_squares_args *args
     return SY_OK;
 }
 
+sy_status sy__ref_row_squares(sy_stream *stream, const sy_row_squares_args *args)
+{
+    (void)stream;
+    const uint8_t *rows = args->rows.data;
+    for (int64_t t = 0; t < args->x.shape[0]; t++) {
+        const double *x = sy__ref_row(&args->x, t);
+        if (!rows || rows[t]) {
+            *(double *)args->out.data += sy__ref_dot(x, x, args->x.shape[1]);
+        }
+    }
+    return SY_OK;
+}
+
 sy_status sy__ref_jitter(sy_stream *stream, const sy_jitter_args *args)
 {
     (void)stream;

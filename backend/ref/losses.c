@@ -55,12 +55,16 @@ sy_status sy__ref_router_stats(sy_stream *stream, const sy_router_stats_args *ar
     const int32_t *expert = args->expert.data;
     const uint8_t *kept = args->kept.data;
     int64_t *load = args->load.data, *kept_load = args->kept_load.data;
+    int64_t *dropped_at = args->dropped_at.data;
     double *sums = args->sums.data;
     for (int64_t t = 0; t < args->p.shape[0]; t++) {
         for (int64_t n = t * K; n < (t + 1) * K; n++) {
             if (expert[n] >= 0) {
                 load[expert[n]]++;
                 kept_load[expert[n]] += !kept || kept[n];
+            }
+            if (expert[n] >= 0 && kept && !kept[n] && dropped_at) {
+                dropped_at[t % args->S * args->dropped_at.shape[0] / args->S]++;
             }
         }
         if (K > 0 && expert[t * K] >= 0) {

@@ -157,6 +157,24 @@ static const op_case sum_squares_cases[] = {
     {.T = 301, .H = 513, .mode = OP_W},
 };
 
+/* scaled: some rows only. */
+static void build_row_squares(op_instance *in, const op_case *c)
+{
+    op_normal(in, op_tensor(in, "x", (op_kind)c->mode, c->pad, OP_SHAPE(c->T, c->H)), 1);
+    if (c->scaled) {
+        op_ints(in, op_tensor(in, "rows", OP_U8, 0, OP_SHAPE(c->T)), 0, 1);
+    }
+    op_normal(in, op_tensor(in, "out", OP_F64, 0, OP_SHAPE(1)), 1);
+}
+
+static const op_case row_squares_cases[] = {
+    {.T = 3, .H = 5, .mode = OP_A},
+    {.T = 0, .H = 5, .mode = OP_W, .scaled = 1},
+    {.T = 1, .H = 1, .mode = OP_A, .scaled = 1},
+    {.T = 70, .H = 1100, .mode = OP_A, .scaled = 1, .pad = 3},
+    {.T = 301, .H = 65, .mode = OP_W, .scaled = 1},
+};
+
 static void build_jitter(op_instance *in, const op_case *c)
 {
     sy_jitter_args *args = OP_ARGS(in, jitter);
@@ -224,6 +242,10 @@ static const op_test tests[] = {
     {.op = SY_OP_sum_squares,
      .build = build_sum_squares,
      OP_CASES(sum_squares_cases),
+     .tol = {.f64 = 1e-12}},
+    {.op = SY_OP_row_squares,
+     .build = build_row_squares,
+     OP_CASES(row_squares_cases),
      .tol = {.f64 = 1e-12}},
     {.op = SY_OP_jitter,
      .build = build_jitter,

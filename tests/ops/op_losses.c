@@ -41,7 +41,8 @@ static void fill_scores(op_instance *in, const op_operand *z, op_operand *p, int
     op_round(in, p);
 }
 
-/* mode bit 1: kept; bit 2: some tokens are not routed; form: score. */
+/* mode bit 1: kept; bit 2: some tokens are not routed; form: score; scopes: parts of sequences of N
+ * tokens. */
 static void build_router_stats(op_instance *in, const op_case *c)
 {
     op_operand *p = op_normal(in, op_tensor(in, "p", OP_W, 0, OP_SHAPE(c->T, c->E)), 1.5);
@@ -53,17 +54,21 @@ static void build_router_stats(op_instance *in, const op_case *c)
     }
     op_ints(in, op_tensor(in, "load", OP_I64, 0, OP_SHAPE(c->E)), 0, 9);
     op_ints(in, op_tensor(in, "kept_load", OP_I64, 0, OP_SHAPE(c->E)), 0, 9);
+    if (c->scopes > 0) {
+        op_ints(in, op_tensor(in, "dropped_at", OP_I64, 0, OP_SHAPE(c->scopes)), 0, 9);
+        OP_ARGS(in, router_stats)->S = c->N;
+    }
     op_normal(in, op_tensor(in, "sums", OP_F64, 0, OP_SHAPE(2)), 1);
 }
 
 static const op_case stats_cases[] = {
-    {.T = 6, .E = 4, .K = 2, .mode = 3},
-    {.T = 6, .E = 4, .K = 2, .form = SY_SCORE_SIGMOID},
-    {.T = 0, .E = 4, .K = 2, .mode = 1},
+    {.T = 6, .E = 4, .K = 2, .mode = 3, .scopes = 2, .N = 3},
+    {.T = 6, .E = 4, .K = 2, .form = SY_SCORE_SIGMOID, .scopes = 8, .N = 6},
+    {.T = 0, .E = 4, .K = 2, .mode = 1, .scopes = 8, .N = 1},
     {.T = 1, .E = 1, .K = 1},
     {.T = 31, .E = 8, .K = 8, .mode = 3},
     {.T = 31, .E = 8, .K = 2, .scaled = 1},
-    {.T = 300, .E = 130, .K = 8, .mode = 3, .form = SY_SCORE_SIGMOID},
+    {.T = 300, .E = 130, .K = 8, .mode = 3, .form = SY_SCORE_SIGMOID, .scopes = 8, .N = 100},
 };
 
 /* mode bit 1: routed; bit 2: one scope without counts; form: score. */

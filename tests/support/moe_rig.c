@@ -83,6 +83,7 @@ static sy_status create_stats(moe_rig *rig)
     sy_status st = SY_OK;
     SY_TRY(sy_arena_2d(&rig->fixed, SY_I64, 1, rig->moe.experts, &rig->stats.load));
     SY_TRY(sy_arena_2d(&rig->fixed, SY_I64, 1, rig->moe.experts, &rig->stats.kept));
+    SY_TRY(sy_arena_2d(&rig->fixed, SY_I64, 1, SY_DROP_PARTS, &rig->stats.dropped_at));
     SY_TRY(sy_arena_2d(&rig->fixed, SY_F64, 1, SY_N_SUMS, &rig->stats.sums));
 cleanup:
     return st;
@@ -219,8 +220,8 @@ cleanup:
 static sy_status zero_stats(moe_rig *rig)
 {
     sy_status st = SY_OK;
-    sy_tensor *t[] = {&rig->stats.load, &rig->stats.kept, &rig->stats.sums};
-    for (int32_t i = 0; i < 3; i++) {
+    sy_tensor *t[] = {&rig->stats.load, &rig->stats.kept, &rig->stats.dropped_at, &rig->stats.sums};
+    for (int32_t i = 0; i < 4; i++) {
         SY_TRY(sy_zero(rig->stream, t[i]->data, sy_tensor_bytes(t[i])));
     }
     rig->stats.n_extra_passes = 0;
@@ -237,6 +238,8 @@ static sy_status fetch(moe_rig *rig, const sy_tensor *y, const sy_tensor *dx, ri
     SY_TRY(download(rig, dx->data, sy_tensor_numel(dx), out->dx));
     SY_TRY(test_download(rig->stream, out->load, s->load.data, sy_tensor_bytes(&s->load)));
     SY_TRY(test_download(rig->stream, out->kept, s->kept.data, sy_tensor_bytes(&s->kept)));
+    SY_TRY(test_download(rig->stream, out->dropped_at, s->dropped_at.data,
+                         sy_tensor_bytes(&s->dropped_at)));
     SY_TRY(test_download(rig->stream, out->sums, s->sums.data, sy_tensor_bytes(&s->sums)));
 cleanup:
     return st;

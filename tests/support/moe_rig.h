@@ -26,7 +26,7 @@ typedef struct rig_tokens {
 
 typedef struct rig_result {
     double y[RIG_T * RIG_H], dx[RIG_T * RIG_H], sums[SY_N_SUMS];
-    int64_t load[RIG_E], kept[RIG_E], n_extra_passes;
+    int64_t load[RIG_E], kept[RIG_E], dropped_at[SY_DROP_PARTS], n_extra_passes;
 } rig_result;
 
 typedef struct rig_spec {

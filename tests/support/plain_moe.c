@@ -180,6 +180,12 @@ static void add_sums(const sy_moe_config *c, const standing *s, const int64_t *l
     sums[SY_SUM_Z] += per_routed * s->lse * s->lse;
 }
 
+static void add_squares(const double *x, const double *y, double *sums)
+{
+    sums[SY_SUM_OUTPUT] += dot(y, y, RIG_H);
+    sums[SY_SUM_INPUT] += dot(x, x, RIG_H);
+}
+
 void plain_moe(const sy_moe_config *c, const rig_weights *w, const rig_tokens *in, int64_t capacity,
                const int64_t *load_glb, double per_routed, rig_result *out)
 {
@@ -199,6 +205,12 @@ void plain_moe(const sy_moe_config *c, const rig_weights *w, const rig_tokens *i
     }
     count(s, T, c->experts, out->load, out->kept);
     for (int64_t t = 0; t < T; t++) {
+        for (int32_t e = 0; e < c->experts; e++) {
+            out->dropped_at[t % in->S * SY_DROP_PARTS / in->S] +=
+                s[t].choice[e] >= 0 && !s[t].kept[e];
+        }
+    }
+    for (int64_t t = 0; t < T; t++) {
         int64_t in_sequence[RIG_E], unused[RIG_E];
         count(s + t / in->S * in->S, in->S, c->experts, in_sequence, unused);
         const int64_t *load = c->aux_loss_scope == SY_AUX_SEQUENCE ? in_sequence : out->load;
@@ -208,6 +220,7 @@ void plain_moe(const sy_moe_config *c, const rig_weights *w, const rig_tokens *i
         output(c, w, &s[t], in->x + t * RIG_H, out->y + t * RIG_H);
         if (!in->masked || in->routed[t]) {
             add_sums(c, &s[t], load, per_routed, out->sums);
+            add_squares(in->x + t * RIG_H, out->y + t * RIG_H, out->sums);
         }
     }
 }

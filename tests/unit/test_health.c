@@ -115,6 +115,54 @@ static void drops_and_uneven_load_are_told_with_their_size(void **state)
     sy_health_destroy(&h);
 }
 
+/* Half of the drops at the end is no word, more is one; without drops to speak of there is none. */
+static void drops_at_the_end_of_sequences_are_told(void **state)
+{
+    (void)state;
+    ear to;
+    const int64_t load[] = {50, 50}, dropped[] = {10}, even[] = {1, 1, 1, 1, 1, 1, 1, 3},
+                  late[] = {0, 0, 0, 0, 0, 0, 4, 6}, few[] = {0, 0, 0, 0, 0, 0, 0, 1};
+    const int64_t *const at[] = {even, late, late, few};
+    const int32_t n_said[] = {0, 1, 0, 0};
+    sy_health *h = health_of(1, 2, NULL, 2);
+    for (int32_t i = 0; i < 4; i++) {
+        memset(&to, 0, sizeof to);
+        for (int32_t k = 0; k < 2; k++) {
+            const int64_t one[] = {1};
+            sy_health_step step = {
+                .load = load, .dropped = i < 3 ? dropped : one, .dropped_at = at[i]};
+            sy_health_observe(h, &step, hear, &to);
+        }
+        assert_int_equal(to.n, n_said[i]);
+    }
+    sy_health_destroy(&h);
+}
+
+static void collapsed_entropy_and_growing_outputs_are_told_once(void **state)
+{
+    (void)state;
+    ear to;
+    const int64_t load[] = {4, 4, 4, 4};
+    const double entropy[] = {1.2, 0.04, 0.05, 1.2, 1.2, 1.2}, rms[] = {0.5, 0.6, 2.7, 50, 50, NAN};
+    const char *const said[] = {"",
+                                "layer 0: the router's entropy was 0.040 of at most 1.386",
+                                "from 0.6 to 2.7 times",
+                                "",
+                                "",
+                                "to nan times"};
+    sy_health *h = health_of(1, 4, NULL, 2);
+    for (int32_t i = 0; i < 6; i++) {
+        memset(&to, 0, sizeof to);
+        for (int32_t k = 0; k < 2; k++) {
+            sy_health_step step = {.load = load, .entropy = &entropy[i], .output_rms = &rms[i]};
+            sy_health_observe(h, &step, hear, &to);
+        }
+        assert_int_equal(to.n, said[i][0] != '\0');
+        assert_non_null(strstr(to.text, said[i]));
+    }
+    sy_health_destroy(&h);
+}
+
 static void many_layers_do_not_flood_the_log(void **state)
 {
     (void)state;
@@ -168,6 +216,8 @@ int main(void)
         cmocka_unit_test(dead_experts_are_named_once_until_it_changes),
         cmocka_unit_test(window_without_tokens_says_nothing),
         cmocka_unit_test(drops_and_uneven_load_are_told_with_their_size),
+        cmocka_unit_test(drops_at_the_end_of_sequences_are_told),
+        cmocka_unit_test(collapsed_entropy_and_growing_outputs_are_told_once),
         cmocka_unit_test(many_layers_do_not_flood_the_log),
         cmocka_unit_test(observing_allocates_nothing),
         cmocka_unit_test(long_lists_are_cut_inside_the_buffer),

@@ -171,7 +171,7 @@ static double loss_of(rig *r, const sy_batch *batch, int64_t *loads)
     }
     if (loads != NULL) {
         memset(loads, 0, N_LOADS * sizeof *loads); /* a dense model has none */
-        memcpy(loads, e->h_loads, (size_t)e->loads.shape[0] * sizeof *loads);
+        memcpy(loads, e->h_loads, (size_t)(2 * L * moe->experts) * sizeof *loads);
     }
     return loss;
 }

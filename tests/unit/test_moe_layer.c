@@ -81,6 +81,7 @@ static void layer_of_every_kind_is_the_plain_sum(void **state)
             assert_near(got.sums, wanted.sums, SY_N_SUMS, bounds[b], "sums");
             assert_memory_equal(got.load, wanted.load, sizeof got.load);
             assert_memory_equal(got.kept, wanted.kept, sizeof got.kept);
+            assert_memory_equal(got.dropped_at, wanted.dropped_at, sizeof got.dropped_at);
         }
         for (int32_t e = 0; e < E; e++) {
             n_dropped += wanted.load[e] - wanted.kept[e];
