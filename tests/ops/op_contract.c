@@ -52,9 +52,9 @@ static const struct {
 /* Ops take some of these: any dtype, and absent operands. */
 static bool is_fine(const op_instance *in, int32_t i, spoil *apply)
 {
-    static const char *const optional[] = {"doc",         "q_start", "weight", "wa",     "dot",
-                                           "loss_weight", "dlogits", "bias",   "routed", "kept",
-                                           "priority",    "param",   "dw"};
+    static const char *const optional[] = {"doc",  "dropped_at",  "q_start", "weight", "wa",
+                                           "dot",  "loss_weight", "dlogits", "bias",   "routed",
+                                           "kept", "priority",    "param",   "dw"};
     const char *name = in->info->operands[i].name;
     if (apply == spoil_dtype) {
         return in->test->op == SY_OP_fill || (in->test->op == SY_OP_gather_rows && i == 0);
