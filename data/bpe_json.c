@@ -407,8 +407,9 @@ static void find_eod(sy__bpe *b)
                                         "[EOS]"};
     for (size_t k = 0; k < sizeof names / sizeof names[0] && b->eod_id < 0; k++) {
         for (int32_t i = 0; i < b->added.n; i++) {
-            if (strcmp(b->added.token[i].text, names[k]) == 0) {
-                b->eod_id = b->added.token[i].id;
+            const sy__added_token *t = &b->added.token[i]; /* its text does not end with a zero */
+            if (t->n == (int64_t)strlen(names[k]) && memcmp(t->text, names[k], (size_t)t->n) == 0) {
+                b->eod_id = t->id;
             }
         }
     }

@@ -35,7 +35,9 @@ static const sy_config_key data_keys[] = {
      "prefix_lm, ul2: ids put before sequences to say what is asked: short spans, long or many "
      "spans, a prefix; such as [259, 258, 257]."},
     {"mask_documents", SY_CFG_BOOL, AT(mask_documents), "false", 0, 0, NULL,
-     "Attention stays inside a document, and positions count from its first token."},
+     "Attention stays inside a document, and positions count from its first token. In Megatron's "
+     "order, which mixes the sequences of an index, inside a sequence of it: the same where each "
+     "document is one, as tokenize writes them."},
     {"raw_type", SY_CFG_ENUM, AT(raw_type), "auto", 0, 0, raw_types,
      "Type of the ids in token files without a header (nanoGPT, OLMo). auto: u16; for files named "
      ".npy the smallest that holds model.vocab_size."},
@@ -152,10 +154,11 @@ static bool is_empty(const char *text)
 
 static sy_status check_train(const sy_data_config *data, const sy_config *config)
 {
+    double sum = 0;
     for (int32_t i = 0; i < data->train.n; i++) {
         const sy_map *map = &data->train.item[i];
         const char *weight = map_get(map, "weight");
-        double value;
+        double value = 1;
         if (is_empty(map_get(map, "path"))) {
             return sy_config_error(config, "data.train", "entry %d of data.train has no path",
                                    i + 1);
@@ -165,6 +168,12 @@ static sy_status check_train(const sy_data_config *data, const sy_config *config
                                    "data.train: weight '%s' of '%s' is not a positive number",
                                    weight, map_get(map, "path"));
         }
+        sum += value;
+    }
+    if (!isfinite(sum)) {
+        return sy_config_error(config, "data.train",
+                               "data.train: the sum of the weights is not finite; weights are "
+                               "shares of it, so smaller ones mean the same");
     }
     return SY_OK;
 }
@@ -207,10 +216,11 @@ static sy_status check_split(const sy_data_config *data, const sy_config *config
         }
         sum += share;
     }
-    if (data->split.n > 0 && (data->split.n != 3 || sum <= 0)) {
-        return sy_config_error(config, "data.split",
-                               "data.split needs three shares, of train, valid and test, such as "
-                               "[969, 30, 1]");
+    if (data->split.n > 0 && (data->split.n != 3 || !(sum > 0) || !isfinite(sum))) {
+        return sy_config_error(
+            config, "data.split",
+            "data.split needs three shares with a finite sum, of train, valid and test, such as "
+            "[969, 30, 1]");
     }
     return SY_OK;
 }
@@ -251,6 +261,36 @@ static int32_t id_of(const char *text)
     return end != text && *end == '\0' && id >= 0 && id < INT32_MAX ? (int32_t)id : -1;
 }
 
+/* Ids that say what is asked must be told from each other and from the sentinels. */
+static sy_status check_modes(const sy_data_config *data, const sy_config *config)
+{
+    const bool ul2 = data->objective == SY_OBJECTIVE_UL2;
+    if (data->mode_ids.n != 0 && data->mode_ids.n != SY_N_MODES) {
+        return sy_config_error(config, "data.mode_ids", "data.mode_ids needs %d ids, not %d",
+                               SY_N_MODES, data->mode_ids.n);
+    }
+    for (int32_t i = 0; i < data->mode_ids.n; i++) {
+        const int32_t id = id_of(data->mode_ids.item[i]);
+        if (id < 0) {
+            return sy_config_error(config, "data.mode_ids", "data.mode_ids: '%s' is no id",
+                                   data->mode_ids.item[i]);
+        }
+        if (ul2 && id <= data->sentinel_id && id > data->sentinel_id - data->sentinels) {
+            return sy_config_error(config, "data.mode_ids",
+                                   "data.mode_ids: %d is a sentinel, too (data.sentinel_id %d and "
+                                   "the %d ids below it)",
+                                   id, data->sentinel_id, data->sentinels - 1);
+        }
+        for (int32_t j = 0; j < i; j++) {
+            if (id_of(data->mode_ids.item[j]) == id) {
+                return sy_config_error(config, "data.mode_ids", "data.mode_ids: %d is given twice",
+                                       id);
+            }
+        }
+    }
+    return SY_OK;
+}
+
 static sy_status check_objective(const sy_data_config *data, const sy_config *config)
 {
     const bool ul2 = data->objective == SY_OBJECTIVE_UL2;
@@ -263,17 +303,7 @@ static sy_status check_objective(const sy_data_config *data, const sy_config *co
         return sy_config_error(config, "data.mask_documents",
                                "data.mask_documents goes with data.objective causal");
     }
-    if (data->mode_ids.n != 0 && data->mode_ids.n != SY_N_MODES) {
-        return sy_config_error(config, "data.mode_ids", "data.mode_ids needs %d ids, not %d",
-                               SY_N_MODES, data->mode_ids.n);
-    }
-    for (int32_t i = 0; i < data->mode_ids.n; i++) {
-        if (id_of(data->mode_ids.item[i]) < 0) {
-            return sy_config_error(config, "data.mode_ids", "data.mode_ids: '%s' is no id",
-                                   data->mode_ids.item[i]);
-        }
-    }
-    return SY_OK;
+    return check_modes(data, config);
 }
 
 sy_objective_spec sy_data_objective(const sy_data_config *config, int32_t S)

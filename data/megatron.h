@@ -48,9 +48,12 @@ typedef struct sy_megatron_tables {
 void sy_megatron_build(const sy_megatron_shape *shape, const int32_t *length, int64_t n_sequences,
                        int32_t S, uint32_t seed, const sy_megatron_tables *out);
 
-/* The order of n data sets in a blend of `size` samples: dataset and sample [*n_out], *n_out being
-   the sum of ceil(size * weight); weights are shares of their sum. Not collective. */
+/* Samples of a blend of n data sets where `size` are wanted: the sum of ceil(size * weight),
+   weights being shares of their sum. Not collective. */
 int64_t sy_megatron_blend_size(const double *weight, int32_t n, int64_t size);
+/* Which data set, and which sample of it, each of n_out samples of a blend is: dataset, sample
+   [n_out]. Always the data set that is furthest behind its share, the first of several. Not
+   collective. Requires n < 2^15, weights above 0 with a finite sum. */
 void sy_megatron_blend(const double *weight, int32_t n, int64_t n_out, int16_t *dataset,
                        int64_t *sample);
 
@@ -64,8 +67,8 @@ typedef struct sy_megatron_dataset {
 
 typedef struct sy_megatron sy_megatron;
 
-/* Find or build the tables for n_wanted samples of S tokens. The files stay the caller's.
-   SY_ERR_USAGE: too few tokens, too many data sets or sequences, a seed beyond 2^32. Not
+/* Find or build the tables for n_wanted samples of S tokens. The files stay the caller's. Requires
+   more than S tokens in the sequences of each data set. SY_ERR_USAGE: too many data sets or sequences, a seed beyond 2^32. Not
    collective. */
 sy_status sy_megatron_create(const sy_megatron_dataset *sets, int32_t n, int32_t S, uint64_t seed,
                              int64_t n_wanted, sy_megatron **out);

@@ -108,11 +108,6 @@ static sy_status open_set(sy_megatron *m, set *s)
     const int64_t n = s->data.end - s->data.first;
     const int64_t n_tokens = sy_token_file_sequence_start(s->data.file, s->data.end) -
                              sy_token_file_sequence_start(s->data.file, s->data.first);
-    SY_REQUIRE(n_tokens > m->S, SY_ERR_USAGE,
-               "token file '%s' has %" PRId64
-               " tokens in this part of it, too few for one sequence "
-               "of model.seq_len %d (and the token after it)",
-               sy_token_file_path(s->data.file), n_tokens, m->S);
     s->shape = sy_megatron_shape_of(n, n_tokens, m->S, s->n_wanted);
     SY_REQUIRE(n <= INT32_MAX, SY_ERR_USAGE,
                "token file '%s' has %" PRId64 " sequences, more than Megatron's order can number",

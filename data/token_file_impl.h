@@ -48,7 +48,7 @@ struct sy_token_file {
     int64_t n_tokens, n_sequences, n_documents;
     int64_t vocab_size, eod;                    /* eod -1: not known */
     const uint8_t *length, *pointer, *document; /* the arrays of .idx */
-    int64_t *start;                             /* [n_sequences+1]; NULL: no gaps */
+    int64_t *start;                             /* [n_sequences+1]; NULL: one behind the other */
 };
 
 static inline int64_t sy__token_i64(const uint8_t *array, int64_t i)

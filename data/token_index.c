@@ -75,13 +75,13 @@ cleanup:
     return st;
 }
 
-/* Every sequence lies inside .bin. Counts the tokens; *gaps: the stream is not simply .bin from its
- * first byte. */
-static sy_status check_sequences(sy_token_file *file, bool *gaps)
+/* Every sequence lies inside .bin. Counts the tokens; *scattered: they do not
+ * stand one behind the other from its first byte. */
+static sy_status check_sequences(sy_token_file *file, bool *scattered)
 {
     sy_status st = SY_OK;
     int64_t n_tokens = 0, follows = 0;
-    *gaps = false;
+    *scattered = false;
     for (int64_t i = 0; i < file->n_sequences; i++) {
         int64_t length = sy__token_i32(file->length, i), pointer = sy__token_i64(file->pointer, i);
         SY_REQUIRE(length >= 0 && pointer >= 0, SY_ERR_USAGE,
@@ -93,7 +93,7 @@ static sy_status check_sequences(sy_token_file *file, bool *gaps)
                    "of %lld bytes at byte %lld",
                    file->bin.path, (long long)file->bin.n_bytes, (long long)i, (long long)length,
                    (long long)file->item_bytes, (long long)pointer);
-        *gaps = *gaps || pointer != follows;
+        *scattered = *scattered || pointer != follows;
         follows = pointer + bytes;
         n_tokens += length;
     }
@@ -111,7 +111,9 @@ static sy_status build_starts(sy_token_file *file)
     for (int64_t i = 0; i < file->n_sequences; i++) {
         file->start[i + 1] = file->start[i] + sy__token_i32(file->length, i);
     }
-    sy_info("token file '%s' has gaps between its sequences; they are skipped", file->bin.path);
+    sy_info("in token file '%s' sequences do not stand one behind the other; they are read where "
+            "the index has them",
+            file->bin.path);
 
 cleanup:
     return st;
@@ -120,12 +122,12 @@ cleanup:
 sy_status sy__token_index_open(sy_token_file *file)
 {
     sy_status st = SY_OK;
-    bool gaps = false;
+    bool scattered = false;
     SY_TRY(check_header(file));
     SY_TRY(check_documents(file));
     SY_TRY(sy__token_map(&file->bin));
-    SY_TRY(check_sequences(file, &gaps));
-    if (gaps) {
+    SY_TRY(check_sequences(file, &scattered));
+    if (scattered) {
         SY_TRY(build_starts(file));
     }
 cleanup:

@@ -120,9 +120,12 @@ static sy_status npy_words(sy_token_file *file, char words[NPY_WORDS_BYTES])
     }
     SY_REQUIRE(n < NPY_WORDS_BYTES && n <= file->bin.n_bytes - begin, SY_ERR_USAGE,
                "'%s' is truncated or damaged: a header of %" PRId64 " bytes", file->bin.path, n);
-    memcpy(words, data + begin, (size_t)n);
-    words[n] = '\0';
     file->first_byte = begin + n;
+    memcpy(words, data + begin, (size_t)n);
+    while (n > 0 && (words[n - 1] == '\n' || words[n - 1] == ' ')) { /* they fill it up */
+        n--;
+    }
+    words[n] = '\0';
 cleanup:
     return st;
 }

@@ -18,12 +18,13 @@ typedef struct sy_tokenize_spec {
     const char *jsonl_key; /* NULL: "text" */
     bool append_eod;       /* end each document that has tokens with the tokenizer's eod id */
     bool match_special;    /* special tokens in a text are themselves; else text like any other */
-    bool refuse_invalid;   /* text that is not UTF-8 is an error; else U+FFFD stands in for it */
-    bool skip_bad_lines;   /* lines of JSONL that are wrong are counted and left out */
-    int32_t n_workers;     /* threads; 0: one. The output is the same for any number */
-    bool restart;          /* begin anew, even where a job that died left its part */
-    double journal_s;      /* seconds between two records of how far the job is; 0: two, or twenty
-                              times what one takes */
+    bool refuse_invalid; /* text that is not UTF-8 is an error, a line of JSONL that is not, or has
+                            half of a surrogate pair, is wrong; else U+FFFD stands in for it */
+    bool skip_bad_lines; /* lines of JSONL that are wrong are counted and left out */
+    int32_t n_workers;   /* threads; 0: one. The output is the same for any number */
+    bool restart;        /* begin anew, even where a job that died left its part */
+    double journal_s;    /* seconds between two records of how far the job is; 0: two, or twenty
+                            times what one takes */
     /* (optional) Called at the begin, which is not 0 where a job goes on, and now and then, with
        bytes read and bytes of all inputs, and bytes of text. */
     void (*progress)(void *arg, int64_t n_done, int64_t n_all, int64_t n_text);

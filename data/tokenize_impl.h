@@ -3,6 +3,7 @@
 #ifndef SY_DATA_TOKENIZE_IMPL_H
 #define SY_DATA_TOKENIZE_IMPL_H
 
+#include "data/bpe_impl.h"
 #include "data/token_writer.h"
 #include "data/tokenize.h"
 #include "data/tokenizer.h"
@@ -46,6 +47,10 @@ typedef struct sy__encode_room {
     int32_t *ids;
     int64_t max_ids;
 } sy__encode_room;
+
+/* out = a line of JSON with the same strings but numbers that fit; repair: and U+FFFD for what is
+   not UTF-8 and for an escape that is half of a surrogate pair. What is no JSON stays none. */
+sy_status sy__json_tame(const char *line, int64_t n, bool repair, sy__text *out);
 
 /* The ids of a unit, or unit->error. */
 void sy__unit_encode(const sy_tokenize_spec *spec, const sy_tokenizer *tokenizer,

@@ -44,14 +44,32 @@ cleanup:
     return st;
 }
 
-/* What is wrong with a line; "": *text is the string under the key. */
-static void read_line(const sy_tokenize_spec *spec, const char *line, int64_t n, json_t **object,
-                      const json_t **text, char why[128])
+/* *object NULL: it is no JSON. What jansson cannot hold is tried again with values that it can. */
+static sy_status parse_line(const sy_tokenize_spec *spec, const char *line, int64_t n,
+                            json_t **object, json_error_t *error)
 {
+    sy_status st = SY_OK;
+    sy__text tame = {0};
+    *object = json_loadb(line, (size_t)n, JSON_ALLOW_NUL, error);
+    if (*object == NULL) {
+        SY_TRY(sy__json_tame(line, n, !spec->refuse_invalid, &tame));
+        *object = json_loadb(tame.bytes, (size_t)tame.n, JSON_ALLOW_NUL, error);
+    }
+
+cleanup:
+    sy_free(&tame.bytes);
+    return st;
+}
+
+/* What is wrong with a line; "": *text is the string under the key. */
+static sy_status read_line(const sy_tokenize_spec *spec, const char *line, int64_t n,
+                           json_t **object, const json_t **text, char why[128])
+{
+    sy_status st = SY_OK;
     const char *key = spec->jsonl_key != NULL ? spec->jsonl_key : "text";
     json_error_t error;
     why[0] = '\0';
-    *object = json_loadb(line, (size_t)n, JSON_ALLOW_NUL, &error);
+    SY_TRY(parse_line(spec, line, n, object, &error));
     *text = json_object_get(*object, key);
     if (*object == NULL) {
         (void)snprintf(why, 128, "not a line of JSON: %.100s", error.text);
@@ -62,6 +80,9 @@ static void read_line(const sy_tokenize_spec *spec, const char *line, int64_t n,
     } else if (!json_is_string(*text)) {
         (void)snprintf(why, 128, "the value of '%.60s' is not a string", key);
     }
+
+cleanup:
+    return st;
 }
 
 static sy_status add_line(const sy_tokenize_spec *spec, const sy_tokenizer *tokenizer,
@@ -73,7 +94,7 @@ static sy_status add_line(const sy_tokenize_spec *spec, const sy_tokenizer *toke
     const json_t *text = NULL;
     char why[128];
     int64_t n_ids = 0;
-    read_line(spec, line, n, &object, &text, why);
+    SY_TRY(read_line(spec, line, n, &object, &text, why));
     if (why[0] != '\0') {
         SY_REQUIRE(spec->skip_bad_lines, SY_ERR_USAGE, "%s:%lld: %s", u->path, (long long)number,
                    why);

@@ -85,7 +85,9 @@ static sy_status count_chunk(view *v, int64_t first, int64_t n)
             int64_t *larger = NULL;
             const int64_t room = 2 * id + 256;
             SY_TRY(sy_alloc(room, sizeof *larger, (void **)&larger));
-            memcpy(larger, v->count, (size_t)v->n_ids * sizeof *larger);
+            if (v->n_ids > 0) {
+                memcpy(larger, v->count, (size_t)v->n_ids * sizeof *larger);
+            }
             sy_free(&v->count);
             v->count = larger;
             v->n_ids = room;
@@ -97,22 +99,34 @@ cleanup:
     return st;
 }
 
-static void print_text(const char *text, int64_t n)
+/* Ids [n], those without text in angle brackets. */
+static sy_status print_text(const view *v, const int32_t *ids, int64_t n)
 {
+    sy_status st = SY_OK;
+    int64_t n_text = 0, n_one = 0;
     putchar('"');
-    sy_print_escaped(text, n);
+    for (int64_t i = 0; i < n; i++) {
+        SY_TRY(sy_tokenizer_decode(v->tokenizer, ids + i, 1, v->text + n_text, &n_one));
+        n_text += n_one;
+        if (n_one == 0) {
+            sy_print_escaped(v->text, n_text);
+            printf("<%" PRId32 ">", ids[i]);
+            n_text = 0;
+        }
+    }
+    sy_print_escaped(v->text, n_text);
     putchar('"');
+cleanup:
+    return st;
 }
 
 static sy_status print_id(const view *v, int32_t id)
 {
     sy_status st = SY_OK;
-    int64_t n = 0;
     printf("%" PRId32, id);
     if (v->tokenizer != NULL) {
-        SY_TRY(sy_tokenizer_decode(v->tokenizer, &id, 1, v->text, &n));
         putchar(' ');
-        print_text(v->text, n);
+        SY_TRY(print_text(v, &id, 1));
     }
 cleanup:
     return st;
@@ -164,15 +178,12 @@ static sy_status print_sequence(view *v, int64_t first, int64_t n)
     sy_status st = SY_OK;
     SY_TRY(sy_token_file_read(v->file, first, n, v->ids));
     for (int64_t begin = 0, end = 1; begin < n; begin = end++) {
-        int64_t n_bytes = 0;
         while (end < n && !is_border(v, first + end, v->ids[end - 1])) {
             end++;
         }
         printf(begin > 0 ? "    | " : "    ");
         if (v->tokenizer != NULL) {
-            SY_TRY(
-                sy_tokenizer_decode(v->tokenizer, v->ids + begin, end - begin, v->text, &n_bytes));
-            print_text(v->text, n_bytes);
+            SY_TRY(print_text(v, v->ids + begin, end - begin));
         }
         for (int64_t i = begin; i < end && i < begin + SHOWN_IDS && v->tokenizer == NULL; i++) {
             printf("%s%" PRId32, i > begin ? " " : "", v->ids[i]);

@@ -263,7 +263,8 @@ static const sy_option options[] = {
      "they give it (default: model.seq_len; they do not overlap)."},
     {"choices", SY_OPTION_LIST, "FILE...",
      "Multiple-choice questions: JSONL with \"context\", \"choices\" (texts) and \"answer\" (the "
-     "number of the right one, from 0)."},
+     "number of the right one, from 0). A context has one token at least: where there is none, put "
+     "a line feed."},
     {"tokenizer", SY_OPTION_VALUE, "NAME",
      "Of the questions, as of `tokenize` (data.tokenizer, or the one that came with the model)."},
     {"set", SY_OPTION_LIST, "KEY=VALUE", "Override a key of the checkpoint's configuration."},

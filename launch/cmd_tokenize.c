@@ -102,7 +102,9 @@ static const sy_option options[] = {
      "and the first are named."},
     {"invalid-utf8", SY_OPTION_VALUE, "WHAT",
      "Text that is not UTF-8: replace (default) by U+FFFD, as Python's errors=\"replace\" does, or "
-     "refuse. bytes takes any."},
+     "refuse. bytes takes any. In JSONL, for every tokenizer: replace too, escapes that are half "
+     "of "
+     "a surrogate pair (\\ud800) as well, or such a line is a bad one."},
     {"workers", SY_OPTION_VALUE, "N",
      "Threads (as many as cores); the output is the same for any number."},
     {"restart", SY_OPTION_FLAG, NULL,

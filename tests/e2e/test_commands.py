@@ -437,6 +437,12 @@ class Data(harness.Case):
         self.assertIn('9 different ids, the largest 104', out)
         self.assertIn('97 "a" 25.0 %, 98 "b" 16.7 %', out)
         self.assertIn('    "aab\\n"\n    | "ab"\n', out)
+        (self.folder / "e.txt").write_text("ab")
+        self.succeeds("tokenize", self.folder / "e.txt", "-o", self.folder / "e", "--tokenizer", "bytes", "--append-eod")
+        out = self.succeeds("data", self.folder / "e", "--samples", 1, "--seq-len", 2).stdout
+        self.assertIn('256 "<256>" 33.3 %', out)
+        write_tokens(self.folder / "u", [[97, 300, 98], [256, 99, 100]])
+        self.assertIn('    "a<300>b"\n    | "<256>c"\n', self.succeeds("data", self.folder / "u", "--samples", 1, "--seq-len", 5).stdout)
         raw = self.folder / "raw.bin"
         raw.write_bytes(bytes(b for x in (5, 6, 9, 7, 8, 9, 300, 1) for b in (x % 256, x // 256)))
         out = self.succeeds("data", raw, "--tokenizer", "none", "--eod", 9, "--samples", 1, "--seq-len", 7).stdout

@@ -16,9 +16,11 @@
 
 #include "core/status.h"
 
+enum { DATA_PATHS = 64 };
+
 typedef struct data_dir {
     char path[64];
-    char (*name)[128]; /* [8] the last few paths made by data_path */
+    char (*name)[128]; /* [DATA_PATHS] the last few paths made by data_path */
     int32_t n;
 } data_dir;
 
@@ -26,7 +28,7 @@ static inline data_dir *data_dir_open(void)
 {
     data_dir *dir = calloc(1, sizeof *dir);
     assert_non_null(dir);
-    dir->name = calloc(8, sizeof *dir->name);
+    dir->name = calloc(DATA_PATHS, sizeof *dir->name);
     assert_non_null(dir->name);
     strcpy(dir->path, "/tmp/sy_data_XXXXXX");
     assert_non_null(mkdtemp(dir->path));
@@ -48,10 +50,10 @@ static inline void data_dir_close(data_dir *dir)
     free(dir);
 }
 
-/* DIR/name; stays valid for eight more calls. */
+/* DIR/name; stays valid for DATA_PATHS more calls. */
 static inline const char *data_path(data_dir *dir, const char *name)
 {
-    char *path = dir->name[dir->n++ % 8];
+    char *path = dir->name[dir->n++ % DATA_PATHS];
     snprintf(path, sizeof dir->name[0], "%s/%s", dir->path, name);
     return path;
 }
@@ -134,14 +136,14 @@ static inline void data_write_counting(const char *prefix, int32_t base, const i
     free(idx);
 }
 
-/* The call failed as it should, and its message holds the words. Clears the error. */
+/* The call failed as it should, and its message is one line with the words. Clears the error. */
 static inline void data_expect_error(sy_status st, sy_status want, const char *word1,
                                      const char *word2)
 {
     if (st != want || strstr(sy_error_message(), word1) == NULL ||
-        strstr(sy_error_message(), word2) == NULL) {
-        print_error("status %d, wanted %d; message '%s' lacks '%s' or '%s'\n", (int)st, (int)want,
-                    sy_error_message(), word1, word2);
+        strstr(sy_error_message(), word2) == NULL || strchr(sy_error_message(), '\n') != NULL) {
+        print_error("status %d, wanted %d; message '%s' lacks '%s' or '%s', or is not one line\n",
+                    (int)st, (int)want, sy_error_message(), word1, word2);
         fail();
     }
     sy_error_clear();

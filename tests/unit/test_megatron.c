@@ -334,15 +334,49 @@ static void damaged_tables_are_refused(void **state)
     sy_token_file_close(&file);
 }
 
+/* The order for n is compared with that for m where both have samples: sample by sample. */
+static void other_numbers_of_samples_keep_the_order_where_it_is_said(void **state)
+{
+    enum { MOST = 40 };
+    sy_token_file *file[2] = {open_file(*state, "g", 0, golden_lengths, 5),
+                              open_file(*state, "h", 3, golden_lengths, 5)};
+    const sy_megatron_dataset sets[2] = {{file[0], 0, 5, 1}, {file[1], 0, 5, 3}};
+    int64_t n_same = 0, n_other = 0;
+    int32_t a[GOLDEN_S + 1], b[GOLDEN_S + 1];
+    uint8_t fresh[GOLDEN_S + 1];
+    for (int32_t n_sets = 1; n_sets <= 2; n_sets++) {
+        for (int64_t n = 1; n < MOST; n += 3) {
+            for (int64_t m = 1; m < MOST; m += 2) {
+                sy_megatron *x = NULL, *y = NULL;
+                bool differ = false;
+                assert_int_equal(sy_megatron_create(sets, n_sets, GOLDEN_S, 7, n, &x), SY_OK);
+                assert_int_equal(sy_megatron_create(sets, n_sets, GOLDEN_S, 7, m, &y), SY_OK);
+                for (int64_t k = 0; k < (n < m ? n : m); k++) {
+                    assert_int_equal(sy_megatron_read(x, k, a, fresh), SY_OK);
+                    assert_int_equal(sy_megatron_read(y, k, b, fresh), SY_OK);
+                    differ |= memcmp(a, b, sizeof a) != 0;
+                }
+                const bool same = sy_megatron_same_order(x, m);
+                assert_false(same && differ);
+                n_same += same && n != m;
+                n_other += !same && differ;
+                sy_megatron_destroy(&y);
+                sy_megatron_destroy(&x);
+            }
+        }
+    }
+    assert_true(n_same > 20 && n_other > 20);
+    sy_token_file_close(&file[1]);
+    sy_token_file_close(&file[0]);
+}
+
 static void what_megatron_cannot_order_is_refused(void **state)
 {
     sy_token_file *file = open_file(*state, "g", 0, golden_lengths, 5);
-    const sy_megatron_dataset set = {file, 0, 5, 1}, tiny = {file, 3, 4, 1};
+    const sy_megatron_dataset set = {file, 0, 5, 1};
     sy_megatron *m = NULL;
     data_expect_error(sy_megatron_create(&set, 1, GOLDEN_S, UINT64_C(1) << 32, 9, &m), SY_ERR_USAGE,
                       "run.seed", "2^32");
-    data_expect_error(sy_megatron_create(&tiny, 1, GOLDEN_S, 1, 9, &m), SY_ERR_USAGE, "g.bin",
-                      "too few");
     data_expect_error(sy_megatron_create(&set, 1, GOLDEN_S, 1, INT64_C(1) << 60, &m), SY_ERR_USAGE,
                       "train.steps", "at most");
     sy_token_file_close(&file);
@@ -361,6 +395,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(samples_of_a_part_stay_inside_it, setup, teardown),
         cmocka_unit_test_setup_teardown(blends_read_each_data_set, setup, teardown),
         cmocka_unit_test_setup_teardown(damaged_tables_are_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(other_numbers_of_samples_keep_the_order_where_it_is_said,
+                                        setup, teardown),
         cmocka_unit_test_setup_teardown(what_megatron_cannot_order_is_refused, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

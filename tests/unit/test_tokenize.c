@@ -135,7 +135,10 @@ static void tokenize_bad_line_is_named_and_nothing_is_replaced(void **state)
         {"[\"x\"]", "object"},
         {"{\"txt\": \"x\"}", "no key 'text'"},
         {"{\"text\": 3}", "not a string"},
-        {"{\"text\": \"\xff\"}", "not a line of JSON"},
+        {"{\"text\": \"\xff\", }", "not a line of JSON"},
+        {"{\"text\": \"x\", \"n\": 01}", "not a line of JSON"},
+        {"{\"text\": \"x\", \"n\": 1e}", "not a line of JSON"},
+        {"{\"text\": \"\\ud80\"}", "not a line of JSON"},
         {"{\"text\": \"a\"} b", "not a line of JSON"},
     };
     data_dir *dir = *state;
@@ -153,6 +156,48 @@ static void tokenize_bad_line_is_named_and_nothing_is_replaced(void **state)
     assert_int_equal(result.n_tokens, -5);
     assert_int_equal(data_read(data_path(dir, "out.bin"), got, sizeof got), 3);
     assert_int_not_equal(access(data_path(dir, "out.bin.tmp"), F_OK), 0);
+}
+
+/* Numbers that no C type holds are nobody's concern; halves of surrogate pairs and bytes that are
+   not UTF-8 become U+FFFD, or make a line a bad one. */
+static void tokenize_lines_of_json_as_others_write_it_are_read(void **state)
+{
+    static const struct {
+        const char *line, *text, *refused; /* NULL: it is not */
+    } cases[] = {
+        {"{\"n\": 123456789012345678901234567890, \"text\": \"a1e999\"}", "a1e999", NULL},
+        {"{\"n\": [-1e999, 1E+400, 0.1e-999, true, false], \"text\": \"b\"}", "b", NULL},
+        {"{\"text\": \"\\ud83d\\ude00\", \"n\": 1e999}", "\xf0\x9f\x98\x80", NULL},
+        {"{\"text\": \"<\\ud800>\"}", "<\xef\xbf\xbd>", "not a line of JSON"},
+        {"{\"text\": \"\\udc00\\ud800\"}", "\xef\xbf\xbd\xef\xbf\xbd", "not a line of JSON"},
+        {"{\"text\": \"\\\\ud800\", \"n\": 1e999}", "\\ud800", NULL},
+        {"{\"text\": \"\\\"\\uD800\", \"k\": \"\\uDFFF\"}", "\"\xef\xbf\xbd", "not a line of JSON"},
+        {"{\"text\": \"a\xff\xe2\x82z\"}", "a\xef\xbf\xbd\xef\xbf\xbdz", "not a line of JSON"},
+        {"{\"text\": \"a\", \"\xc3\": 1}", "a", "not a line of JSON"},
+    };
+    data_dir *dir = *state;
+    const char *input = data_path(dir, "k.jsonl"), *prefix = data_path(dir, "out");
+    sy_tokenize_result result;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        sy_tokenize_spec spec = {
+            .inputs = &input, .n_inputs = 1, .prefix = prefix, .tokenizer = "bytes"};
+        const int64_t n = (int64_t)strlen(cases[i].text);
+        int32_t ids[64];
+        for (int64_t t = 0; t < n; t++) {
+            ids[t] = (uint8_t)cases[i].text[t];
+        }
+        data_write(input, cases[i].line, strlen(cases[i].line));
+        assert_int_equal(sy_tokenize(&spec, &result), SY_OK);
+        expect_documents(dir, ids, &n, 1);
+        spec.refuse_invalid = true;
+        if (cases[i].refused == NULL) {
+            assert_int_equal(sy_tokenize(&spec, &result), SY_OK);
+            expect_documents(dir, ids, &n, 1);
+        } else {
+            data_expect_error(sy_tokenize(&spec, &result), SY_ERR_USAGE,
+                              "k.jsonl:1:", cases[i].refused);
+        }
+    }
 }
 
 static void tokenize_other_key_is_read(void **state)
@@ -343,6 +388,8 @@ int main(void)
                                         teardown),
         cmocka_unit_test_setup_teardown(tokenize_long_text_arrives_whole, setup, teardown),
         cmocka_unit_test_setup_teardown(tokenize_bad_line_is_named_and_nothing_is_replaced, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(tokenize_lines_of_json_as_others_write_it_are_read, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(tokenize_other_key_is_read, setup, teardown),
         cmocka_unit_test_setup_teardown(tokenize_bad_lines_are_skipped_and_counted, setup,
