@@ -48,6 +48,21 @@ static const char *launcher_rank(void)
     return rank != NULL ? rank : getenv("PMIX_RANK");
 }
 
+/* srun without PMIx, or with one that this MPI does not speak, starts ranks that know of no other:
+   each would train alone, in the folder of all. */
+static sy_status check_tasks(int32_t n_ranks)
+{
+    sy_status st = SY_OK;
+    const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
+    const bool from_srun = tasks != NULL && getenv("OMPI_COMM_WORLD_SIZE") == NULL;
+    SY_REQUIRE(!from_srun || n_ranks > 1 || strcmp(tasks, "1") == 0, SY_ERR_USAGE,
+               "srun started %s tasks, and MPI sees this one alone: start with srun --mpi=pmix "
+               "(srun --mpi=list says whether this Slurm has it), or with launch/mpirun.sh",
+               tasks);
+cleanup:
+    return st;
+}
+
 bool sy_env_is_root(void)
 {
     const char *rank = launcher_rank();
@@ -124,6 +139,7 @@ sy_status sy_env_open(int *argc, char ***argv, sy_env *env)
     sy_log_setup(env->world->rank, env->world->size,
                  getenv("SY_LOG") != NULL ? SY_LOG_DEBUG : SY_LOG_INFO);
     SY_TRY(faults);
+    SY_TRY(check_tasks(env->world->size));
     env->threads = default_threads(env->local_size);
 cleanup:
     return st;

@@ -7,6 +7,7 @@
 #include "core/config.h"
 #include "core/log.h"
 #include "launch/commands_impl.h"
+#include "launch/identity.h"
 #include "launch/version.h"
 #include "parallel/agree.h"
 
@@ -136,6 +137,7 @@ int main(int argc, char **argv)
     if (env.world != NULL) {
         st = sy_agree(env.world, st);
     }
+    st = st == SY_OK ? sy_identity_check(argc, argv, env.world) : st;
     if (st == SY_OK) {
         st = sy_agree(env.world, run_command(argc, argv, &env, &exit_code));
     }

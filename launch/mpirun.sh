@@ -7,7 +7,7 @@
 #   --network NET     the network that MPI uses over TCP: 10.0.0.0/16, or eth0
 #   --bind CORES      that many cores for each rank (default: none is bound, each rank runs with its share of threads)
 #   --export NAME     give this variable to the ranks on other hosts, too (they get LD_LIBRARY_PATH, OMP_NUM_THREADS,
-#                     and what begins with SY_, UCX_, NCCL_, FI_, MALLOC_)
+#                     and what begins with SY_, DNNL_, ONEDNN_, UCX_, NCCL_, CUBLAS_, FI_, MALLOC_)
 #
 # In a Slurm allocation mpirun knows the hosts: neither --hosts nor -n is needed. On one machine there may be more ranks than
 # cores. MPIRUN names another mpirun, SY_RSH what reaches another host (default: ssh). The process becomes mpirun, so signals
@@ -61,7 +61,7 @@ across_hosts() {
   done <<<"$list"
   [ "$ranks" -le "$total" ] || fail 2 "$hosts has $total slots, and $ranks ranks are asked for (-n); add hosts, or slots=N"
   options+=(--host "${hostlist:1}")
-  for name in $(compgen -e | grep -E '^(LD_LIBRARY_PATH|OMP_NUM_THREADS|(SY|UCX|NCCL|FI|MALLOC)_.*)$') "${exports[@]}"; do
+  for name in $(compgen -e | grep -E '^(LD_LIBRARY_PATH|OMP_NUM_THREADS|(SY|DNNL|ONEDNN|UCX|NCCL|CUBLAS|FI|MALLOC)_.*)$') "${exports[@]}"; do
     options+=(-x "$name")
   done
   if [ -n "${SY_RSH:-}" ]; then

@@ -20,6 +20,7 @@
 #include "train/peak.h"
 #include "train/profile.h"
 #include "train/routed.h"
+#include "train/same.h"
 #include "train/saves.h"
 #include "train/step_metrics.h"
 
@@ -267,6 +268,7 @@ static sy_status start(run *r)
     bool stands = false;
 
     SY_TRY(sy_agree(r->world, claim(r, &how)));
+    SY_TRY(sy_run_same(r->settings, &r->dir, r->world));
     how_int = (int32_t)how;
     SY_TRY(sy_host_broadcast(r->world, &how_int, sizeof how_int, 0, "run start"));
     how = (sy_run_start)how_int;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "parallel/agree.h"
+#include "parallel/same.h"
 
 static sy_status open_the_moon(int32_t rank)
 {
@@ -92,6 +93,55 @@ static void agree_same_names_both_ends(void **state)
     }
 }
 
+static sy_same item(const char *what, uint64_t digest)
+{
+    sy_same item = {.mend = "mend it", .digest = digest};
+    snprintf(item.what, sizeof item.what, "%s", what);
+    snprintf(item.here, sizeof item.here, "it is %d", (int)(digest % 1000));
+    return item;
+}
+
+static void same_items_that_are_alike_cost_one_collective(void **state)
+{
+    (void)state;
+    sy_comm *world = mpi_test_world();
+    sy_same all[3] = {item("a", 0), item("b", UINT64_MAX), item("c", INT64_MAX)};
+    const int64_t before = world->n_issued;
+    assert_all_ok(sy_same_check(world, all, 3));
+    assert_all(world->n_issued <= before + 2);
+}
+
+static void same_item_that_differs_is_named_with_its_ranks(void **state)
+{
+    (void)state;
+    sy_comm *world = mpi_test_world();
+    const int32_t last = world->size - 1;
+    /* a is alike everywhere, b is another one on the last rank, c on the first */
+    sy_same all[3] = {item("a", 5), item("b", world->rank == last ? 8 : UINT64_MAX / 2 + 7),
+                      item("c", world->rank > 0)};
+    if (world->size > 1) {
+        char words[64];
+        sy_status st = sy_same_check(world, all, 3);
+        snprintf(words, sizeof words,
+                 "b is not the same on all ranks: rank %d: it is 8; rank 0: ", last);
+        bool named = strstr(sy_error_message(), words) && strstr(sy_error_message(), "mend it");
+        assert_all(named);
+        assert_all_status(st, SY_ERR_USAGE);
+        st = sy_same_check(world, &all[2], 1);
+        named = strstr(sy_error_message(), world->size == 2 ? ": rank 1: it is 1; rank 0: it is 0"
+                                                            : ": rank 0: it is 0; rank 1: it is 1");
+        assert_all(named);
+        assert_all_status(st, SY_ERR_USAGE);
+    }
+    if (world->size > 3) {
+        sy_same two = item("d", world->rank == 1 || world->rank == 2 ? 3 : 4 + world->rank);
+        sy_status st = sy_same_check(world, &two, 1);
+        bool named = strstr(sy_error_message(), "ranks 0, 3: it is 4; rank 1: it is 3") != NULL;
+        assert_all(named);
+        assert_all_status(st, SY_ERR_USAGE);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -99,6 +149,8 @@ int main(void)
         cmocka_unit_test(agree_one_rank_failed_every_rank_has_its_trace),
         cmocka_unit_test(agree_worst_status_wins_and_then_the_lowest_rank),
         cmocka_unit_test(agree_same_names_both_ends),
+        cmocka_unit_test(same_items_that_are_alike_cost_one_collective),
+        cmocka_unit_test(same_item_that_differs_is_named_with_its_ranks),
     };
     return mpi_test_main("agree", tests, sizeof tests / sizeof tests[0]);
 }
