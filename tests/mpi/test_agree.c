@@ -120,7 +120,7 @@ static void same_item_that_differs_is_named_with_its_ranks(void **state)
     sy_same all[3] = {item("a", 5), item("b", world->rank == last ? 8 : UINT64_MAX / 2 + 7),
                       item("c", world->rank > 0)};
     if (world->size > 1) {
-        char words[64];
+        char words[96];
         sy_status st = sy_same_check(world, all, 3);
         snprintf(words, sizeof words,
                  "b is not the same on all ranks: rank %d: it is 8; rank 0: ", last);
