@@ -38,11 +38,15 @@ typedef struct sy_stream sy_stream;
 typedef struct sy_event sy_event;
 typedef struct sy_ops sy_ops;
 
+typedef struct sy_prices sy_prices;     /* backend/prices.h */
+typedef struct sy_observer sy_observer; /* likewise */
+
 typedef struct sy_device_spec {
     const char *backend; /* "auto", "cpu", "check" (config name cpu_check), "ref", "cuda" */
     int32_t threads;     /* for the ops of one rank; 0: all cores of the process */
     bool dry; /* measure only: nothing is computed, allocations hand out addresses that nobody may
                  touch */
+    const sy_prices *prices; /* dry, borrowed: rehearse at these prices instead of measuring */
 } sy_device_spec;
 
 struct sy_device {
@@ -52,6 +56,10 @@ struct sy_device {
     int32_t n_threads;
     int32_t row_multiple; /* expert rows are aligned to it */
     bool dry;
+    bool measures; /* dry without prices: sizes that depend on data are the largest there can be */
+    const sy_prices *prices;     /* dry: it rehearses */
+    const sy_observer *observer; /* told of every op and what it took; usually NULL */
+    double host_s;               /* rehearsing: the host's clock */
     sy_ledger ledger;
     const sy_ops *ops; /* NULL slots: lacking */
     const struct sy_device_vt *vt;
@@ -97,6 +105,9 @@ sy_status sy_copy_h2d(sy_stream *stream, void *dst, const void *h_src, int64_t b
 sy_status sy_copy_d2h(sy_stream *stream, void *h_dst, const void *src, int64_t bytes);
 sy_status sy_copy_d2d(sy_stream *stream, void *dst, const void *src, int64_t bytes);
 sy_status sy_zero(sy_stream *stream, void *dst, int64_t bytes);
+/* The time at which all that was enqueued will have run: now where streams run at once, of the
+   stream's own clock on a device that rehearses (backend/prices.h). For differences. */
+double sy_stream_clock(const sy_stream *stream);
 /* Run fn(stream, copy of args) in the stream's order, on the host. args_bytes <= SY_CALL_BYTES. For
    communication and tests; a dry device never calls it. */
 enum { SY_CALL_BYTES = 1024 };

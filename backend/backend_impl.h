@@ -70,6 +70,13 @@ extern const sy_device_vt sy__dry_vt;
 /* The backend of a name ("auto" and "cpu_check" included); errors as sy_device_open says. */
 sy_status sy__backend_find(const char *name, const sy_backend **out);
 
+/* The clock of a stream of a device that rehearses. */
+double sy__dry_clock(const sy_stream *stream);
+
+/* Run an op and tell the device's observer what it took. */
+sy_status sy__observe_op(sy_stream *stream, sy_op op, sy_call *run, const void *args,
+                         size_t args_bytes);
+
 /* Where addresses that nobody may touch begin: no processor maps it. Dry devices and measuring
  * arenas count up from here. */
 #define SY__NOWHERE ((char *)(UINT64_C(1) << 54))

@@ -45,12 +45,16 @@ sy_status sy_device_open(const sy_device_spec *spec, sy_device **out)
     const sy_backend *backend = NULL;
     open_device *self = NULL;
     SY_TRY(sy__backend_find(spec->backend, &backend));
+    SY_REQUIRE(spec->dry || spec->prices == NULL, SY_ERR_INTERNAL,
+               "only a dry device can rehearse");
     SY_REQUIRE(spec->threads >= 0, SY_ERR_USAGE, "a device cannot have %d threads", spec->threads);
     SY_TRY(sy_alloc(1, sizeof *self, (void **)&self));
 
     sy_device *dev = &self->dev;
     snprintf(dev->name, sizeof dev->name, "%s", backend->name);
     dev->dry = spec->dry;
+    dev->prices = spec->prices;
+    dev->measures = spec->dry && spec->prices == NULL;
     dev->ops = backend->ops;
     dev->vt = spec->dry ? &sy__dry_vt : backend->vt;
     backend->describe(dev, spec);

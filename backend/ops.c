@@ -28,7 +28,9 @@ static sy_status lacking(const sy_device *dev, const char *op)
             return st;                                                                             \
         }                                                                                          \
         sy_span_begin(SY_SPAN_OP, #op, -1, -1);                                                    \
-        st = dev->vt->run_op(stream, SY_OP_##op, run_##op, args, (int64_t)sizeof *args);           \
+        st = dev->observer                                                                         \
+                 ? sy__observe_op(stream, SY_OP_##op, run_##op, args, sizeof *args)                \
+                 : dev->vt->run_op(stream, SY_OP_##op, run_##op, args, (int64_t)sizeof *args);     \
         sy_span_end();                                                                             \
         return st;                                                                                 \
     }

@@ -4,6 +4,7 @@
 
 #include "backend/backend_impl.h"
 #include "core/alloc.h"
+#include "core/clock.h"
 
 /* The one figure of the ledger that several threads write. */
 static void count_wait(sy_device *dev)
@@ -55,6 +56,11 @@ sy_status sy_stream_sync(sy_stream *stream)
 {
     count_wait(stream->dev);
     return stream->dev->vt->sync(stream);
+}
+
+double sy_stream_clock(const sy_stream *stream)
+{
+    return stream->dev->prices ? sy__dry_clock(stream) : sy_clock_s();
 }
 
 static sy_status copy(sy_stream *stream, sy_copy_kind kind, void *dst, const void *src,

@@ -27,7 +27,7 @@ static sy_status all_to_all(sy_pass *p, const sy_plan_pass *pass, bool back, con
  * the other way, which takes more. */
 static bool is_whole(const sy_pass *p, const sy_plan *plan)
 {
-    return plan->n_passes == 1 && !(p->mesh->dev->dry && plan->may_split);
+    return plan->n_passes == 1 && !(p->mesh->dev->measures && plan->may_split);
 }
 
 /* send [n_send, W] = the rows of this pass, taken from x by idx [n_wire], or from wire order itself

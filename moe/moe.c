@@ -4,7 +4,6 @@
 #include <stdio.h>
 
 #include "core/alloc.h"
-#include "core/clock.h"
 #include "core/span.h"
 #include "core/rng.h"
 #include "moe/capacity.h"
@@ -245,7 +244,7 @@ cleanup:
 
 double sy__moe_book(sy_pass *p, sy__moe_phase phase, double from)
 {
-    double now = sy_clock_s();
+    double now = sy_stream_clock(p->stream);
     if (p->stats != NULL) {
         double *total[] = {&p->stats->dispatch_s, &p->stats->experts_s, &p->stats->combine_s};
         *total[phase] += now - from;
@@ -259,8 +258,8 @@ sy_status sy__moe_fill_rows(const sy__moe *moe, sy_pass *p, const sy_plan *plan,
 {
     sy_status st = SY_OK;
     sy_tensor none = sy_tensor_none();
-    double t = sy_clock_s();
-    if (p->mesh->dev->dry &&
+    double t = sy_stream_clock(p->stream);
+    if (p->mesh->dev->measures &&
         plan->may_split) { /* in further passes they stand in scratch: measure that too */
         SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, x->shape[1] + 2 * moe->experts.ffn, h));
     }
@@ -284,7 +283,7 @@ static sy_status run_pass(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
     double t;
     SY_TRY(sy__moe_fill_rows(moe, p, &s->plan, pass, x, s->kept_rows ? p->saved : p->scratch,
                              &s->rows, &s->h));
-    t = sy_clock_s();
+    t = sy_stream_clock(p->stream);
     SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, x->shape[1], &out));
     SY_TRY(sy_experts_output(&moe->experts, p, &pass->expert_start, &s->h, &out));
     t = sy__moe_book(p, SY__MOE_EXPERTS, t);

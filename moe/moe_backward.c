@@ -1,6 +1,5 @@
 /* Backward of the MoE sublayer. dy goes out to the experts (a dispatch) with the weights riding
    along; the gradient of the rows comes home (a combine) with the router signal G riding along. */
-#include "core/clock.h"
 #include "moe/moe_impl.h"
 
 /* One pass: gradients of the experts; dwire [n_wire, H] and g_wire [n_wire, 1] get this pass's
@@ -14,14 +13,14 @@ static sy_status run_pass(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
     sy_tensor rows = s->rows, h = s->h, dout, weight, drows, dot;
     double t;
 
-    if (!s->kept_rows || (p->mesh->dev->dry && s->plan.may_split)) {
+    if (!s->kept_rows || (p->mesh->dev->measures && s->plan.may_split)) {
         SY_TRY(sy__moe_fill_rows(moe, p, &s->plan, pass, x, p->scratch, &rows, &h));
     }
     SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, H, &dout));
     SY_TRY(sy_arena_2d(p->scratch, p->wide, pass->R, 1, &weight));
     SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, H, &drows));
     SY_TRY(sy_arena_2d(p->scratch, p->wide, pass->R, 1, &dot));
-    t = sy_clock_s();
+    t = sy_stream_clock(p->stream);
     SY_TRY(sy_dispatch(p, &s->plan, pass, dy, &dout, &s->plan.row_weight, &weight));
     t = sy__moe_book(p, SY__MOE_DISPATCH, t);
     SY_TRY(sy_experts_backward(&moe->experts, p, &pass->expert_start, &rows, &h, &dout, &weight,

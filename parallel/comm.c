@@ -181,14 +181,14 @@ sy_status sy_send_recv(sy_comm *comm, const sy_comm_args *args)
 /* ---- life ---- */
 
 /* Not exit(): another thread may be inside a collective, and handlers would wait for it. */
-static void end_process(int32_t exit_code)
+void sy__end_process(int32_t exit_code)
 {
     _exit(exit_code);
 }
 
 sy_status sy_comm_world(bool mpi, sy_comm **out)
 {
-    return mpi ? sy__comm_mpi_world(out) : sy__comm_self_create("world", NULL, end_process, out);
+    return mpi ? sy__comm_mpi_world(out) : sy__comm_self_create("world", NULL, sy__end_process, out);
 }
 
 sy_status sy_comm_split(sy_comm *comm, int32_t color, int32_t key, sy_device *dev, const char *name,

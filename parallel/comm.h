@@ -63,6 +63,29 @@ sy_status sy_comm_split(sy_comm *comm, int32_t color, int32_t key, sy_device *de
                         sy_comm **out);
 void sy_comm_destroy(sy_comm **comm);
 
+/* What a collective on a network that is not here moves. */
+typedef struct sy_traffic {
+    const char *collective, *what; /* "all_reduce", "gradients" */
+    int32_t size, stride;          /* ranks of the group, and their distance in the world */
+    int64_t bytes; /* of this rank: all_reduce, broadcast: the array; reduce_scatter and all_gather:
+                      the whole of all ranks' parts; all_to_all, send_recv: what it sends or what it
+                      receives, whichever is more, its own block included */
+    bool device;   /* on a stream */
+} sy_traffic;
+typedef struct sy_net {
+    double (*seconds)(void *self, const sy_traffic *traffic);
+    void *self;
+} sy_net;
+/* A world of `size` ranks of which this process is `rank` and the others do not exist: collectives
+   move nothing, and cost what net (borrowed) says on streams that rehearse (backend/prices.h). For
+   sy_mesh_create; it is not split by color. Not collective. */
+sy_status sy_comm_rehearse(int32_t size, int32_t rank, const sy_net *net, sy_comm **out);
+/* Is it such a world? Not collective. */
+bool sy_comm_rehearses(const sy_comm *comm);
+/* A group of it: of so many ranks, so far apart. Not collective. */
+sy_status sy_comm_rehearse_group(const sy_comm *world, int32_t size, int32_t stride, sy_device *dev,
+                                 const char *name, sy_comm **out);
+
 /* Collective over comm, all six. Errors are SY_ERR_COMM naming what, layer, comm and rank; on a
  * stream they come out at its next wait. */
 /* recv[0..n-1] = reduction of send over all ranks; send == recv is allowed; every rank gets the

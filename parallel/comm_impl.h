@@ -17,6 +17,8 @@ const char *sy__collective_name(sy__collective which);
 
 /* Ends every process of the job with this exit status; does not return. */
 typedef void sy__end_job(int32_t exit_code);
+/* That, where this process is the whole job. */
+void sy__end_process(int32_t exit_code);
 
 /* Bytes of one row or element of a collective. */
 int64_t sy__comm_unit_bytes(const sy_comm_args *args);

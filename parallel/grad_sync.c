@@ -4,7 +4,6 @@
 
 #include "backend/ops.h"
 #include "core/alloc.h"
-#include "core/clock.h"
 
 typedef struct bucket_state {
     sy_comm *replicas;
@@ -138,7 +137,7 @@ cleanup:
 static sy_status fire(sy_grad_sync *gs, int32_t index)
 {
     sy_status st = SY_OK;
-    const double t0 = sy_clock_s();
+    const double t0 = sy_stream_clock(gs->compute);
     for (int32_t i = 0; i < gs->params->n_buckets; i++) {
         bucket_state *b = &gs->bucket[i];
         if (!b->ready || b->fired || b->needs < index) {
@@ -149,7 +148,7 @@ static sy_status fire(sy_grad_sync *gs, int32_t index)
         SY_TRY(sy_stream_wait(gs->comm, b->ready));
         SY_TRY(reduce_bucket(gs, i));
     }
-    gs->reducing_s += sy_clock_s() - t0;
+    gs->reducing_s += sy_stream_clock(gs->compute) - t0;
 cleanup:
     return st;
 }

@@ -31,6 +31,35 @@ static int32_t color_of(sy_group group, int32_t rank, int32_t ep)
     }
 }
 
+/* Of a world whose other ranks do not exist: the same groups by size and distance. */
+static sy_status rehearse_group(const sy_comm *world, sy_group group, const sy_mesh_spec *spec,
+                                sy_comm **out)
+{
+    const bool one = group == SY_PP || group == SY_CP || group == SY_TP || group == SY_ETP;
+    const int32_t size = one               ? 1
+                         : group == SY_EP  ? spec->ep
+                         : group == SY_EDP ? world->size / spec->ep
+                                           : world->size;
+    return sy_comm_rehearse_group(world, size, group == SY_EDP ? spec->ep : 1, spec->dev,
+                                  group_names[group], out);
+}
+
+static sy_status create_group(sy_comm *world, sy_group group, const sy_mesh_spec *spec,
+                              sy_comm **out)
+{
+    if (sy_comm_rehearses(world)) {
+        return rehearse_group(world, group, spec, out);
+    }
+    return sy_comm_split(world, color_of(group, world->rank, spec->ep), world->rank, spec->dev,
+                         group_names[group], out);
+}
+
+static sy_status create_host(sy_comm *world, const char *name, sy_comm **out)
+{
+    return sy_comm_rehearses(world) ? sy_comm_rehearse_group(world, world->size, 1, NULL, name, out)
+                                    : sy_comm_split(world, 0, world->rank, NULL, name, out);
+}
+
 /* What this rank needs for itself. */
 static sy_status create_own(const sy_mesh_spec *spec, sy_mesh **out)
 {
@@ -52,13 +81,11 @@ sy_status sy_mesh_create(sy_comm *world, const sy_mesh_spec *spec, sy_mesh **out
                spec->ep, world->size);
     SY_TRY(sy_agree(world, create_own(spec, &mesh)));
     for (int32_t g = 0; g < SY_N_GROUPS; g++) {
-        int32_t color = color_of((sy_group)g, world->rank, spec->ep);
-        SY_TRY(
-            sy_comm_split(world, color, world->rank, spec->dev, group_names[g], &mesh->group[g]));
+        SY_TRY(create_group(world, (sy_group)g, spec, &mesh->group[g]));
     }
-    SY_TRY(sy_comm_split(world, 0, world->rank, NULL, "host", &mesh->host));
-    SY_TRY(sy_comm_split(world, 0, world->rank, NULL, "io", &mesh->io));
-    SY_TRY(sy_comm_split(world, 0, world->rank, NULL, "watch", &mesh->watch));
+    SY_TRY(create_host(world, "host", &mesh->host));
+    SY_TRY(create_host(world, "io", &mesh->io));
+    SY_TRY(create_host(world, "watch", &mesh->watch));
     *out = mesh;
     mesh = NULL;
 cleanup:

@@ -23,7 +23,8 @@ static sy_status open_device(sy_engine *e)
     const sy_device_config *c = e->settings->device;
     sy_device_spec spec = {.backend = c->backend,
                            .threads = c->threads > 0 ? c->threads : e->spec.threads,
-                           .dry = e->spec.dry};
+                           .dry = e->spec.dry || e->spec.prices != NULL,
+                           .prices = e->spec.prices};
     SY_TRY(sy_device_open(&spec, &e->dev));
     SY_TRY(sy_ops_require_all(e->dev));
     SY_TRY(sy_device_config_dtype(e->settings->config, e->dev->name, &e->compute));
@@ -173,6 +174,7 @@ static sy_status measure(const sy_engine_spec *spec, sy_engine **twin)
                       .loss_weight = (const float *)dummy,
                       .token_glb = (const int64_t *)dummy};
     dry.dry = true;
+    dry.prices = NULL;
     SY_TRY(sy_engine_create(&dry, twin));
     if (spec->use == SY_USE_GENERATE) {
         SY_TRY(measure_pass(*twin, SY_PASS_DECODE, &batch));

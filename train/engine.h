@@ -21,6 +21,7 @@ typedef struct sy_engine_spec {
     int32_t B, S;    /* the largest micro-batch; generation: 1 and the length of the cache */
     int32_t threads; /* where the config says 0 */
     bool dry;
+    const sy_prices *prices; /* not NULL, borrowed: rehearse on a dry device (backend/prices.h) */
 } sy_engine_spec;
 
 typedef struct sy_engine {

@@ -260,7 +260,8 @@ static sy_status start(run *r)
 {
     sy_status st = SY_OK, mine = SY_OK;
     sy_run_start how = SY_RUN_NEW;
-    sy_trainer_spec trainer = {r->settings, r->world, r->spec->threads};
+    sy_trainer_spec trainer = {
+        .settings = r->settings, .world = r->world, .threads = r->spec->threads};
     char *path = NULL;
     double peak = 0;
     int64_t saved_step = -1;

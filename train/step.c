@@ -56,9 +56,9 @@ cleanup:
 }
 
 /* Book the time since *from, and begin the next phase there. */
-static void book(double *phase_s, double *from)
+static void book(const sy_trainer *t, double *phase_s, double *from)
 {
-    double now = sy_clock_s();
+    double now = sy_stream_clock(t->engine->compute_stream);
     *phase_s += now - *from;
     *from = now;
 }
@@ -67,7 +67,7 @@ static void book(double *phase_s, double *from)
 static void book_backward(sy_trainer *t, double *from)
 {
     double reducing_s = sy_grad_sync_take_s(t->grads);
-    book(&t->time.backward_s, from);
+    book(t, &t->time.backward_s, from);
     t->time.backward_s -= reducing_s;
     t->time.grad_sync_wait_s += reducing_s;
 }
@@ -79,14 +79,14 @@ static sy_status micro_batch(sy_trainer *t, const sy_batch *batch, int32_t micro
     sy_engine *e = t->engine;
     sy_model_saved *saved = NULL;
     sy_pass p;
-    double from = sy_clock_s();
+    double from = sy_stream_clock(e->compute_stream);
     sy_span_begin(SY_SPAN_PHASE, "forward", -1, -1);
     SY_TRY(sy_engine_begin(e, SY_PASS_TRAIN, batch, t->count.step + 1, micro_idx, &p));
     p.per_loss_token = sum[HEAD_LOSS_TOKENS] > 0 ? 1.0 / (double)sum[HEAD_LOSS_TOKENS] : 0;
     p.per_routed_token = sum[HEAD_ROUTED_TOKENS] > 0 ? 1.0 / (double)sum[HEAD_ROUTED_TOKENS] : 0;
     SY_TRY(sy_model_forward(e->model, &p, &saved));
     sy_span_end();
-    book(&t->time.forward_s, &from);
+    book(t, &t->time.forward_s, &from);
     sy_span_begin(SY_SPAN_PHASE, "backward", -1, -1);
     if (last) {
         SY_TRY(sy_grad_sync_begin(t->grads));
@@ -115,16 +115,17 @@ static sy_status compute(sy_trainer *t, const sy_step_batch *batch, const int64_
                            sum));
         SY_TRY(sy_fault("train.micro_batch"));
     }
+    from = sy_stream_clock(e->compute_stream);
     sy_span_begin(SY_SPAN_PHASE, "gradient sync", -1, -1);
     SY_TRY(sy_grad_sync_finish(t->grads));
     sy_span_end();
-    t->time.grad_sync_wait_s += sy_grad_sync_take_s(t->grads);
-    from = sy_clock_s();
+    book(t, &t->time.grad_sync_wait_s, &from);
+    sy_grad_sync_take_s(t->grads); /* it is in there */
     sy_span_begin(SY_SPAN_PHASE, "sync", -1, -1);
     SY_TRY(sy_grad_sync_norm(t->grads, &norm));
     SY_TRY(sy_engine_reduce_stats(e));
     sy_span_end();
-    book(&t->time.sync_s, &from);
+    book(t, &t->time.sync_s, &from);
     if (sy_fault_hit("train.nonfinite") == SY_FAULT_NAN) {
         e->h_sums[0] = NAN;
     }
@@ -203,7 +204,7 @@ static sy_status update(sy_trainer *t, sy_step_result *r)
     sy_engine *e = t->engine;
     const sy_optim_config *o = t->settings->optim;
     bool skip = r->verdict == SY_STEP_SKIPPED;
-    double from = sy_clock_s();
+    double from = sy_stream_clock(e->compute_stream);
 
     r->lr = learning_rate(t, r->step);
     sy_span_begin(SY_SPAN_PHASE, "optimizer", -1, -1);
@@ -214,16 +215,16 @@ static sy_status update(sy_trainer *t, sy_step_result *r)
                      .skip = skip},
         e->compute_stream));
     sy_span_end();
-    book(&t->time.optimizer_s, &from);
+    book(t, &t->time.optimizer_s, &from);
     sy_span_begin(SY_SPAN_PHASE, "parameter gather", -1, -1);
     SY_TRY(sy_grad_sync_gather(t->grads));
     sy_span_end();
-    book(&t->time.param_gather_s, &from);
+    book(t, &t->time.param_gather_s, &from);
     sy_span_begin(SY_SPAN_PHASE, "optimizer", -1, -1);
     SY_TRY(sy_model_end_step(e->model, r->load, sy_engine_experts(e), skip, e->compute_stream));
     SY_TRY(sy_stream_sync(e->compute_stream));
     sy_span_end();
-    book(&t->time.optimizer_s, &from);
+    book(t, &t->time.optimizer_s, &from);
     r->time = t->time;
 cleanup:
     return st;
@@ -253,6 +254,24 @@ sy_status sy_trainer_step(sy_trainer *t, bool stop, sy_step_result *out)
     if (out->verdict != SY_STEP_STOP) {
         SY_TRY(sy_trainer_update(t, out));
     }
+cleanup:
+    return st;
+}
+
+sy_status sy_trainer_rehearse(sy_trainer *t, const sy_step_batch *batch, sy_step_result *out)
+{
+    sy_status st = SY_OK;
+    const int64_t sum[HEAD_N] = {[HEAD_LOSS_TOKENS] = 1, [HEAD_ROUTED_TOKENS] = 1};
+    int64_t head_sum[HEAD_N] = {0};
+    const double from = sy_stream_clock(t->engine->compute_stream);
+    t->time = (sy_step_times){0};
+    *out = (sy_step_result){.step = t->count.step + 1};
+    SY_TRY(
+        sy_host_all_reduce(t->engine->mesh->host, head_sum, HEAD_N, SY_I64, SY_SUM, "step head"));
+    SY_TRY(compute(t, batch, sum));
+    fill_result(t, batch, sum, out);
+    SY_TRY(update(t, out));
+    out->step_s = sy_stream_clock(t->engine->compute_stream) - from;
 cleanup:
     return st;
 }

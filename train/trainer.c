@@ -149,7 +149,9 @@ static sy_status build_local(sy_trainer *t)
     const sy_comm *dp = e->mesh->group[SY_DP];
     SY_TRY(sy_optimizer_create(t->settings->optim, e->params, &t->opt));
     SY_TRY(sy_grad_sync_create(e->params, e->compute_stream, e->comm_stream, &t->grads));
-    SY_TRY(sy_train_data_open(t->settings, dp->rank, dp->size, &t->loader));
+    if (e->spec.prices == NULL) {
+        SY_TRY(sy_train_data_open(t->settings, dp->rank, dp->size, &t->loader));
+    }
     if (sy_engine_experts(e) > 0) {
         SY_TRY(sy_alloc((int64_t)t->settings->model->layers * sy_engine_experts(e),
                         sizeof *t->h_loads, (void **)&t->h_loads));
@@ -172,7 +174,8 @@ sy_status sy_trainer_create(const sy_trainer_spec *spec, sy_trainer **out)
                              .use = SY_USE_TRAIN,
                              .B = spec->settings->train->micro_batch,
                              .S = spec->settings->model->seq_len,
-                             .threads = spec->threads};
+                             .threads = spec->threads,
+                             .prices = spec->prices};
     SY_TRY(sy_agree(spec->world, sy_alloc(1, sizeof *t, (void **)&t)));
     t->settings = spec->settings;
     SY_TRY(sy_engine_create(&engine, &t->engine));

@@ -75,7 +75,8 @@ typedef struct sy_trainer {
 typedef struct sy_trainer_spec {
     const sy_run_settings *settings;
     sy_comm *world;
-    int32_t threads; /* where the config says 0 */
+    int32_t threads;         /* where the config says 0 */
+    const sy_prices *prices; /* not NULL: for sy_trainer_rehearse; no data is opened */
 } sy_trainer_spec;
 
 /* The training data of a configuration, as one of dp_size ranks reads them. Errors blame
@@ -99,6 +100,9 @@ sy_status sy_trainer_step(sy_trainer *trainer, bool stop, sy_step_result *out);
    leaves the gradients at zero. Collective. */
 sy_status sy_trainer_gradients(sy_trainer *trainer, bool stop, sy_step_result *out);
 sy_status sy_trainer_update(sy_trainer *trainer, sy_step_result *result);
+/* A step over micro-batches without contents, on an engine that rehearses: the clocks of its device
+   move on, and the times of the result are theirs. Not collective. */
+sy_status sy_trainer_rehearse(sy_trainer *trainer, const sy_step_batch *batch, sy_step_result *out);
 /* What is persistent. The pointers live as long as the trainer. config_yaml is the caller's. Not
  * collective. */
 sy_state sy_trainer_state(sy_trainer *trainer, const char *config_yaml);

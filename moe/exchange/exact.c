@@ -2,6 +2,7 @@
    host wait), then exactly these rows travel. Rows beyond the receive buffer go in further passes:
    pass q of a destination takes arrivals [q*recv_rows, (q+1)*recv_rows) in the order (source,
    expert, token). Everybody knows the whole matrix, so everybody knows everybody's passes. */
+#include "backend/prices.h"
 #include "moe/exchange.h"
 
 /* counts[source][place]: rows; places of rank d are d*E_loc .. */
@@ -131,7 +132,7 @@ static sy_status build_pass(sy_pass *p, const sy_plan *plan, const count_matrix 
     fill_send(m, rank, lo, hi, pass);
     fill_recv(m, rank, lo, hi, pass, h_count);
     pass->R = aligned_rows(h_count, plan->ep, plan->E_loc, p->mesh->dev->row_multiple);
-    if (p->mesh->dev->dry) { /* measure the worst case */
+    if (p->mesh->dev->measures) { /* the worst case */
         pass->n_send = plan->N;
         pass->n_arrive = hi - lo;
         pass->R = hi - lo + (int64_t)plan->E_loc * (p->mesh->dev->row_multiple - 1);
@@ -139,6 +140,23 @@ static sy_status build_pass(sy_pass *p, const sy_plan *plan, const count_matrix 
     SY_TRY(finish_pass(p, plan, h_count, pass));
 cleanup:
     return st;
+}
+
+/* A rehearsal has no choices to count: every rank sends this one's experts their share times
+   `imbalance`, and the other experts the rest alike. */
+static void spread_evenly(const sy_plan *plan, int32_t rank, double imbalance, int32_t *h_matrix)
+{
+    const int64_t first = (int64_t)rank * plan->E_loc, others = plan->E - plan->E_loc;
+    int64_t mine = (int64_t)(imbalance * (double)plan->N / plan->ep + 0.5);
+    mine = others == 0 ? plan->N : min64(mine, plan->N);
+    for (int64_t e = 0, at = 0; e < plan->E; e++) {
+        const bool own = e >= first && e < first + plan->E_loc;
+        const int64_t n = own ? mine : plan->N - mine, of = own ? plan->E_loc : others;
+        const int64_t i = own ? e - first : at++;
+        for (int32_t s = 0; s < plan->ep; s++) {
+            h_matrix[(int64_t)s * plan->E + e] = (int32_t)(n / of + (i < n % of));
+        }
+    }
 }
 
 /* The matrix [ep, E] of all ranks' counts, on the host. */
@@ -159,6 +177,9 @@ static sy_status gather_counts(sy_pass *p, const sy_plan *plan, int32_t **h_matr
                                              .layer = p->layer}));
     SY_TRY(sy_copy_d2h(p->stream, *h_matrix, matrix.data, sy_tensor_bytes(&matrix)));
     SY_TRY(sy_stream_sync(p->stream));
+    if (p->mesh->dev->prices != NULL) {
+        spread_evenly(plan, ep->rank, p->mesh->dev->prices->imbalance, *h_matrix);
+    }
 cleanup:
     sy_arena_release(p->scratch, mark);
     return st;
@@ -174,7 +195,7 @@ static sy_status prepare(sy_pass *p, int64_t recv_rows, sy_plan *plan)
     m.n = h_matrix;
     plan->n_passes = count_passes(&m, recv_rows);
     plan->may_split = recv_rows < most_rows;
-    if (p->mesh->dev->dry) { /* tables of as many passes as there could ever be */
+    if (p->mesh->dev->measures) { /* tables of as many passes as there could ever be */
         n_built = (int32_t)((most_rows + recv_rows - 1) / recv_rows);
     }
     n_built = n_built > plan->n_passes ? n_built : plan->n_passes;
