@@ -7,6 +7,7 @@
 #include "core/span.h"
 #include "optim/schedule.h"
 #include "parallel/agree.h"
+#include "train/sample_log.h"
 #include "train/trainer.h"
 
 enum {
@@ -81,6 +82,7 @@ static sy_status micro_batch(sy_trainer *t, const sy_batch *batch, int32_t micro
     sy_pass p;
     double from = sy_stream_clock(e->compute_stream);
     sy_span_begin(SY_SPAN_PHASE, "forward", -1, -1);
+    SY_TRY(sy_sample_log_add(t->samples, t->count.step + 1, t->count.data_step, batch));
     SY_TRY(sy_engine_begin(e, SY_PASS_TRAIN, batch, t->count.step + 1, micro_idx, &p));
     p.per_loss_token = sum[HEAD_LOSS_TOKENS] > 0 ? 1.0 / (double)sum[HEAD_LOSS_TOKENS] : 0;
     p.per_routed_token = sum[HEAD_ROUTED_TOKENS] > 0 ? 1.0 / (double)sum[HEAD_ROUTED_TOKENS] : 0;

@@ -6,6 +6,7 @@
 #include "core/alloc.h"
 #include "core/log.h"
 #include "parallel/agree.h"
+#include "train/sample_log.h"
 
 sy_status sy_train_data_open(const sy_run_settings *settings, int32_t dp_rank, int32_t dp_size,
                              sy_loader **out)
@@ -151,6 +152,7 @@ static sy_status build_local(sy_trainer *t)
     SY_TRY(sy_grad_sync_create(e->params, e->compute_stream, e->comm_stream, &t->grads));
     if (e->spec.prices == NULL) {
         SY_TRY(sy_train_data_open(t->settings, dp->rank, dp->size, &t->loader));
+        SY_TRY(sy_sample_log_open(e->mesh->host->rank, &t->samples));
     }
     if (sy_engine_experts(e) > 0) {
         SY_TRY(sy_alloc((int64_t)t->settings->model->layers * sy_engine_experts(e),
@@ -193,6 +195,7 @@ void sy_trainer_destroy(sy_trainer **trainer)
     if (t == NULL) {
         return;
     }
+    sy_sample_log_close(&t->samples);
     sy_loader_destroy(&t->loader);
     sy_grad_sync_destroy(&t->grads);
     sy_optimizer_destroy(&t->opt);

@@ -2,6 +2,8 @@
 #ifndef SY_TRAIN_TRAINER_H
 #define SY_TRAIN_TRAINER_H
 
+#include <stdio.h>
+
 #include "data/loader.h"
 #include "optim/optimizer.h"
 #include "train/engine.h"
@@ -65,6 +67,7 @@ typedef struct sy_trainer {
     sy_optimizer *opt;
     sy_grad_sync *grads;
     sy_loader *loader;
+    FILE *samples; /* NULL: nobody asked (train/sample_log.h) */
     sy_train_counters count;
     int64_t *h_loads; /* [L, E] rows that the last step sent to each expert; NULL: dense */
     sy_step_votes votes;
