@@ -9,7 +9,7 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     sy_status st = SY_OK;
     char *written = NULL;
     (void)env, (void)exit_code;
-    SY_TRY(sy_report_write(cli->operand[0], sy_cli_text(cli, "output"), &written));
+    SY_TRY(sy_report_write(cli->operand, cli->n_operands, sy_cli_text(cli, "output"), &written));
     printf("%s\n", written);
 cleanup:
     sy_free(&written);
@@ -17,16 +17,17 @@ cleanup:
 }
 
 static const sy_option options[] = {
-    {"output", SY_OPTION_VALUE, "FILE.html", "Where to write the page (RUN_DIR/report.html)."},
+    {"output", SY_OPTION_VALUE, "FILE.html",
+     "Where to write the page (RUN_DIR/report.html; of several runs, compare.html in the first)."},
     {0},
 };
 
 const sy_command sy_cmd_report = {
     .name = "report",
-    .operands = "RUN_DIR",
-    .help = "One HTML page about a run: curves, expert load, configuration.",
+    .operands = "RUN_DIR...",
+    .help = "One HTML page about a run, or about several beside each other.",
     .min_operands = 1,
-    .max_operands = 1,
+    .max_operands = SY_REPORT_RUNS_MAX,
     .options = options,
     .alone = true,
     .run = run};

@@ -3,10 +3,12 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "core/alloc.h"
@@ -44,67 +46,148 @@ cleanup:
     return st;
 }
 
+static void write_title(const sy__page *page)
+{
+    for (int32_t r = 0; r < page->n_runs; r++) {
+        sy_text_puts(page->out, r > 0 ? ", " : "");
+        sy_text_html(page->out, page->run[r].name);
+    }
+}
+
 static void write_head(const sy__page *page)
 {
     sy_text *out = page->out;
     sy_text_puts(out, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
                       "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
                       "<meta name=\"color-scheme\" content=\"light dark\">\n<title>");
-    sy_text_html(out, page->name);
-    sy_text_puts(out, " - Switchyard run</title>\n<style>\n");
+    write_title(page);
+    sy_text_puts(out, " - Switchyard</title>\n<style>\n");
     sy__page_style(out);
-    sy_text_puts(out, "</style>\n</head>\n<body>\n<header>\n<p class=\"brand\">Switchyard run</p>"
-                      "\n<h1>");
-    sy_text_html(out, page->name);
-    sy_text_puts(out, "</h1>\n</header>\n<main>\n");
+    sy_text_printf(out, "</style>\n</head>\n<body>\n<header>\n<p class=\"brand\">%s</p>\n<h1>",
+                   page->n_runs > 1 ? "Switchyard runs" : "Switchyard run");
+    write_title(page);
+    sy_text_puts(out, "</h1>\n");
+    for (int32_t r = 0; r < page->n_runs; r++) {
+        sy__page_state(page, r);
+    }
+    sy_text_puts(out, "</header>\n<main>\n");
 }
 
-static void write_config(const sy__page *page)
+static void write_config(const sy__page *page, int32_t run)
 {
     sy_text *out = page->out;
-    sy_text_puts(out, "<section>\n<h2>Configuration</h2>\n");
-    if (page->config == NULL) {
+    const sy_report_run *r = &page->run[run];
+    if (r->config == NULL) {
         sy_text_puts(out, "<p class=\"empty\">The run directory holds no config.yaml.</p>\n");
-    } else {
-        sy_text_puts(out, "<details open><summary>config.yaml</summary>\n<pre>");
-        sy_text_html(out, page->config);
-        sy_text_puts(out, "</pre></details>\n");
+        return;
     }
-    sy_text_puts(out, "</section>\n");
+    sy_text_puts(out, "<details><summary>config.yaml");
+    if (page->n_runs > 1) {
+        sy_text_puts(out, " of ");
+        sy_text_html(out, r->name);
+    }
+    sy_text_puts(out, "</summary>\n<pre>");
+    sy_text_html(out, r->config);
+    sy_text_puts(out, "</pre></details>\n");
+}
+
+static void write_configs(const sy__page *page)
+{
+    sy_text_puts(page->out, "<section>\n<h2>Configuration</h2>\n");
+    if (page->n_runs > 1) {
+        sy__page_diff(page);
+    }
+    for (int32_t r = 0; r < page->n_runs; r++) {
+        write_config(page, r);
+    }
+    sy_text_puts(page->out, "</section>\n");
 }
 
 static void write_foot(const sy__page *page)
 {
     char now[32];
+    int64_t n_lines = 0;
+    for (int32_t r = 0; r < page->n_runs; r++) {
+        n_lines += page->run[r].log->n_lines;
+    }
     sy_clock_utc(now, sizeof now);
     sy_text_printf(page->out,
                    "</main>\n<footer>Written %s by switchyard report from %lld logged "
                    "step%s.</footer>\n</body>\n</html>\n",
-                   now, (long long)page->log->n_lines, page->log->n_lines == 1 ? "" : "s");
+                   now, (long long)n_lines, n_lines == 1 ? "" : "s");
 }
 
-sy_status sy_report_render(const sy_metrics_log *log, const char *name, const char *config,
-                           char **out)
+/* One run, from what a person asks first to what they look up. */
+static sy_status write_one(const sy__page *page)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy__page_warnings(page));
+    sy__page_tiles(page);
+    if (page->log->n_lines > 0) {
+        SY_TRY(sy__page_losses(page));
+        SY_TRY(sy__page_routing(page));
+        SY_TRY(sy__page_loads(page));
+        SY_TRY(sy__page_layers(page));
+        SY_TRY(sy__page_routed(page));
+        SY_TRY(sy__page_speed(page));
+        SY_TRY(sy__page_phases(page));
+        sy__page_memory(page);
+        SY_TRY(sy__page_optimization(page));
+    }
+    sy__page_tables(page);
+    write_configs(page);
+cleanup:
+    return st;
+}
+
+static sy_status write_several(const sy__page *page)
+{
+    sy_status st = SY_OK;
+    sy__page_compare(page);
+    SY_TRY(sy__page_losses(page));
+    SY_TRY(sy__page_routing(page));
+    SY_TRY(sy__page_speed(page));
+    SY_TRY(sy__page_optimization(page));
+    write_configs(page);
+cleanup:
+    return st;
+}
+
+/* The steps that all figures show: from 0, unless the logs begin late. */
+static void set_axis(sy__page *page)
+{
+    double first = INFINITY;
+    for (int32_t r = 0; r < page->n_runs; r++) {
+        const sy_metrics_log *log = page->run[r].log;
+        if (log->n_lines > 0) {
+            first = fmin(first, (double)log->first_step);
+            page->x_hi = fmax(page->x_hi, (double)log->last_step);
+        }
+    }
+    page->x_lo = first <= 0.1 * page->x_hi || isinf(first) ? 0 : first;
+}
+
+sy_status sy_report_render(const sy_report_run *run, int32_t n_runs, char **out)
 {
     sy_status st = SY_OK;
     sy_text text = {0};
-    sy__page page = {.out = &text, .log = log, .name = name, .config = config};
-    page.x_hi = (double)log->last_step;
-    page.x_lo = (double)log->first_step <= 0.1 * page.x_hi ? 0 : (double)log->first_step;
+    sy_flat_config flat[SY_REPORT_RUNS_MAX] = {0};
+    sy__page page = {.out = &text, .run = run, .n_runs = n_runs, .flat = flat, .log = run[0].log};
+    set_axis(&page);
+    for (int32_t r = 0; r < n_runs; r++) {
+        SY_TRY(sy_flat_config_parse(run[r].config, &flat[r]));
+    }
     SY_TRY(find_loads(&page));
     write_head(&page);
-    sy__page_tiles(&page);
-    SY_TRY(sy__page_warnings(&page));
-    SY_TRY(sy__page_charts(&page));
-    SY_TRY(sy__page_routed(&page));
-    SY_TRY(sy__page_loads(&page));
-    sy__page_tables(&page);
-    write_config(&page);
+    SY_TRY(n_runs > 1 ? write_several(&page) : write_one(&page));
     write_foot(&page);
     SY_TRY(text.st);
     *out = text.data;
     memset(&text, 0, sizeof text);
 cleanup:
+    for (int32_t r = 0; r < n_runs; r++) {
+        sy_flat_config_free(&flat[r]);
+    }
     sy_free(&page.load);
     sy_text_free(&text);
     return st;
@@ -157,39 +240,121 @@ static sy_status name_of(const char *path, char **out)
     return sy_strdup(slash != NULL && slash[1] != '\0' ? slash + 1 : path, out);
 }
 
-sy_status sy_report_write(const char *run_dir, const char *out_path, char **written)
+/* What is read of one run directory. */
+typedef struct read_run {
+    sy_run_dir dir;
+    sy_metrics_log log;
+    char *name, *config;
+    double quiet_s;
+} read_run;
+
+static void free_run(read_run *r)
+{
+    sy_metrics_log_free(&r->log);
+    sy_free(&r->config);
+    sy_free(&r->name);
+    sy_run_dir_free(&r->dir);
+}
+
+static sy_status open_run(const char *path, read_run *r)
 {
     sy_status st = SY_OK;
-    sy_run_dir run = {0};
-    sy_metrics_log log = {0};
-    char *name = NULL, *config = NULL, *page = NULL, *path = NULL;
-    SY_TRY(sy_run_dir_init(run_dir, &run));
-    SY_REQUIRE(exists(run.path), SY_ERR_USAGE, "there is no run directory '%s'", run.path);
-    bool has_metrics = exists(run.metrics), has_config = exists(run.config);
-    SY_REQUIRE(has_metrics || has_config, SY_ERR_USAGE,
+    SY_TRY(sy_run_dir_init(path, &r->dir));
+    SY_REQUIRE(exists(r->dir.path), SY_ERR_USAGE, "there is no run directory '%s'", r->dir.path);
+    SY_REQUIRE(exists(r->dir.metrics) || exists(r->dir.config), SY_ERR_USAGE,
                "'%s' is no run directory: it holds neither metrics.jsonl nor config.yaml",
-               run.path);
-    SY_TRY(sy_strdup(out_path != NULL ? out_path : run.report, &path));
+               r->dir.path);
+cleanup:
+    return st;
+}
+
+static sy_status read_one(read_run *r)
+{
+    sy_status st = SY_OK;
+    struct stat info;
+    r->quiet_s = -1;
+    if (stat(r->dir.metrics, &info) == 0) {
+        r->quiet_s = fmax(difftime(time(NULL), info.st_mtime), 0);
+        SY_TRY(sy_metrics_log_read(r->dir.metrics, &r->log));
+    }
+    if (exists(r->dir.config)) {
+        SY_TRY(sy__text_file_read(r->dir.config, CONFIG_BYTES_MAX, &r->config));
+    }
+    SY_TRY(name_of(r->dir.path, &r->name));
+cleanup:
+    return st;
+}
+
+/* Folders of the same name in different places go by their paths. */
+static sy_status tell_apart(read_run *r, int32_t n)
+{
+    sy_status st = SY_OK;
+    bool clash = false;
+    for (int32_t i = 0; i < n; i++) {
+        for (int32_t k = 0; k < i; k++) {
+            clash = clash || strcmp(r[i].name, r[k].name) == 0;
+        }
+    }
+    for (int32_t i = 0; i < n && clash; i++) {
+        sy_free(&r[i].name);
+        SY_TRY(sy_strdup(r[i].dir.path, &r[i].name));
+    }
+cleanup:
+    return st;
+}
+
+static sy_status render(read_run *r, int32_t n, char **page)
+{
+    sy_status st = SY_OK;
+    sy_report_run run[SY_REPORT_RUNS_MAX];
+    char *lock = NULL;
+    SY_TRY(tell_apart(r, n));
+    for (int32_t i = 0; i < n; i++) {
+        SY_TRY(sy_asprintf(&lock, "%s/lock", r[i].dir.path));
+        run[i] = (sy_report_run){.log = &r[i].log,
+                                 .name = r[i].name,
+                                 .config = r[i].config,
+                                 .holder = sy_run_lock_holder(lock),
+                                 .quiet_s = r[i].quiet_s};
+        sy_free(&lock);
+    }
+    SY_TRY(sy_report_render(run, n, page));
+cleanup:
+    sy_free(&lock);
+    return st;
+}
+
+sy_status sy_report_write(const char *const *run_dir, int32_t n_runs, const char *out_path,
+                          char **written)
+{
+    sy_status st = SY_OK;
+    read_run run[SY_REPORT_RUNS_MAX] = {0};
+    char *page = NULL, *path = NULL;
+    SY_REQUIRE(n_runs <= SY_REPORT_RUNS_MAX, SY_ERR_USAGE,
+               "%d runs are too many for one page: at most %d", n_runs, SY_REPORT_RUNS_MAX);
+    for (int32_t i = 0; i < n_runs; i++) {
+        SY_TRY(open_run(run_dir[i], &run[i]));
+    }
+    if (out_path != NULL || n_runs == 1) {
+        SY_TRY(sy_strdup(out_path != NULL ? out_path : run[0].dir.report, &path));
+    } else {
+        SY_TRY(sy_asprintf(&path, "%s/compare.html", run[0].dir.path));
+    }
     SY_TRY(check_place(path));
-    if (has_metrics) {
-        SY_TRY(sy_metrics_log_read(run.metrics, &log));
+    for (int32_t i = 0; i < n_runs; i++) {
+        SY_TRY(read_one(&run[i]));
     }
-    if (has_config) {
-        SY_TRY(sy__text_file_read(run.config, CONFIG_BYTES_MAX, &config));
-    }
-    SY_TRY(name_of(run.path, &name));
-    SY_TRY(sy_report_render(&log, name, config, &page));
+    SY_TRY(render(run, n_runs, &page));
     SY_TRY(write_page(path, page));
     if (written != NULL) {
         *written = path;
         path = NULL;
     }
 cleanup:
+    for (int32_t i = 0; i < n_runs && i < SY_REPORT_RUNS_MAX; i++) {
+        free_run(&run[i]);
+    }
     sy_free(&page);
-    sy_free(&config);
-    sy_free(&name);
     sy_free(&path);
-    sy_metrics_log_free(&log);
-    sy_run_dir_free(&run);
     return st;
 }

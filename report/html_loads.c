@@ -1,15 +1,13 @@
 /* Expert load over time, one map per layer: x is the step, y the expert, the colour its share
-   against an even share. A map is one path per colour, of horizontal strokes, so that hundreds of
-   experts stay small. */
+   against an even share. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "core/alloc.h"
 #include "report/html_impl.h"
-#include "report/svg.h"
 
-enum { COLUMNS = 110, SHOWN_LAYERS = 8, MAP_WIDTH = 520, LABEL_BYTES = 32 };
+enum { COLUMNS = 110, SHOWN_LAYERS = 8 };
 
 /* COLUMNS x E cells; -1: nothing was logged there. */
 typedef struct load_map {
@@ -26,14 +24,6 @@ static int8_t colour_of(double relative)
     double steps = (middle - 1) / 2.0 * log2(relative);
     double c = round(middle + steps);
     return relative > 0 ? (int8_t)fmin(fmax(c, 1), SY__LOAD_COLOURS - 1) : 0;
-}
-
-/* The column of a step on the common axis; a step fills the span that ends with it. */
-static int32_t column_of(const sy__page *page, int32_t n_columns, double step)
-{
-    double share = page->x_hi > page->x_lo ? (step - page->x_lo) / (page->x_hi - page->x_lo) : 0;
-    int32_t column = (int32_t)ceil(share * n_columns - 1e-9) - 1;
-    return column < 0 ? 0 : column;
 }
 
 /* A column nothing fell into repeats the one before it: the log has a line every few steps only. */
@@ -63,7 +53,7 @@ static sy_status map_make(const sy__page *page, const sy_series *series, load_ma
     SY_TRY(sy_alloc((int64_t)map.n_columns * E, sizeof *map.sum, (void **)&map.sum));
     SY_TRY(sy_alloc((int64_t)map.n_columns * E, sizeof *map.colour, (void **)&map.colour));
     for (int32_t i = 0; i < series->n; i++) {
-        int32_t column = column_of(page, map.n_columns, sy_series_step(&series->point[i]));
+        int32_t column = sy__column_of(page, map.n_columns, sy_series_step(&series->point[i]));
         const double *row = series->row + (int64_t)i * E;
         for (int32_t e = 0; e < E; e++) {
             map.sum[(int64_t)column * E + e] += (double)series->point[i].n * row[e];
@@ -78,100 +68,21 @@ cleanup:
     return st;
 }
 
-/* All cells of one colour: a stroke per run of equal cells in an expert's row. */
-static void write_colour(sy_text *out, const load_map *map, int32_t colour)
-{
-    bool is_open = false;
-    for (int32_t e = 0; e < map->n_experts; e++) {
-        for (int32_t c = 0; c < map->n_columns; c++) {
-            int32_t first = c;
-            while (c < map->n_columns && map->colour[(int64_t)c * map->n_experts + e] == colour) {
-                c++;
-            }
-            if (c > first) {
-                if (!is_open) {
-                    sy_text_printf(out, "<path class=\"m%d\" d=\"", colour);
-                    is_open = true;
-                }
-                sy_text_printf(out, "M%d %d.5h%d", first, e, c - first);
-            }
-        }
-    }
-    sy_text_puts(out, is_open ? "\"/>\n" : "");
-}
-
-static void write_expert_ticks(sy_text *out, const sy_svg_plot *plot, int32_t n_experts)
-{
-    sy_svg_scale scale = {.lo = 0, .hi = n_experts - 1, .from = 0, .to = 1};
-    double tick[SY_SVG_TICKS];
-    int32_t n = 1;
-    tick[0] = 0;
-    if (n_experts > 1) {
-        n = sy_svg_ticks(&scale, 6, tick);
-    }
-    double cell = (plot->y.from - plot->y.to) / n_experts;
-    for (int32_t i = 0; i < n; i++) {
-        if (tick[i] == floor(tick[i])) {
-            sy_text_printf(out,
-                           "<text class=\"tick\" text-anchor=\"end\" x=\"%.0f\" y=\"%.1f\">"
-                           "%.0f</text>\n",
-                           plot->x.from - 7, plot->y.to + (tick[i] + 0.5) * cell + 3.5, tick[i]);
-        }
-    }
-}
-
-static void write_step_ticks(sy_text *out, const sy_svg_plot *plot)
-{
-    char label[LABEL_BYTES];
-    double tick[SY_SVG_TICKS];
-    int32_t n = sy_svg_ticks(&plot->x, 6, tick);
-    for (int32_t i = 0; i < n; i++) {
-        double x = sy_svg_place(&plot->x, tick[i]);
-        if (x < plot->x.to - 44 && tick[i] == floor(tick[i])) {
-            sy_svg_label(tick[i], n > 1 ? fmax(tick[1] - tick[0], 1) : 1, label, sizeof label);
-            sy_text_printf(out,
-                           "<path class=\"axis\" d=\"M%.1f %.1fv4\"/><text class=\"tick\" "
-                           "text-anchor=\"middle\" x=\"%.1f\" y=\"%.1f\">%s</text>\n",
-                           x, plot->y.from, x, plot->y.from + 17, label);
-        }
-    }
-    sy_text_printf(out,
-                   "<text class=\"name\" text-anchor=\"end\" x=\"%.0f\" y=\"%.1f\">step</text>\n",
-                   plot->x.to, plot->y.from + 17);
-}
-
-/* Whole pixels per expert, and a figure that is neither a ribbon nor a tower. */
-static double map_height(int32_t n_experts)
-{
-    double cell = n_experts <= 8 ? 16 : n_experts <= 16 ? 10 : n_experts <= 64 ? 4 : 2;
-    return fmin(fmax(n_experts * cell, 48), 640);
-}
-
 static sy_status write_layer(const sy__page *page, const sy__layer_load *layer)
 {
     sy_status st = SY_OK;
-    sy_text *out = page->out;
     load_map map = {0};
-    int32_t E = layer->series->width;
+    char title[32], unit[64];
     SY_TRY(map_make(page, layer->series, &map));
-    double inner = map_height(E), height = inner + 36;
-    sy_svg_plot plot = sy_svg_plot_make(MAP_WIDTH, height, page->x_lo, page->x_hi, 0, E, false);
-    double width = plot.x.to - plot.x.from;
-    sy_text_printf(out,
-                   "<div class=\"card\">\n<div class=\"head\"><h3>Layer %d</h3>"
-                   "<span class=\"unit\">expert 0 to %d, top to bottom</span></div>\n"
-                   "<svg viewBox=\"0 0 %d %.0f\" role=\"img\" aria-label=\"Expert load over time, "
-                   "layer %d\">\n<g class=\"map\" transform=\"translate(%.0f %.0f) "
-                   "scale(%.5f %.5f)\">\n",
-                   layer->layer, E - 1, MAP_WIDTH, height, layer->layer, plot.x.from, plot.y.to,
-                   width / map.n_columns, inner / E);
-    for (int32_t c = 0; c < SY__LOAD_COLOURS; c++) {
-        write_colour(out, &map, c);
-    }
-    sy_text_puts(out, "</g>\n");
-    write_expert_ticks(out, &plot, E);
-    write_step_ticks(out, &plot);
-    sy_text_puts(out, "</svg>\n</div>\n");
+    snprintf(title, sizeof title, "Layer %d", layer->layer);
+    snprintf(unit, sizeof unit, "expert 0 to %d, top to bottom", map.n_experts - 1);
+    sy__page_map(page, &(sy__map){.title = title,
+                                  .unit = unit,
+                                  .n_rows = map.n_experts,
+                                  .n_columns = map.n_columns,
+                                  .colour = map.colour,
+                                  .prefix = 'm',
+                                  .n_colours = SY__LOAD_COLOURS});
 cleanup:
     sy_free(&map.colour);
     sy_free(&map.sum);

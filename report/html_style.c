@@ -7,10 +7,11 @@
 
 static const char style[] =
     ":root{--bg:#f6f7f9;--card:#fff;--ink:#1c2128;--soft:#5b6570;--rule:#dfe3e8;--grid:#e9ecf0;"
-    "--c0:#1f6fb5;--c1:#d1611a;--c2:#2a8a57;--c3:#8553b5;--c4:#a87b00;--c5:#bf2f6b;"
+    "--track:#eef1f4;--c0:#1f6fb5;--c1:#d1611a;--c2:#2a8a57;--c3:#8553b5;--c4:#a87b00;--c5:#bf2f6b;"
     "--warn:#9a5b00;--warnbg:#fff6e5;--good:#226b43;--goodbg:#eaf6ee;--hover:rgba(30,50,80,.07)}\n"
     "@media(prefers-color-scheme:dark){:root{--bg:#12151a;--card:#1a1e25;--ink:#e3e7ec;"
-    "--soft:#98a2ae;--rule:#2d333d;--grid:#262c35;--c0:#62a9e8;--c1:#f0935a;--c2:#5fc48d;"
+    "--soft:#98a2ae;--rule:#2d333d;--grid:#262c35;--track:#252b34;--c0:#62a9e8;--c1:#f0935a;--c2:#"
+    "5fc48d;"
     "--c3:#b892e3;--c4:#dcb548;--c5:#ec77a6;--warn:#f1c071;--warnbg:#2c2413;--good:#7fd3a1;"
     "--goodbg:#15281d;--hover:rgba(200,215,235,.09)}}\n"
     "*{box-sizing:border-box}\n"
@@ -33,14 +34,30 @@ static const char style[] =
     ".tile "
     "span{display:block;color:var(--soft);font-size:12.5px;line-height:1.35;overflow-wrap:anywhere}"
     "\n"
-    ".words{margin:16px 0 0;padding:12px 16px 12px 34px;border-radius:8px;"
-    "background:var(--warnbg);color:var(--warn)}\n"
+    ".state{margin:0 0 8px;color:var(--soft)}.state b{color:var(--ink);font-weight:650;"
+    "margin-right:6px}\n"
+    ".state i,th i,.bars i{display:inline-block;width:10px;height:10px;border-radius:3px;"
+    "margin-right:7px}\n"
+    ".pill{display:inline-block;padding:1px 10px;border-radius:10px;font-size:13px;font-weight:600;"
+    "margin-right:6px}\n"
+    ".pill.good{background:var(--goodbg);color:var(--good)}"
+    ".pill.live{background:var(--c0);color:var(--card)}"
+    ".pill.dead{background:var(--warnbg);color:var(--warn)}"
+    ".pill.rest{background:var(--track);color:var(--soft)}\n"
+    ".bar{height:6px;border-radius:3px;background:var(--track);margin:10px 0 0;overflow:hidden}"
+    ".bar div{height:100%;background:var(--c0)}\n"
+    "code{font:13px ui-monospace,SFMono-Regular,Menlo,Consolas,\"DejaVu Sans Mono\",monospace}\n"
+    ".tiles{margin-top:16px}\n"
+    ".words{margin:16px 0 0;padding:12px 16px;border-radius:8px;background:var(--warnbg);"
+    "color:var(--warn)}.words ul{margin:4px 0 0;padding-left:18px}\n"
     ".words li{margin:3px 0;overflow-wrap:anywhere}\n"
-    ".words.good{background:var(--goodbg);color:var(--good);padding-left:16px}\n"
+    ".words.good{background:var(--goodbg);color:var(--good)}\n"
     ".grid2{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));"
     "gap:16px}\n"
     ".card{padding:14px 16px 10px;min-width:0}\n"
-    ".card.wide{margin-bottom:16px;overflow-x:auto}.card.wide svg{min-width:640px}\n"
+    ".card.wide{margin-bottom:16px}.card.wide svg+svg{display:none}"
+    "@media(min-width:700px){.card.wide svg+svg{display:block}"
+    ".card.wide svg:has(+svg){display:none}}\n"
     ".head{display:flex;flex-wrap:wrap;gap:2px 14px;align-items:baseline;margin-bottom:6px}\n"
     ".unit{color:var(--soft);font-size:12.5px}\n"
     ".legend{margin-left:auto;display:flex;flex-wrap:wrap;gap:2px 14px;font-size:12.5px;"
@@ -55,15 +72,28 @@ static const char style[] =
     ".faint{stroke-width:1;opacity:.35}\n"
     ".band{stroke:none;opacity:.16}\n"
     ".even{stroke:var(--soft);stroke-dasharray:4 4;fill:none}\n"
-    ".hit{fill:transparent}.hit:hover{fill:var(--hover)}\n"
+    ".h{opacity:0}.h rect{fill:transparent;pointer-events:all}.h:hover{opacity:1}"
+    ".h path{stroke:var(--soft);opacity:.5;pointer-events:none}"
+    ".h circle{stroke:var(--card);stroke-width:1.5;pointer-events:none}"
+    ".h text{font-size:12px;fill:var(--ink);paint-order:stroke;stroke:var(--card);stroke-width:4px;"
+    "stroke-linejoin:round;pointer-events:none;font-variant-numeric:tabular-nums}\n"
+    ".area{opacity:.85}\n"
+    ".bars td{padding:5px 8px}.bars td:first-child{white-space:normal}"
+    ".bars .track{width:34%;min-width:60px}"
+    ".track div{height:10px;border-radius:3px;min-width:1px}\n"
+    "td.new{background:var(--warnbg);color:var(--warn)}\n"
+    ".diff td{white-space:normal;overflow-wrap:anywhere}\n"
     ".map path{fill:none;stroke-width:1;shape-rendering:crispEdges}\n"
     ".line.c0{stroke:var(--c0)}.line.c1{stroke:var(--c1)}.line.c2{stroke:var(--c2)}"
     ".line.c3{stroke:var(--c3)}.line.c4{stroke:var(--c4)}.line.c5{stroke:var(--c5)}\n"
     ".band.c0,.dot.c0{fill:var(--c0)}.band.c1,.dot.c1{fill:var(--c1)}"
     ".band.c2,.dot.c2{fill:var(--c2)}.band.c3,.dot.c3{fill:var(--c3)}"
     ".band.c4,.dot.c4{fill:var(--c4)}.band.c5,.dot.c5{fill:var(--c5)}\n"
-    "i.c0{background:var(--c0)}i.c1{background:var(--c1)}i.c2{background:var(--c2)}"
-    "i.c3{background:var(--c3)}i.c4{background:var(--c4)}i.c5{background:var(--c5)}\n"
+    ".h .c0{fill:var(--c0)}.h .c1{fill:var(--c1)}.h .c2{fill:var(--c2)}.h .c3{fill:var(--c3)}"
+    ".h .c4{fill:var(--c4)}.h .c5{fill:var(--c5)}\n"
+    "i.c0,div.c0{background:var(--c0)}i.c1,div.c1{background:var(--c1)}"
+    "i.c2,div.c2{background:var(--c2)}i.c3,div.c3{background:var(--c3)}"
+    "i.c4,div.c4{background:var(--c4)}i.c5,div.c5{background:var(--c5)}\n"
     ".map .m0{stroke:var(--ink)}svg.key{width:auto;height:34px;max-width:100%;margin-bottom:12px}\n"
     ".scroll{overflow-x:auto}\n"
     "table{border-collapse:collapse;width:100%;font-size:14px;font-variant-numeric:tabular-nums}\n"
@@ -82,6 +112,9 @@ static const char style[] =
     "summary{cursor:pointer;color:var(--soft);font-size:13px}\n"
     "pre{margin:8px 0 0;overflow-x:auto;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"
     "\"DejaVu Sans Mono\",monospace}\n"
+    "@media(max-width:600px){header,main,footer{padding:0 14px}header{padding-top:20px}"
+    ".tick,.name{font-size:15px}.h text{font-size:17px}.card{padding:12px 10px 8px}"
+    "th,td{padding:6px 7px}}\n"
     "@media print{body{background:#fff}.card,.tile,details{break-inside:avoid}}\n";
 
 typedef struct rgb {
@@ -106,6 +139,16 @@ static int32_t between(int32_t a, int32_t b, double share)
     return (int32_t)(a + (b - a) * share + 0.5);
 }
 
+/* The classes of a map from little to much: the card's colour, to that of the first line. */
+static void write_tones(sy_text *out)
+{
+    for (int32_t c = 0; c < SY__TONES; c++) {
+        sy_text_printf(out, ".map .s%d{stroke:color-mix(in srgb,var(--c0) %d%%,var(--track))}", c,
+                       100 * c / (SY__TONES - 1));
+    }
+    sy_text_puts(out, "\n");
+}
+
 /* The classes of the load map, by interpolation between five colours. */
 static void write_map(sy_text *out, const rgb anchor[ANCHORS])
 {
@@ -121,6 +164,7 @@ static void write_map(sy_text *out, const rgb anchor[ANCHORS])
 void sy__page_style(sy_text *out)
 {
     sy_text_puts(out, style);
+    write_tones(out);
     write_map(out, light_map);
     sy_text_puts(out, "\n@media(prefers-color-scheme:dark){");
     write_map(out, dark_map);

@@ -1,17 +1,13 @@
-/* What the page says in words and figures: the tiles at its head, the warnings, the tables at its
- * end. */
+/* What the page says in figures: the tiles at its head, the tables at its end. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "core/alloc.h"
-#include "report/health.h"
 #include "report/html_impl.h"
 #include "report/progress.h"
 
-enum { VALUE_BYTES = 48, LIST_BYTES = 120, LAYERS_NAMED = 6, LINES_TO_JUDGE = 20 };
-
-#define RISE_LIMIT 1.03 /* last validation loss over its best */
+enum { VALUE_BYTES = 48 };
 
 static const struct {
     const char *key, *label;
@@ -23,6 +19,9 @@ static const struct {
     {"moe/load_max_over_mean", "Expert load, max / mean", SY__PLAIN},
     {"moe/drop_fraction", "Dropped rows", SY__PERCENT},
     {"moe/router_entropy", "Router entropy (nats)", SY__PLAIN},
+    {"moe/router_confidence", "Router confidence", SY__PERCENT},
+    {"moe/routing_overlap", "Overlap with earlier routing", SY__PERCENT},
+    {"moe/output_rms", "Experts' output (RMS)", SY__PLAIN},
     {"moe/dead_experts", "Experts without a token in a step", SY__PLAIN},
     {"train/grad_norm", "Gradient norm", SY__PLAIN},
     {"train/lr", "Learning rate", SY__PLAIN},
@@ -34,6 +33,9 @@ static const struct {
     {"perf/dispatch_ms", "Step, dispatch (ms)", SY__PLAIN},
     {"perf/combine_ms", "Step, combine (ms)", SY__PLAIN},
     {"perf/checkpoint_stall_ms", "Waiting for checkpoints (ms)", SY__PLAIN},
+    {"perf/grad_sync_wait_ms", "Waiting for gradients (ms)", SY__PLAIN},
+    {"perf/sync_ms", "Waiting for other ranks (ms)", SY__PLAIN},
+    {"perf/metrics_ms", "Metrics and progress output (ms)", SY__PLAIN},
     {"perf/mfu", "Model FLOPs utilisation", SY__PERCENT},
     {"mem/peak_bytes", "Peak memory", SY__BYTES},
 };
@@ -94,17 +96,16 @@ bool sy__is_valid_loss(const char *key, const char **name, int32_t *name_bytes)
     return true;
 }
 
-/* First step of the last tenth of the run. */
-static int64_t late_from(const sy__page *page)
+int64_t sy__late_from(const sy_metrics_log *log)
 {
-    return page->log->last_step - (page->log->last_step - page->log->first_step) / 10;
+    return log->last_step - (log->last_step - log->first_step) / 10;
 }
 
-double sy__late_mean(const sy__page *page, const sy_series *series)
+double sy__late_mean(const sy_metrics_log *log, const sy_series *series)
 {
     double sum = 0, n = 0;
     for (int32_t i = 0; i < series->n; i++) {
-        if (series->point[i].last >= late_from(page)) {
+        if (series->point[i].last >= sy__late_from(log)) {
             sum += (double)series->point[i].n * series->point[i].mean;
             n += (double)series->point[i].n;
         }
@@ -117,7 +118,7 @@ int64_t sy__late_load(const sy__page *page, const sy_series *series, double *sum
     int64_t first = page->log->last_step;
     memset(sum, 0, (size_t)series->width * sizeof *sum);
     for (int32_t i = 0; i < series->n; i++) {
-        if (series->point[i].last >= late_from(page)) {
+        if (series->point[i].last >= sy__late_from(page->log)) {
             first = series->point[i].first < first ? series->point[i].first : first;
             for (int32_t e = 0; e < series->width; e++) {
                 sum[e] += (double)series->point[i].n * series->row[(int64_t)i * series->width + e];
@@ -127,11 +128,16 @@ int64_t sy__late_load(const sy__page *page, const sy_series *series, double *sum
     return first;
 }
 
-/* A series of numbers with at least one value; NULL if there is none. */
-static const sy_series *find_numbers(const sy__page *page, const char *key)
+const sy_series *sy__find_numbers(const sy_metrics_log *log, const char *key)
 {
-    const sy_series *series = sy_metrics_log_find(page->log, key);
+    const sy_series *series = sy_metrics_log_find(log, key);
     return series != NULL && series->width == 0 && series->n > 0 ? series : NULL;
+}
+
+double sy__late(const sy_metrics_log *log, const char *key)
+{
+    const sy_series *series = sy__find_numbers(log, key);
+    return series != NULL ? sy__late_mean(log, series) : NAN;
 }
 
 static void write_tile(const sy__page *page, double value, sy__unit unit, const char *label,
@@ -149,9 +155,9 @@ static void write_tile(const sy__page *page, double value, sy__unit unit, const 
 static void write_tile_of(const sy__page *page, const char *key, bool is_late, sy__unit unit,
                           const char *label)
 {
-    const sy_series *series = find_numbers(page, key);
+    const sy_series *series = sy__find_numbers(page->log, key);
     if (series != NULL) {
-        double value = is_late ? sy__late_mean(page, series) : series->last;
+        double value = is_late ? sy__late_mean(page->log, series) : series->last;
         write_tile(page, isnan(value) ? series->last : value, unit, label, -1);
     }
 }
@@ -177,191 +183,17 @@ void sy__page_tiles(const sy__page *page)
     write_tile_of(page, "moe/load_max_over_mean", true, SY__PLAIN, "load max / mean");
     write_tile_of(page, "tokens", false, SY__COUNT, "tokens seen");
     write_tile_of(page, "perf/tokens_per_s", true, SY__COUNT, "tokens per second");
+    write_tile_of(page, "perf/mfu", true, SY__PERCENT, "model FLOPs utilisation");
     write_tile_of(page, "time_s", false, SY__DURATION, "time");
-    sy_text_puts(page->out, "</div>\n<p class=\"foot\">Training loss, load and tokens per second: "
-                            "means over the last tenth of the run.</p>\n");
-}
-
-/* Warnings are collected first: whether there are any decides the frame around them. */
-static void open_item(sy_text *items)
-{
-    sy_text_puts(items, "<li>");
-}
-
-static void close_item(sy_text *items)
-{
-    sy_text_puts(items, "</li>\n");
-}
-
-/* Is "force_balance: true" among the lines of the configuration? */
-static bool has_forced_balance(const char *config)
-{
-    const char *at = config != NULL ? strstr(config, "force_balance:") : NULL;
-    if (at == NULL) {
-        return false;
-    }
-    at += sizeof "force_balance:" - 1;
-    at += strspn(at, " ");
-    return strncmp(at, "true", 4) == 0;
-}
-
-static void warn_of_file(const sy__page *page, sy_text *items)
-{
-    if (has_forced_balance(page->config)) {
-        open_item(items);
-        sy_text_puts(items, "moe.force_balance was set: tokens went to experts by turns, not by "
-                            "the router. The figures are a benchmark, the model is worth nothing.");
-        close_item(items);
-    }
-    if (page->log->n_lines == 0) {
-        open_item(items);
-        sy_text_puts(items, "No step has been logged yet.");
-        close_item(items);
-    }
-    if (page->log->n_bad > 0) {
-        open_item(items);
-        sy_text_printf(items, "%lld line%s of metrics.jsonl could not be read and %s left out.",
-                       (long long)page->log->n_bad, page->log->n_bad == 1 ? "" : "s",
-                       page->log->n_bad == 1 ? "was" : "were");
-        close_item(items);
-    }
-}
-
-static void warn_of_losses(const sy__page *page, sy_text *items)
-{
-    char step[VALUE_BYTES];
-    const sy_series *train = sy_metrics_log_find(page->log, "train/loss");
-    const sy_series *skipped = find_numbers(page, "train/skipped_steps");
-    if (train != NULL && train->n_null > 0) {
-        open_item(items);
-        sy_text_printf(items,
-                       "The training loss was not finite in %lld logged step%s, first in "
-                       "step %s.",
-                       (long long)train->n_null, train->n_null == 1 ? "" : "s",
-                       sy__format_step(train->null_first, step, sizeof step));
-        close_item(items);
-    }
-    if (skipped != NULL && skipped->last > 0) {
-        open_item(items);
-        sy_text_printf(items, "%.0f step%s skipped because loss or gradient was not finite.",
-                       skipped->last, skipped->last == 1 ? " was" : "s were");
-        close_item(items);
-    }
-    for (int32_t i = 0; i < page->log->n; i++) {
-        const sy_series *s = &page->log->series[i];
-        const char *name;
-        int32_t name_bytes;
-        if (s->width == 0 && s->n > 0 && sy__is_valid_loss(s->key, &name, &name_bytes) &&
-            s->min > 0 && s->last > RISE_LIMIT * s->min) {
-            open_item(items);
-            sy_text_html(items, s->key);
-            sy_text_printf(items,
-                           " was lowest at step %s (%.4g) and ended at %.4g: the model may "
-                           "have seen its data too often.",
-                           sy__format_step(s->min_step, step, sizeof step), s->min, s->last);
-            close_item(items);
-        }
-    }
-}
-
-static bool is_zero(const void *sum, int32_t i)
-{
-    return ((const double *)sum)[i] == 0;
-}
-
-static int32_t count_zeros(const double *sum, int32_t n)
-{
-    int32_t n_zero = 0;
-    for (int32_t i = 0; i < n; i++) {
-        n_zero += sum[i] == 0;
-    }
-    return n_zero;
-}
-
-/* Experts without a token over the last tenth of the run, layer by layer; a few steps prove
- * nothing. */
-static sy_status warn_of_dead(const sy__page *page, sy_text *items)
-{
-    sy_status st = SY_OK;
-    double *sum = NULL;
-    char step[VALUE_BYTES], list[LIST_BYTES];
-    int32_t n_layers = 0;
-    for (int32_t i = 0; i < page->n_loads && page->log->n_lines >= LINES_TO_JUDGE; i++) {
-        const sy_series *series = page->load[i].series;
-        SY_TRY(sy_realloc(series->width, sizeof *sum, (void **)&sum));
-        int64_t first = sy__late_load(page, series, sum);
-        int32_t n_dead = count_zeros(sum, series->width);
-        if (n_dead == 0 || n_dead == series->width || ++n_layers > LAYERS_NAMED) {
-            continue;
-        }
-        open_item(items);
-        sy_text_printf(items, "Layer %d: %d of %d experts (%s) got no token from step %s on.",
-                       page->load[i].layer, n_dead, series->width,
-                       sy_health_list(is_zero, sum, series->width, list, sizeof list),
-                       sy__format_step(first, step, sizeof step));
-        close_item(items);
-    }
-    if (n_layers > LAYERS_NAMED) {
-        open_item(items);
-        sy_text_printf(items, "%d more layers have experts without a token.",
-                       n_layers - LAYERS_NAMED);
-        close_item(items);
-    }
-cleanup:
-    sy_free(&sum);
-    return st;
-}
-
-static void warn_of_routing(const sy__page *page, sy_text *items)
-{
-    const sy_series *drop = find_numbers(page, "moe/drop_fraction");
-    const sy_series *load = find_numbers(page, "moe/load_max_over_mean");
-    double dropped = drop != NULL ? sy__late_mean(page, drop) : NAN;
-    double uneven = load != NULL ? sy__late_mean(page, load) : NAN;
-    if (dropped > SY_HEALTH_DROP_LIMIT) {
-        open_item(items);
-        sy_text_printf(items,
-                       "%.1f %% of the rows were dropped in the last tenth of the run; a "
-                       "larger moe.capacity_factor or moe.aux_loss_coeff drops fewer.",
-                       100 * dropped);
-        close_item(items);
-    }
-    if (uneven > SY_HEALTH_LOAD_LIMIT) {
-        open_item(items);
-        sy_text_printf(items,
-                       "The fullest expert of a layer got %.1f times the mean load in the "
-                       "last tenth of the run.",
-                       uneven);
-        close_item(items);
-    }
-}
-
-sy_status sy__page_warnings(const sy__page *page)
-{
-    sy_status st = SY_OK;
-    sy_text items = {0};
-    warn_of_file(page, &items);
-    warn_of_losses(page, &items);
-    SY_TRY(warn_of_dead(page, &items));
-    warn_of_routing(page, &items);
-    SY_TRY(items.st);
-    if (items.n > 0) {
-        sy_text_puts(page->out, "<ul class=\"words\">\n");
-        sy_text_append(page->out, items.data, items.n);
-        sy_text_puts(page->out, "</ul>\n");
-    } else {
-        sy_text_puts(page->out, "<p class=\"words good\">Nothing to warn of.</p>\n");
-    }
-cleanup:
-    sy_text_free(&items);
-    return st;
+    sy_text_puts(page->out, "</div>\n<p class=\"foot\">Training loss, load, tokens per second and "
+                            "utilisation: means over the last tenth of the run.</p>\n");
 }
 
 /* Last, late mean, lowest and highest of one metric. */
 static void write_row(const sy__page *page, const sy_series *s, const char *label, sy__unit unit)
 {
     char value[VALUE_BYTES], step[VALUE_BYTES];
-    double late = sy__late_mean(page, s), max = -INFINITY;
+    double late = sy__late_mean(page->log, s), max = -INFINITY;
     for (int32_t i = 0; i < s->n; i++) {
         max = fmax(max, s->point[i].max);
     }
@@ -392,12 +224,21 @@ static void write_figures(const sy__page *page)
         }
     }
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        const sy_series *series = find_numbers(page, rows[i].key);
+        const sy_series *series = sy__find_numbers(page->log, rows[i].key);
         if (series != NULL) {
             write_row(page, series, rows[i].label, rows[i].unit);
         }
     }
     sy_text_puts(page->out, "</table></div>\n</section>\n");
+}
+
+int32_t sy__count_zeros(const double *sum, int32_t n)
+{
+    int32_t n_zero = 0;
+    for (int32_t i = 0; i < n; i++) {
+        n_zero += sum[i] == 0;
+    }
+    return n_zero;
 }
 
 static void write_layer_row(sy_text *out, int32_t layer, const double *sum, int32_t n)
@@ -414,7 +255,7 @@ static void write_layer_row(sy_text *out, int32_t layer, const double *sum, int3
                        "<tr><td>%d</td><td>%.2f</td><td>%.1f %% <small>expert %d</small></td>"
                        "<td>%.1f %% <small>expert %d</small></td><td>%d</td></tr>\n",
                        layer, sum[most] * n / total, 100 * sum[most] / total, most,
-                       100 * sum[least] / total, least, count_zeros(sum, n));
+                       100 * sum[least] / total, least, sy__count_zeros(sum, n));
     }
 }
 

@@ -195,7 +195,7 @@ cleanup:
     return st;
 }
 
-static sy_status add_line(sy_metrics_log *log, const sy__line *line)
+static sy_status add_line(sy_metrics_log *log, const sy__line *line, int64_t line_number)
 {
     sy_status st = SY_OK;
     const char *key;
@@ -204,7 +204,7 @@ static sy_status add_line(sy_metrics_log *log, const sy__line *line)
     json_t *record = json_loadb(line->text, (size_t)line->n, 0, NULL);
     const json_t *number = json_object_get(record, "step");
     if (!json_is_integer(number)) {
-        log->n_bad++;
+        log->bad_first = log->n_bad++ == 0 ? line_number : log->bad_first;
         goto cleanup;
     }
     int64_t step = json_integer_value(number);
@@ -233,10 +233,11 @@ sy_status sy_metrics_log_read(const char *path, sy_metrics_log *out)
     SY_REQUIRE(fd >= 0, errno == ENOENT ? SY_ERR_USAGE : SY_ERR_IO, "cannot open '%s': %s", path,
                strerror(errno));
     SY_TRY(sy__lines_next(&lines, &line, &found));
-    while (found && line.complete) {
-        SY_TRY(add_line(&log, &line));
+    for (int64_t number = 1; found && line.complete; number++) {
+        SY_TRY(add_line(&log, &line, number));
         SY_TRY(sy__lines_next(&lines, &line, &found));
     }
+    log.is_cut = found;
     *out = log;
     memset(&log, 0, sizeof log);
 cleanup:

@@ -38,8 +38,10 @@ typedef struct sy_series {
 typedef struct sy_metrics_log {
     sy_series *series; /* [n] in the order of first appearance */
     int32_t n;
-    int64_t n_lines; /* records read */
-    int64_t n_bad;   /* lines that were no record */
+    int64_t n_lines;   /* records read */
+    int64_t n_bad;     /* lines that were no record */
+    int64_t bad_first; /* the number, from 1, of the first of them */
+    bool is_cut;       /* the last line has no end */
     int64_t first_step, last_step;
 } sy_metrics_log;
 

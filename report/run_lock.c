@@ -205,3 +205,27 @@ void sy_run_lock_release(sy_run_lock **lock)
         sy_free(lock);
     }
 }
+
+static bool is_self(const holder *who)
+{
+    char host[HOST_BYTES] = "";
+    gethostname(host, sizeof host - 1);
+    return who->pid == (long long)getpid() && strcmp(who->host, host) == 0;
+}
+
+sy_run_holder sy_run_lock_holder(const char *path)
+{
+    holder who;
+    struct flock whole = {.l_type = F_RDLCK, .l_whence = SEEK_SET};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool is_signed = fd >= 0 && read_holder(fd, &who);
+    bool is_known = fd >= 0 && fcntl(fd, F_OFD_GETLK, &whole) == 0;
+    bool is_held = is_known ? whole.l_type != F_UNLCK : is_signed;
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (is_held && is_signed) {
+        return is_self(&who) ? SY_HOLDER_SELF : SY_HOLDER_RUNS;
+    }
+    return is_held ? SY_HOLDER_RUNS : is_signed ? SY_HOLDER_DIED : SY_HOLDER_NONE;
+}

@@ -25,6 +25,18 @@ sy_status sy_run_lock_take(const char *path, double wait_s, sy_run_lock **out);
    job has begun there. That the file is gone alone is fine. Not collective. Rank 0 only. */
 sy_status sy_run_lock_check(const sy_run_lock *lock);
 
+/* Who holds the lock file, without taking it. */
+typedef enum sy_run_holder {
+    SY_HOLDER_NONE, /* nobody: let go in order, or never taken */
+    SY_HOLDER_SELF, /* this process */
+    SY_HOLDER_RUNS, /* another */
+    SY_HOLDER_DIED  /* one that ended without letting go */
+} sy_run_holder;
+
+/* Not collective. Any rank. Where there are no locks, whoever signed and did not let go holds it.
+ */
+sy_run_holder sy_run_lock_holder(const char *path);
+
 /* Let go, and set *lock NULL; NULL is fine. The file stays (removing it would race with the next
    owner). Not collective. Rank 0 only. */
 void sy_run_lock_release(sy_run_lock **lock);

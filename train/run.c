@@ -529,7 +529,8 @@ static void finish(run *r)
 static void write_report(run *r)
 {
     sy_metrics_file_close(&r->metrics_file);
-    if (sy_report_write(r->dir.path, r->dir.report, NULL) != SY_OK) {
+    const char *path = r->dir.path;
+    if (sy_report_write(&path, 1, r->dir.report, NULL) != SY_OK) {
         sy_warn("no report: %s", sy_error_message());
         sy_error_clear();
     }
