@@ -7,6 +7,7 @@
 
 #include "backend/backend_impl.h"
 #include "backend/ops_check_impl.h"
+#include "core/pulse.h"
 #include "core/span.h"
 
 static sy_status lacking(const sy_device *dev, const char *op)
@@ -27,6 +28,7 @@ static sy_status lacking(const sy_device *dev, const char *op)
         if (st != SY_OK) {                                                                         \
             return st;                                                                             \
         }                                                                                          \
+        sy_pulse_beat();                                                                           \
         sy_span_begin(SY_SPAN_OP, #op, -1, -1);                                                    \
         st = dev->observer                                                                         \
                  ? sy__observe_op(stream, SY_OP_##op, run_##op, args, sizeof *args)                \

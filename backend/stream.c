@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "backend/backend_impl.h"
+#include "core/pulse.h"
 #include "core/alloc.h"
 #include "core/clock.h"
 
@@ -69,6 +70,7 @@ static sy_status copy(sy_stream *stream, sy_copy_kind kind, void *dst, const voi
     if (bytes < 0) {
         return sy_error(SY_ERR_INTERNAL, "cannot copy %" PRId64 " bytes", bytes);
     }
+    sy_pulse_beat();
     return bytes == 0 ? SY_OK : stream->dev->vt->copy(stream, kind, dst, src, bytes);
 }
 

@@ -11,6 +11,7 @@
 
 #include "core/alloc.h"
 #include "core/fault.h"
+#include "core/pulse.h"
 
 enum { CALL_BYTES = 1 << 30 }; /* Linux moves a little less than 2 GiB in one call */
 
@@ -84,6 +85,7 @@ sy_status sy__file_read(int fd, const char *path, void *to, int64_t n, int64_t o
             continue;
         }
         SY_REQUIRE(got >= 0, SY_ERR_IO, "cannot read '%s': %s", path, strerror(errno));
+        sy_pulse_beat();
         SY_REQUIRE(got > 0, SY_ERR_DAMAGED, "'%s' ends at byte %" PRId64 ": it is truncated", path,
                    offset);
         at += got;
@@ -106,6 +108,7 @@ sy_status sy__file_write(int fd, const char *path, const void *from, int64_t n, 
         }
         SY_REQUIRE(put > 0, SY_ERR_IO, "cannot write '%s': %s", path,
                    put < 0 ? strerror(errno) : "nothing is written");
+        sy_pulse_beat();
         at += put;
         n -= put;
         offset += put;

@@ -6,6 +6,7 @@
 #include "checkpoint/out_impl.h"
 #include "core/alloc.h"
 #include "core/fault.h"
+#include "core/pulse.h"
 
 enum { CALL_BYTES = 1 << 30 }; /* MPI counts in an int */
 
@@ -48,6 +49,7 @@ static sy_status mpi_write(sy__out *out, const void *from, int64_t n, int64_t of
         MPI_Get_count(&status, MPI_BYTE, &put);
         SY_REQUIRE(put > 0 && put <= want, SY_ERR_IO,
                    "MPI-IO cannot write '%s': nothing is written", out->path);
+        sy_pulse_beat();
         at += put;
         n -= put;
         offset += put;

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "core/clock.h"
+#include "core/rng.h"
 
 enum { MAX_POINTS = 16, NAME_BYTES = 64 };
 
@@ -21,15 +22,25 @@ typedef struct fault_point {
 
 static fault_point points[MAX_POINTS];
 static int32_t n_points;
+static uint64_t jitter_seed, jitter_stream; /* of this rank, and of the text of SY_FAULT */
 
 static const struct {
     const char *word;
     sy_fault_action action;
 } actions[] = {
-    {"fail", SY_FAULT_FAIL},
-    {"kill", SY_FAULT_KILL},
-    {"stop", SY_FAULT_STOP},
-    {"nan", SY_FAULT_NAN},
+    {"fail", SY_FAULT_FAIL},   {"kill", SY_FAULT_KILL}, {"stop", SY_FAULT_STOP},
+    {"nan", SY_FAULT_NAN},     {"skip", SY_FAULT_SKIP}, {"twice", SY_FAULT_TWICE},
+    {"short", SY_FAULT_SHORT},
+};
+
+/* Actions that are followed by seconds. */
+static const struct {
+    const char *word;
+    sy_fault_action action;
+} timed[] = {
+    {"sleep=", SY_FAULT_SLEEP},
+    {"slow=", SY_FAULT_SLOW},
+    {"jitter=", SY_FAULT_JITTER},
 };
 
 static bool parse_count(const char *text, int64_t *out)
@@ -48,11 +59,14 @@ static bool parse_action(const char *text, fault_point *point)
             return true;
         }
     }
-    if (strncmp(text, "sleep=", 6) == 0) {
-        char *end = NULL;
-        point->sleep_s = strtod(text + 6, &end);
-        point->action = SY_FAULT_SLEEP;
-        return end != text + 6 && *end == '\0' && point->sleep_s >= 0;
+    for (size_t i = 0; i < sizeof timed / sizeof timed[0]; i++) {
+        const size_t n = strlen(timed[i].word);
+        if (strncmp(text, timed[i].word, n) == 0) {
+            char *end = NULL;
+            point->sleep_s = strtod(text + n, &end);
+            point->action = timed[i].action;
+            return end != text + n && *end == '\0' && point->sleep_s >= 0;
+        }
     }
     return false;
 }
@@ -71,7 +85,8 @@ static sy_status parse_point(char *entry, int32_t rank, fault_point *point, bool
     SY_REQUIRE(parse_count(fields[1], &point->nth) && point->nth >= 1, SY_ERR_USAGE,
                "SY_FAULT: %s: '%s' is not a count from 1", fields[0], fields[1]);
     SY_REQUIRE(parse_action(fields[2], point), SY_ERR_USAGE,
-               "SY_FAULT: %s: unknown action '%s': write fail, kill, stop, sleep=SECONDS or nan",
+               "SY_FAULT: %s: unknown action '%s': write fail, kill, stop, "
+               "sleep=SECONDS, slow=SECONDS, jitter=SECONDS, nan, skip, twice or short",
                fields[0], fields[2]);
     SY_REQUIRE(!fields[3] || parse_count(fields[3], &only_rank), SY_ERR_USAGE,
                "SY_FAULT: %s: '%s' is not a rank", fields[0], fields[3]);
@@ -94,6 +109,8 @@ sy_status sy_fault_setup(int32_t rank)
     SY_REQUIRE(strlen(wanted) < sizeof text, SY_ERR_USAGE, "SY_FAULT is longer than %zu characters",
                sizeof text - 1);
     memcpy(text, wanted, strlen(wanted) + 1);
+    jitter_seed = (uint64_t)rank;
+    jitter_stream = sy_rng_stream_of(wanted);
     int32_t n = 0;
     for (char *entry = strsep(&rest, ","); entry; entry = strsep(&rest, ",")) {
         bool mine = false;
@@ -112,8 +129,10 @@ static const fault_point *pass_point(const char *name)
     const fault_point *fires = NULL;
     for (int32_t i = 0; i < n_points; i++) {
         fault_point *p = &points[i];
-        if (strcmp(p->name, name) == 0 && atomic_fetch_add(&p->n_hits, 1) + 1 == p->nth) {
-            fires = p;
+        if (strcmp(p->name, name) == 0) {
+            const int64_t hit = atomic_fetch_add(&p->n_hits, 1) + 1;
+            const bool stays = p->action == SY_FAULT_JITTER || p->action == SY_FAULT_SLOW;
+            fires = hit == p->nth || (stays && hit > p->nth) ? p : fires;
         }
     }
     return fires;
@@ -125,13 +144,16 @@ sy_fault_action sy_fault_hit(const char *name)
     return p ? p->action : SY_FAULT_NONE;
 }
 
-sy_status sy_fault(const char *name)
+static double random_part(const fault_point *p)
+{
+    return sy_rng_uniform(jitter_seed, jitter_stream, (uint64_t)atomic_load(&p->n_hits));
+}
+
+sy_status sy_fault_pass(const char *name, sy_fault_action *action)
 {
     const fault_point *p = n_points ? pass_point(name) : NULL;
-    if (!p) {
-        return SY_OK;
-    }
-    switch (p->action) {
+    *action = p ? p->action : SY_FAULT_NONE;
+    switch (*action) {
     case SY_FAULT_FAIL:
         return sy_error(SY_ERR_IO, "fault point '%s' fails as SY_FAULT asks", name);
     case SY_FAULT_KILL:
@@ -141,10 +163,20 @@ sy_status sy_fault(const char *name)
         raise(SIGSTOP); /* goes on here after SIGCONT */
         break;
     case SY_FAULT_SLEEP:
+    case SY_FAULT_SLOW:
         sy_clock_sleep_s(p->sleep_s);
+        break;
+    case SY_FAULT_JITTER:
+        sy_clock_sleep_s(p->sleep_s * random_part(p));
         break;
     default:
         break;
     }
     return SY_OK;
+}
+
+sy_status sy_fault(const char *name)
+{
+    sy_fault_action action;
+    return n_points ? sy_fault_pass(name, &action) : SY_OK;
 }

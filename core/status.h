@@ -26,7 +26,7 @@ typedef enum sy_status {
     SY_N_STATUS
 } sy_status;
 
-enum { SY_TRACE_FRAMES = 16, SY_TRACE_MESSAGE = 2048, SY_EXIT_STOPPED = 75 };
+enum { SY_TRACE_FRAMES = 16, SY_TRACE_MESSAGE = 2048, SY_EXIT_STOPPED = 75, SY_EXIT_HUNG = 76 };
 
 typedef struct sy_trace_frame {
     const char *file, *func; /* static storage */

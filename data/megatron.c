@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "data/np_random.h"
+#include "core/pulse.h"
 
 void sy_megatron_split(int64_t n, const double share[3], sy_split_part part, int64_t *first,
                        int64_t *end)
@@ -73,6 +74,9 @@ static void find_samples(const sy_megatron_shape *s, const int32_t *length, int3
         }
         t->place[i] = place;
         t->offset[i] = (int32_t)offset;
+        if (i % 65536 == 0) {
+            sy_pulse_beat();
+        }
     }
 }
 
@@ -131,5 +135,8 @@ void sy_megatron_blend(const double *weight, int32_t n, int64_t n_out, int16_t *
         }
         dataset[i] = (int16_t)most;
         sample[i] = count[most]++;
+        if (i % 65536 == 0) {
+            sy_pulse_beat();
+        }
     }
 }

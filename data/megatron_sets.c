@@ -7,6 +7,7 @@
 #include <xxhash.h>
 
 #include "core/alloc.h"
+#include "core/pulse.h"
 #include "data/index_cache.h"
 #include "data/megatron.h"
 
@@ -97,6 +98,7 @@ static uint64_t key_of(const sy_megatron *m, const set *s)
     for (int64_t at = 0; at < n; at += LENGTHS) {
         const int64_t here = n - at < LENGTHS ? n - at : LENGTHS;
         read_lengths(s, at, here, length);
+        sy_pulse_beat();
         key = XXH3_64bits_withSeed(length, (size_t)here * sizeof *length, key);
     }
     return key;

@@ -1,4 +1,5 @@
 #include "data/np_random.h"
+#include "core/pulse.h"
 
 enum { SHIFT_BY = 397 };
 
@@ -52,10 +53,19 @@ uint64_t sy_np_interval(sy_np_random *r, uint64_t max)
     return value;
 }
 
+/* The order of a large data set takes a while, for which other ranks wait. */
+static void beat_now_and_then(int64_t i)
+{
+    if (i % 65536 == 0) {
+        sy_pulse_beat();
+    }
+}
+
 void sy_np_shuffle_i32(sy_np_random *r, int32_t *a, int64_t n)
 {
     for (int64_t i = n - 1; i > 0; i--) {
         const uint64_t j = sy_np_interval(r, (uint64_t)i);
+        beat_now_and_then(i);
         const int32_t x = a[i];
         a[i] = a[j];
         a[j] = x;
@@ -66,6 +76,7 @@ void sy_np_shuffle_i64(sy_np_random *r, int64_t *a, int64_t n)
 {
     for (int64_t i = n - 1; i > 0; i--) {
         const uint64_t j = sy_np_interval(r, (uint64_t)i);
+        beat_now_and_then(i);
         const int64_t x = a[i];
         a[i] = a[j];
         a[j] = x;

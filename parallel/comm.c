@@ -7,9 +7,15 @@
 #include <unistd.h>
 
 #include "core/alloc.h"
+#include "core/clock.h"
+#include "core/fault.h"
 #include "core/log.h"
+#include "core/pulse.h"
 #include "core/span.h"
+#include "core/thread.h"
 #include "parallel/agree.h"
+
+#define END_DEADLINE_S 2.0
 
 static const struct {
     const char *name;
@@ -41,9 +47,54 @@ sy_status sy__comm_fail(const sy_comm *comm, const sy_comm_args *args, sy__colle
                     layer, sy__collective_name(which), comm->name, comm->rank, comm->size, reason);
 }
 
+void sy__comm_begun(sy_comm *comm)
+{
+    comm->begun_s = sy_clock_s();
+    __atomic_add_fetch(&comm->n_begun, 1, __ATOMIC_RELEASE);
+}
+
 void sy__comm_done(sy_comm *comm)
 {
     __atomic_add_fetch(&comm->n_done, 1, __ATOMIC_RELEASE);
+    if (comm->n_begun == comm->n_done) {
+        sy_pulse_waited(sy_clock_s() - comm->begun_s);
+    }
+    sy_pulse_beat();
+}
+
+int64_t sy__comm_common_bytes(const sy_comm_args *args, sy__collective which)
+{
+    bool own = which == SY__SEND_RECV || args->h_n_send != NULL;
+    return own ? -1 : args->n * sy__comm_unit_bytes(args);
+}
+
+/* ---- the digest of a communicator's calls ---- */
+
+static uint64_t mix(uint64_t digest, uint64_t value)
+{
+    digest = (digest ^ value) * 0x9E3779B97F4A7C15U;
+    return digest ^ digest >> 29;
+}
+
+static uint64_t mix_text(uint64_t digest, const char *text)
+{
+    for (; *text; text++) {
+        digest = (digest ^ (unsigned char)*text) * 0x100000001B3U;
+    }
+    return mix(digest, 0);
+}
+
+/* What all ranks must call alike. */
+static void count_call(sy_comm *comm, const sy_comm_args *args, sy__collective which)
+{
+    uint64_t c = mix_text(comm->chain, args->what);
+    c = mix(c, (uint64_t)which << 32 | (uint32_t)args->layer);
+    c = mix(c, (uint64_t)sy__comm_common_bytes(args, which));
+    if (collectives[which].reduces) {
+        c = mix(c, (uint64_t)args->dtype << 8 | (uint64_t)args->reduce);
+    }
+    comm->chain = which == SY__BROADCAST ? mix(c, (uint64_t)args->root) : c;
+    comm->n_issued++;
 }
 
 /* ---- argument checks ---- */
@@ -128,21 +179,41 @@ static int64_t sent_bytes(const sy_comm *comm, const sy_comm_args *args, sy__col
     return n * sy__comm_unit_bytes(args);
 }
 
+static sy_status call(sy_comm *comm, const sy_comm_args *args, sy__collective which,
+                      sy_collective *slot)
+{
+    const bool is_seen = comm->size > 1 && sy_span_is_on();
+    count_call(comm, args, which);
+    sy__recorder_add(comm, args, which);
+    if (is_seen) {
+        sy_span_begin(SY_SPAN_COMM, args->what, args->layer, sent_bytes(comm, args, which));
+    }
+    sy_status st = slot(comm, args);
+    if (is_seen) {
+        sy_span_end();
+    }
+    return st;
+}
+
+/* Fault points before every collective: "collective", and what it is ("moe dispatch"). */
 static sy_status issue(sy_comm *comm, const sy_comm_args *args, sy__collective which,
                        sy_collective *slot)
 {
     sy_status st = SY_OK;
-    bool is_seen = false;
+    sy_fault_action fault;
+    sy_comm_args mine = *args;
     SY_TRY(check_args(comm, args, which));
-    comm->n_issued++;
-    sy__recorder_add(comm, args, which);
-    is_seen = comm->size > 1 && sy_span_is_on();
-    if (is_seen) {
-        sy_span_begin(SY_SPAN_COMM, args->what, args->layer, sent_bytes(comm, args, which));
+    if (comm->dev && comm->dev->dry) {
+        return slot(comm, args); /* nothing is called */
     }
-    st = slot(comm, args);
-    if (is_seen) {
-        sy_span_end();
+    SY_TRY(sy_fault("collective"));
+    SY_TRY(sy_fault_pass(args->what, &fault));
+    mine.n = fault == SY_FAULT_SHORT ? args->n / 2 : args->n;
+    if (fault != SY_FAULT_SKIP) {
+        SY_TRY(call(comm, &mine, which, slot));
+    }
+    if (fault == SY_FAULT_TWICE) {
+        SY_TRY(call(comm, &mine, which, slot));
     }
 cleanup:
     return st;
@@ -188,7 +259,11 @@ void sy__end_process(int32_t exit_code)
 
 sy_status sy_comm_world(bool mpi, sy_comm **out)
 {
-    return mpi ? sy__comm_mpi_world(out) : sy__comm_self_create("world", NULL, sy__end_process, out);
+    sy_status st = SY_OK;
+    SY_TRY(mpi ? sy__comm_mpi_world(out) : sy__comm_self_create("world", NULL, sy__end_process, out));
+    (*out)->id = 1;
+cleanup:
+    return st;
 }
 
 sy_status sy_comm_split(sy_comm *comm, int32_t color, int32_t key, sy_device *dev, const char *name,
@@ -199,7 +274,9 @@ sy_status sy_comm_split(sy_comm *comm, int32_t color, int32_t key, sy_device *de
     SY_TRY(sy_agree(comm, comm->ops->split(comm, color, key, dev, &part)));
     if (part) {
         snprintf(part->name, sizeof part->name, "%s", name);
+        part->id = mix(mix(comm->id, (uint64_t)comm->n_splits), (uint64_t)color);
     }
+    comm->n_splits++;
     *out = part;
     part = NULL;
 cleanup:
@@ -216,6 +293,22 @@ void sy_comm_destroy(sy_comm **comm)
     }
 }
 
+static void *end_by_force(void *exit_code)
+{
+    sy_clock_sleep_s(END_DEADLINE_S);
+    _exit((int)(intptr_t)exit_code);
+}
+
+void sy__comm_end_job(sy_comm *comm, int32_t exit_code)
+{
+    pthread_t thread;
+    if (sy_thread_start("sy-end", end_by_force, (void *)(intptr_t)exit_code, &thread) != SY_OK) {
+        _exit(exit_code);
+    }
+    comm->ops->abort(comm, exit_code);
+    _exit(exit_code);
+}
+
 void sy_comm_abort(sy_comm *comm, sy_status st)
 {
     static _Thread_local char text[2 * SY_TRACE_MESSAGE];
@@ -223,7 +316,7 @@ void sy_comm_abort(sy_comm *comm, sy_status st)
     sy_error_take(&trace);
     sy_error_format(&trace, true, text, sizeof text);
     sy_log(SY_LOG_ERROR, "%s", text);
-    comm->ops->abort(comm, sy_status_exit_code(st));
+    sy__comm_end_job(comm, sy_status_exit_code(st));
 }
 
 /* ---- shorthands on host memory ---- */

@@ -49,9 +49,23 @@ struct sy_comm {
     int32_t rank, size;
     char name[16];
     void *self;
-    int64_t n_issued;        /* collectives enqueued; written by the owner's thread */
-    volatile int64_t n_done; /* collectives done; read by the watchdog */
+    uint64_t id;      /* the same on all ranks of it, and on no others */
+    int32_t n_splits; /* made of it so far */
+    int64_t n_issued; /* collectives enqueued; written by the owner's thread */
+    uint64_t chain;   /* digest of them all: the same on every rank that made the same calls */
+    volatile int64_t n_begun, n_done; /* collectives that wait for others, or did; and those that
+                                         are done. Read by the watchdog */
+    double begun_s;                   /* when the last began */
 };
+
+/* A call as others see it: fixed size, no pointers, so that it can be sent. */
+typedef struct sy_comm_call {
+    uint64_t comm_id, chain; /* chain: of the communicator's calls up to this one */
+    int64_t number;          /* among those calls, from 1; 0: no call */
+    int64_t bytes;           /* of this rank's block; -1 where it is each rank's own affair */
+    int32_t layer, comm_size;
+    char comm_name[16], collective[16], what[44];
+} sy_comm_call;
 
 /* The world of this process, host memory. mpi: MPI is up (launch/env.c) and the world is
  * MPI_COMM_WORLD; else a world of one. Collective. */

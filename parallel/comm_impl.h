@@ -25,13 +25,25 @@ int64_t sy__comm_unit_bytes(const sy_comm_args *args);
 /* SY_ERR_COMM in the one form that all communicators use. */
 sy_status sy__comm_fail(const sy_comm *comm, const sy_comm_args *args, sy__collective which,
                         const char *reason);
-/* The oldest collective that is not done has just finished. Called in the order of the stream. */
+/* The oldest collective that has not begun waits for other ranks from now on; the oldest that is
+   not done has just finished. Called in the order of the stream, by every kind of communicator: all
+   that the watchdog knows of collectives comes from these two. */
+void sy__comm_begun(sy_comm *comm);
 void sy__comm_done(sy_comm *comm);
 
 /* One more call of the process; the communicator has counted it already. Any thread. */
 void sy__recorder_add(const sy_comm *comm, const sy_comm_args *args, sy__collective which);
 /* The communicator goes away: its calls keep their last state. */
 void sy__recorder_forget(const sy_comm *comm);
+/* The oldest call that waits for other ranks, and true; else the last call, and false. Any thread.
+ */
+bool sy__recorder_waits(sy_comm_call *out);
+/* Bytes of a call where all ranks must give the same, else -1. */
+int64_t sy__comm_common_bytes(const sy_comm_args *args, sy__collective which);
+
+/* End the job, whatever state it is in: through the launcher, and by force where that takes more
+   than seconds. Does not return. */
+void sy__comm_end_job(sy_comm *comm, int32_t exit_code);
 
 /* Not collective. */
 sy_status sy__comm_self_create(const char *name, sy_device *dev, sy__end_job *end, sy_comm **out);

@@ -311,6 +311,7 @@ static sy_status run_call(sy_stream *stream, const void *args)
         c.args.send = sy_device_host_view(dev, c.args.send);
         c.args.recv = sy_device_host_view(dev, c.args.recv);
     }
+    sy__comm_begun(c.comm);
     SY_TRY(run[c.which](&c));
     sy__comm_done(c.comm);
 cleanup:

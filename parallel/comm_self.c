@@ -39,6 +39,7 @@ static sy_status copy(sy_comm *comm, const sy_comm_args *args, int64_t n)
             SY_TRY(sy_stream_call(args->stream, run_copy, &call, sizeof call));
         }
     }
+    sy__comm_begun(comm);
     sy__comm_done(comm);
 cleanup:
     return st;
@@ -52,6 +53,7 @@ static sy_status self_copy(sy_comm *comm, const sy_comm_args *args)
 static sy_status self_broadcast(sy_comm *comm, const sy_comm_args *args)
 {
     (void)args; /* the root has it */
+    sy__comm_begun(comm);
     sy__comm_done(comm);
     return SY_OK;
 }

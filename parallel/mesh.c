@@ -85,7 +85,6 @@ sy_status sy_mesh_create(sy_comm *world, const sy_mesh_spec *spec, sy_mesh **out
     }
     SY_TRY(create_host(world, "host", &mesh->host));
     SY_TRY(create_host(world, "io", &mesh->io));
-    SY_TRY(create_host(world, "watch", &mesh->watch));
     *out = mesh;
     mesh = NULL;
 cleanup:
@@ -97,7 +96,6 @@ void sy_mesh_destroy(sy_mesh **mesh)
 {
     sy_mesh *m = *mesh;
     if (m) {
-        sy_comm_destroy(&m->watch);
         sy_comm_destroy(&m->io);
         sy_comm_destroy(&m->host);
         for (int32_t g = SY_N_GROUPS - 1; g >= 0; g--) {

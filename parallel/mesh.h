@@ -33,9 +33,8 @@ typedef struct sy_mesh_spec {
 typedef struct sy_mesh {
     sy_comm *group[SY_N_GROUPS]; /* device memory, never NULL */
     sy_comm *host;               /* world, host memory: status, counts */
-    sy_comm *io,
-        *watch; /* world, host memory, each used by one thread only: checkpoint writer, watchdog */
-    sy_placement *placement; /* expert <-> (ep rank, slot) */
+    sy_comm *io;                 /* the same, of the checkpoints */
+    sy_placement *placement;     /* expert <-> (ep rank, slot) */
     sy_device *dev;
 } sy_mesh;
 

@@ -13,9 +13,9 @@ static const sy_config_key keys[] = {
         "0: every replica keeps all optimizer state; 1: each keeps its share (ZeRO-1)."),
     KEY(overlap_chunks, SY_CFG_I32, "1", 1, 1,
         "Token chunks whose exchange and computation overlap; only 1 in this version."),
-    KEY(timeout_s, SY_CFG_F64, "600.0", 1, 1e6,
-        "A rank that does not answer for so long is given up. Not in this version: nothing "
-        "watches."),
+    KEY(timeout_s, SY_CFG_F64, "600.0", 0, 1e6,
+        "A rank that does not answer for so long, or lets others wait without a sign of progress, "
+        "ends the job with status 76; 0: nobody watches, as for a debugger."),
     {0},
 };
 
@@ -42,6 +42,12 @@ sy_status sy_parallel_config_check(const sy_config *config, int32_t n_ranks, int
         return sy_config_error(config, "parallel.ep",
                                "moe.experts %d is not divisible by parallel.ep %d", n_experts,
                                c->ep);
+    }
+    if (c->timeout_s > 0 && c->timeout_s < 1) {
+        return sy_config_error(config, "parallel.timeout_s",
+                               "parallel.timeout_s %g is too short to tell a rank that hangs from "
+                               "one that is busy: write 1 or more, or 0 for no watchdog",
+                               c->timeout_s);
     }
     return SY_OK;
 }

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { RING = 64 };
+enum { RING = 256 };
 
 typedef struct entry {
     const sy_comm *comm; /* NULL: the communicator is gone, n_done stays as it was */
@@ -16,8 +16,10 @@ typedef struct entry {
     const char *what;
     int64_t number; /* of this call among the communicator's own, from 1 */
     int64_t n_done;
+    uint64_t comm_id, chain; /* as they were when it was called */
+    int64_t bytes;
     sy__collective which;
-    int32_t layer;
+    int32_t layer, comm_size;
 } entry;
 
 /* One per process, as a watchdog must see the calls of every thread. */
@@ -35,6 +37,10 @@ void sy__recorder_add(const sy_comm *comm, const sy_comm_args *args, sy__collect
     memcpy(e->comm_name, comm->name, sizeof e->comm_name);
     e->what = args->what;
     e->number = comm->n_issued;
+    e->comm_id = comm->id;
+    e->comm_size = comm->size;
+    e->chain = comm->chain;
+    e->bytes = sy__comm_common_bytes(args, which);
     e->which = which;
     e->layer = args->layer;
     pthread_mutex_unlock(&recorder.lock);
@@ -51,6 +57,44 @@ void sy__recorder_forget(const sy_comm *comm)
         }
     }
     pthread_mutex_unlock(&recorder.lock);
+}
+
+static bool waits(const entry *e)
+{
+    return e->comm && e->comm->size > 1 &&
+           e->number <= __atomic_load_n(&e->comm->n_begun, __ATOMIC_ACQUIRE) &&
+           e->number > __atomic_load_n(&e->comm->n_done, __ATOMIC_ACQUIRE);
+}
+
+static sy_comm_call call_of(const entry *e)
+{
+    sy_comm_call c = {.comm_id = e->comm_id,
+                      .chain = e->chain,
+                      .number = e->number,
+                      .bytes = e->bytes,
+                      .layer = e->layer,
+                      .comm_size = e->comm_size};
+    memcpy(c.comm_name, e->comm_name, sizeof c.comm_name);
+    snprintf(c.collective, sizeof c.collective, "%s", sy__collective_name(e->which));
+    snprintf(c.what, sizeof c.what, "%s", e->what);
+    return c;
+}
+
+bool sy__recorder_waits(sy_comm_call *out)
+{
+    bool found = false;
+    *out = (sy_comm_call){0};
+    pthread_mutex_lock(&recorder.lock);
+    int64_t first = recorder.n > RING ? recorder.n - RING : 0;
+    for (int64_t i = first; i < recorder.n && !found; i++) {
+        const entry *e = &recorder.ring[i % RING];
+        found = waits(e);
+        if (found || (i == recorder.n - 1)) {
+            *out = call_of(e);
+        }
+    }
+    pthread_mutex_unlock(&recorder.lock);
+    return found;
 }
 
 static const char *state_of(const entry *e)

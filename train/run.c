@@ -11,8 +11,10 @@
 #include "core/alloc.h"
 #include "core/clock.h"
 #include "core/log.h"
+#include "core/pulse.h"
 #include "core/span.h"
 #include "parallel/agree.h"
+#include "parallel/watch.h"
 #include "report/html.h"
 #include "report/run_dir.h"
 #include "report/tensorboard.h"
@@ -28,6 +30,7 @@ typedef struct run {
     const sy_run_spec *spec;
     const sy_run_settings *settings;
     sy_comm *world;
+    sy_watch *watch;
     sy_run_dir dir;
     char *config_yaml;
     sy_tokenizer_files tokenizer; /* what the first checkpoint came with goes into the next */
@@ -237,6 +240,7 @@ static void announce(const run *r, double peak)
 
 static void save(run *r, bool final)
 {
+    sy_pulse_phase("save");
     sy_span_begin(SY_SPAN_PHASE, "checkpoint", -1, -1);
     sy_saves_save(&r->saves, final, is_root(r) ? sy_metrics_file_sync(r->metrics_file) : SY_OK);
     sy_span_end();
@@ -282,6 +286,7 @@ static sy_status start(run *r)
     SY_TRY(sy_agree(r->world, sy_config_echo(r->settings->config, &r->config_yaml)));
     SY_TRY(sy_trainer_create(&trainer, &r->trainer));
     if (path != NULL) {
+        sy_pulse_phase("load");
         SY_TRY(load(r, path, how == SY_RUN_CONTINUE ? SY_LOAD_ALL : SY_LOAD_MODEL));
         SY_TRY(sy_tokenizer_files_read(path, r->world, &r->tokenizer));
     }
@@ -374,8 +379,10 @@ static sy_status log_step(run *r, const sy_step_result *result)
     sy_status st = SY_OK;
     sy_step_facts facts;
     char text[256];
+    int32_t slowest = -1;
     const double from = sy_clock_s();
     sy_span_begin(SY_SPAN_PHASE, "metrics", -1, -1);
+    r->metrics->straggler_ratio = sy_watch_slowest(r->watch, &slowest);
     SY_TRY(sy_step_metrics_fill(r->metrics, result, r->saves.stall_s, &facts));
     r->saves.stall_s = 0;
     sy_progress_update(r->progress, result->step, sy_step_facts_format(&facts, text, sizeof text));
@@ -418,6 +425,7 @@ static sy_status after_step(run *r, const sy_step_result *result, bool *stopped)
     }
     SY_TRY(st);
     if (eval) {
+        sy_pulse_phase("evaluation");
         sy_span_begin(SY_SPAN_PHASE, "evaluation", -1, -1);
         st = evaluate(r, stopped);
         sy_span_end();
@@ -523,6 +531,7 @@ static void finish(run *r)
     sy_tokenizer_files_free(&r->tokenizer);
     sy_run_dir_free(&r->dir);
     sy_free(&r->config_yaml);
+    sy_watch_close(&r->watch);
 }
 
 /* The page is a convenience: a run does not fail for it. */
@@ -576,6 +585,8 @@ sy_status sy_run_train(const sy_run_spec *spec, bool *stopped)
         .spec = spec, .settings = spec->settings, .world = spec->world, .begun_s = sy_clock_s()};
     *stopped = false;
     SY_TRY(check_config(spec));
+    sy_pulse_phase("start");
+    SY_TRY(sy_watch_open(r.world, spec->settings->parallel->timeout_s, &r.watch));
     SY_TRY(start(&r));
     SY_TRY(loop(&r, stopped));
     if (is_root(&r)) {

@@ -4,6 +4,7 @@
 
 #include "core/clock.h"
 #include "core/fault.h"
+#include "core/pulse.h"
 #include "core/span.h"
 #include "optim/schedule.h"
 #include "parallel/agree.h"
@@ -86,10 +87,12 @@ static sy_status micro_batch(sy_trainer *t, const sy_batch *batch, int32_t micro
     SY_TRY(sy_engine_begin(e, SY_PASS_TRAIN, batch, t->count.step + 1, micro_idx, &p));
     p.per_loss_token = sum[HEAD_LOSS_TOKENS] > 0 ? 1.0 / (double)sum[HEAD_LOSS_TOKENS] : 0;
     p.per_routed_token = sum[HEAD_ROUTED_TOKENS] > 0 ? 1.0 / (double)sum[HEAD_ROUTED_TOKENS] : 0;
+    sy_pulse_phase("forward");
     SY_TRY(sy_model_forward(e->model, &p, &saved));
     sy_span_end();
     book(t, &t->time.forward_s, &from);
     sy_span_begin(SY_SPAN_PHASE, "backward", -1, -1);
+    sy_pulse_phase("backward");
     if (last) {
         SY_TRY(sy_grad_sync_begin(t->grads));
         p.grads = t->grads;
@@ -174,9 +177,11 @@ sy_status sy_trainer_gradients(sy_trainer *t, bool stop, sy_step_result *out)
     sy_status st = SY_OK;
     const sy_step_batch *batch = NULL;
     int64_t sum[HEAD_N];
-    double t0 = sy_clock_s(), data_wait_s = 0;
+    double t0 = sy_clock_s(), waited_s = sy_pulse_waited_s(), data_wait_s = 0;
 
     t->time = (sy_step_times){0};
+    sy_pulse_step(t->count.step + 1);
+    sy_pulse_phase("step head");
     SY_TRY(head(t, stop, &batch, sum, &data_wait_s));
     t->time.sync_s = sy_clock_s() - t0 - data_wait_s;
     *out = (sy_step_result){.verdict = SY_STEP_STOP, .step = t->count.step};
@@ -186,6 +191,7 @@ sy_status sy_trainer_gradients(sy_trainer *t, bool stop, sy_step_result *out)
     end_job_unless_ok(t, compute(t, batch, sum));
     fill_result(t, batch, sum, out);
     out->step_s = sy_clock_s() - t0;
+    out->compute_s = out->step_s - (sy_pulse_waited_s() - waited_s);
     out->data_wait_s = data_wait_s;
 cleanup:
     return st;
@@ -234,7 +240,8 @@ cleanup:
 
 sy_status sy_trainer_update(sy_trainer *t, sy_step_result *r)
 {
-    double t0 = sy_clock_s();
+    double t0 = sy_clock_s(), waited_s = sy_pulse_waited_s();
+    sy_pulse_phase("update");
     end_job_unless_ok(t, update(t, r));
     t->count.step++;
     t->count.data_step += r->n_sequences;
@@ -245,7 +252,10 @@ sy_status sy_trainer_update(sy_trainer *t, sy_step_result *r)
                (size_t)(t->settings->model->layers * sy_engine_experts(t->engine)) *
                    sizeof *t->h_loads);
     }
-    r->step_s += sy_clock_s() - t0;
+    double update_s = sy_clock_s() - t0;
+    r->step_s += update_s;
+    r->compute_s += update_s - (sy_pulse_waited_s() - waited_s);
+    sy_pulse_step_took(r->compute_s);
     return SY_OK;
 }
 

@@ -32,6 +32,7 @@ sy_status sy_step_metrics_create(const sy_trainer *trainer, double peak_flops, d
     SY_TRY(sy_alloc(1, sizeof *m, (void **)&m));
     m->trainer = trainer;
     m->peak_flops = peak_flops;
+    m->straggler_ratio = 1;
     m->time_offset_s = time_offset_s;
     m->start_s = sy_clock_s();
     m->flops_per_token = sy_engine_flops_per_token(trainer->engine, NULL);
@@ -213,6 +214,8 @@ static sy_status fill_perf(sy_step_metrics *m, const sy_step_result *r, double s
     SY_TRY(sy_metrics_set_f64(rec, "perf/mfu",
                               m->peak_flops > 0 ? rate * m->flops_per_token / m->peak_flops : NAN));
     SY_TRY(sy_metrics_set_f64(rec, "perf/checkpoint_stall_ms", 1e3 * stall_s));
+    SY_TRY(sy_metrics_set_f64(rec, "perf/compute_ms", 1e3 * r->compute_s));
+    SY_TRY(sy_metrics_set_f64(rec, "perf/straggler_ratio", m->straggler_ratio));
     SY_TRY(sy_metrics_set_i64(rec, "mem/peak_bytes", sy_engine_peak_rss_bytes()));
     SY_TRY(sy__step_perf_fill(m, r));
     facts->step_ms = 1e3 * r->step_s;

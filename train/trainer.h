@@ -39,6 +39,7 @@ typedef struct sy_step_result {
     const double *sums;         /* [L, SY_N_SUMS] */
     const int64_t *load, *kept; /* [L, E] */
     const int64_t *dropped_at;  /* [L, SY_DROP_PARTS] */
+    double compute_s;           /* of the step, without waiting for other ranks */
     double step_s, data_wait_s, dispatch_s, combine_s, experts_s;
     sy_step_times time;
     int64_t n_extra_passes;

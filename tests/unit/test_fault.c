@@ -56,6 +56,40 @@ static void point_with_a_rank_spares_the_others(void **state)
     sy_error_clear();
 }
 
+static double passes_for(const char *armed, int n)
+{
+    const double begun_s = sy_clock_s();
+    arm(armed, 1);
+    for (int i = 0; i < n; i++) {
+        assert_int_equal(sy_fault("a"), SY_OK);
+    }
+    return sy_clock_s() - begun_s;
+}
+
+static void slow_and_jitter_stay_from_their_nth_passage_on(void **state)
+{
+    (void)state;
+    assert_true(passes_for("a:3:slow=0.02", 7) >= 5 * 0.02);
+    const double jitter = passes_for("a:3:jitter=0.04", 42); /* 40 draws of 0.02 on average */
+    assert_true(jitter >= 40 * 0.02 * 0.6);
+    assert_true(passes_for("a:1:sleep=0.02", 7) >= 0.02);
+}
+
+static void pass_tells_what_happens_to_a_collective(void **state)
+{
+    (void)state;
+    sy_fault_action action = SY_FAULT_FAIL;
+    arm("a:2:skip,b:1:twice,c:1:short", 0);
+    assert_int_equal(sy_fault_pass("a", &action), SY_OK);
+    assert_int_equal(action, SY_FAULT_NONE);
+    assert_int_equal(sy_fault_pass("a", &action), SY_OK);
+    assert_int_equal(action, SY_FAULT_SKIP);
+    assert_int_equal(sy_fault_pass("b", &action), SY_OK);
+    assert_int_equal(action, SY_FAULT_TWICE);
+    assert_int_equal(sy_fault_pass("c", &action), SY_OK);
+    assert_int_equal(action, SY_FAULT_SHORT);
+}
+
 static void hit_tells_the_action_and_does_nothing(void **state)
 {
     (void)state;
@@ -117,6 +151,8 @@ int main(void)
         cmocka_unit_test(point_fails_at_its_nth_passage_only),
         cmocka_unit_test(point_with_a_rank_spares_the_others),
         cmocka_unit_test(hit_tells_the_action_and_does_nothing),
+        cmocka_unit_test(slow_and_jitter_stay_from_their_nth_passage_on),
+        cmocka_unit_test(pass_tells_what_happens_to_a_collective),
         cmocka_unit_test(sleep_takes_its_time),
         cmocka_unit_test(kill_and_stop_reach_the_process),
         cmocka_unit_test(setup_bad_text_is_refused),
