@@ -3,7 +3,7 @@
 #
 #   launch/parity.sh [--venv DIR] [--seed N] [--no-install] [TEST...]
 #
-# Installs torch, transformers, safetensors, peft and h5py into a virtual environment (build/parity-venv, or DIR) unless they are
+# Installs torch, transformers, safetensors, peft, h5py and tensorboard into a virtual environment (build/parity-venv, or DIR) unless they are
 # there, builds, and runs tests/parity/live.py: fixtures of another seed, exports that transformers loads, and forms of files
 # that transformers saves. TEST names some of its tests.
 set -Eeuo pipefail
@@ -25,7 +25,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-packages="torch transformers safetensors h5py numpy peft" # transformers 5 or later
+packages="torch transformers safetensors h5py numpy peft tensorboard" # transformers 5 or later
 has_packages() { "$venv/bin/python3" -c "import ${packages// /, }" 2>/dev/null; }
 
 if ! has_packages; then
@@ -38,10 +38,11 @@ if ! has_packages; then
   # The wheels without CUDA are a tenth as large; their index cannot be reached from everywhere.
   "$venv/bin/python3" -m pip install --quiet --retries 0 --index-url https://download.pytorch.org/whl/cpu torch 2>/dev/null ||
     "$venv/bin/python3" -m pip install --quiet torch
-  "$venv/bin/python3" -m pip install --quiet "transformers>=5" safetensors h5py numpy peft
+  "$venv/bin/python3" -m pip install --quiet "transformers>=5" safetensors h5py numpy peft tensorboard
 fi
 
 [ -e build/build.ninja ] || meson setup build
 ninja -C build launch/switchyard tests/parity/test_parity
-SWITCHYARD=build/launch/switchyard TEST_PARITY=build/tests/parity/test_parity \
-  exec "$venv/bin/python3" tests/parity/live.py "${arguments[@]}"
+export SWITCHYARD=build/launch/switchyard TEST_PARITY=build/tests/parity/test_parity
+"$venv/bin/python3" tests/parity/live_tensorboard.py
+exec "$venv/bin/python3" tests/parity/live.py "${arguments[@]}"

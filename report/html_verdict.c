@@ -320,6 +320,30 @@ cleanup:
     return st;
 }
 
+/* Where in the sequence drops fall, where they do not fall everywhere alike: means over the layers
+   of their shares in the last tenth of the run. */
+static void say_where(const sy__page *page, sy_text *text)
+{
+    char key[64];
+    double last = 0, n = 0;
+    int32_t n_places = 0;
+    for (int32_t i = 0; i < page->n_loads; i++) {
+        snprintf(key, sizeof key, "moe/layer_%d/drop_position", page->load[i].layer);
+        const sy_series *s = sy_metrics_log_find(page->log, key);
+        for (int32_t k = 0; s != NULL && s->width > 1 && k < s->n; k++) {
+            if (s->point[k].last >= sy__late_from(page->log)) {
+                n_places = s->width;
+                last += (double)s->point[k].n * s->row[(int64_t)k * s->width + s->width - 1];
+                n += (double)s->point[k].n;
+            }
+        }
+    }
+    if (n > 0 && last / n > 1.5 / n_places) {
+        sy_text_printf(text, " The last 1/%d of the sequence has %.0f %% of them.", n_places,
+                       100 * last / n);
+    }
+}
+
 static void warn_of_routing(const sy__page *page, item_list *items)
 {
     const sy_series *drop = sy__find_numbers(page->log, "moe/drop_fraction");
@@ -332,6 +356,7 @@ static void warn_of_routing(const sy__page *page, item_list *items)
                        "%.1f %% of the rows were dropped in the last tenth of the run; a "
                        "larger moe.capacity_factor or moe.aux_loss_coeff drops fewer.",
                        100 * dropped);
+        say_where(page, &items->text);
         close_item(items);
     }
     if (uneven > SY_HEALTH_LOAD_LIMIT) {

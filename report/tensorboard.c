@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -19,37 +20,46 @@ struct sy_tensorboard {
     int fd; /* -1: nothing was said yet */
     int64_t keep_step;
     bool broken;
+    uint32_t crc_table[256];
     sy_text out, event, part, value;
 };
 
 /* ---- records ---- */
 
-/* CRC-32C (Castagnoli), bit by bit reversed. */
-static uint32_t crc32c(const char *bytes, int64_t n)
+/* CRC-32C (Castagnoli), bits reversed, a byte at a time. */
+static void fill_table(uint32_t table[256])
+{
+    for (uint32_t byte = 0; byte < 256; byte++) {
+        table[byte] = byte;
+        for (int32_t k = 0; k < 8; k++) {
+            table[byte] = (table[byte] >> 1) ^ ((table[byte] & 1) != 0 ? 0x82f63b78u : 0);
+        }
+    }
+}
+
+static uint32_t crc32c(const uint32_t table[256], const char *bytes, int64_t n)
 {
     uint32_t crc = 0xffffffffu;
     for (int64_t i = 0; i < n; i++) {
-        crc ^= (unsigned char)bytes[i];
-        for (int32_t k = 0; k < 8; k++) {
-            crc = (crc >> 1) ^ ((crc & 1) != 0 ? 0x82f63b78u : 0);
-        }
+        crc = (crc >> 8) ^ table[(crc ^ (unsigned char)bytes[i]) & 0xff];
     }
     return ~crc;
 }
 
-static void put_checksum(sy_text *out, const char *bytes, int64_t n)
+static void put_checksum(sy_text *out, const uint32_t table[256], const char *bytes, int64_t n)
 {
-    const uint32_t crc = crc32c(bytes, n), masked = ((crc >> 15) | (crc << 17)) + 0xa282ead8u;
+    const uint32_t crc = crc32c(table, bytes, n),
+                   masked = ((crc >> 15) | (crc << 17)) + 0xa282ead8u;
     sy_text_append(out, (const char *)&masked, sizeof masked);
 }
 
-static void put_record(sy_text *out, const sy_text *event)
+static void put_record(sy_text *out, const uint32_t table[256], const sy_text *event)
 {
     const uint64_t n = (uint64_t)event->n;
     sy_text_append(out, (const char *)&n, sizeof n);
-    put_checksum(out, (const char *)&n, sizeof n);
+    put_checksum(out, table, (const char *)&n, sizeof n);
     sy_text_append(out, event->data, event->n);
-    put_checksum(out, event->data, event->n);
+    put_checksum(out, table, event->data, event->n);
 }
 
 /* ---- protocol buffers ---- */
@@ -138,19 +148,20 @@ static void make_restart(sy_text *event, double wall_time, int64_t step, sy_text
     put_bytes(event, EVENT_SESSION, part->data, part->n);
 }
 
-static void put_doubles(sy_text *out, uint32_t field, const double *x, int64_t n)
+/* A value that is not finite counts as none: a reader would lose the histogram. */
+static double counted(double x)
 {
-    put_bytes(out, field, (const char *)x, n * (int64_t)sizeof *x);
+    return isfinite(x) ? x : 0;
 }
 
-/* Bucket e, from e to e + 1, holds the rows of expert e. */
+/* Bucket e, from e to e + 1, holds what place e of the array does. */
 static void make_histogram(sy_text *out, const double *load, int64_t n)
 {
     double num = 0, sum = 0, squares = 0;
     for (int64_t e = 0; e < n; e++) {
-        num += load[e];
-        sum += load[e] * (double)e;
-        squares += load[e] * (double)e * (double)e;
+        num += counted(load[e]);
+        sum += counted(load[e]) * (double)e;
+        squares += counted(load[e]) * (double)e * (double)e;
     }
     sy_text_clear(out);
     put_f64(out, HISTO_MIN, 0);
@@ -158,13 +169,14 @@ static void make_histogram(sy_text *out, const double *load, int64_t n)
     put_f64(out, HISTO_NUM, num);
     put_f64(out, HISTO_SUM, sum);
     put_f64(out, HISTO_SUM_SQUARES, squares);
-    put_tag(out, HISTO_LIMIT, WIRE_BYTES);
-    put_varint(out, (uint64_t)n * sizeof(double));
-    for (int64_t e = 0; e < n; e++) {
-        const double limit = (double)(e + 1);
-        sy_text_append(out, (const char *)&limit, sizeof limit);
+    for (int32_t field = HISTO_LIMIT; field <= HISTO_BUCKET; field++) {
+        put_tag(out, (uint32_t)field, WIRE_BYTES);
+        put_varint(out, (uint64_t)n * sizeof(double));
+        for (int64_t e = 0; e < n; e++) {
+            const double x = field == HISTO_LIMIT ? (double)(e + 1) : counted(load[e]);
+            sy_text_append(out, (const char *)&x, sizeof x);
+        }
     }
-    put_doubles(out, HISTO_BUCKET, load, n);
 }
 
 static void make_value(sy_text *value, const sy__metric *m, sy_text *part)
@@ -212,7 +224,7 @@ static sy_status write_event(sy_tensorboard *b)
     sy_status st = SY_OK;
     int error = 0;
     sy_text_clear(&b->out);
-    put_record(&b->out, &b->event);
+    put_record(&b->out, b->crc_table, &b->event);
     SY_REQUIRE(b->out.st == SY_OK && b->event.st == SY_OK, SY_ERR_MEMORY,
                "out of memory for a line of '%s'", b->path);
     SY_REQUIRE(!b->broken, SY_ERR_IO, "'%s' could not be written before", b->path);
@@ -270,6 +282,7 @@ sy_status sy_tensorboard_open(const char *folder, int64_t keep_step, sy_tensorbo
     SY_TRY(sy_alloc(1, sizeof *b, (void **)&b));
     b->fd = -1;
     b->keep_step = keep_step;
+    fill_table(b->crc_table);
     SY_TRY(sy_strdup(folder, &b->folder));
     if (keep_step < 0) {
         delete_events(folder);

@@ -24,6 +24,10 @@ def masked_crc(raw):
     return ((crc >> 15 | crc << 17) + 0xa282ead8) & 0xffffffff
 
 
+def doubles(raw):
+    return list(struct.unpack(f"<{len(raw) // 8}d", raw))
+
+
 def fields(raw):
     """A protocol buffer as lists of values by field number: integers, or bytes."""
     found = {}
@@ -196,7 +200,7 @@ class Files(harness.Case):
             self.assertIn(struct.pack(f"<{len(rows)}q", *rows), whole)
 
     def events(self, run):
-        """Scalars by step as TensorBoard shows them: what a later session says again is void."""
+        """Scalars and histograms by step as TensorBoard shows them: what a later session says again is void."""
         shown = {}
         for file in sorted((self.folder / run / "tensorboard").iterdir(), key=lambda f: f.stat().st_mtime_ns):
             raw = file.read_bytes()
@@ -211,6 +215,10 @@ class Files(harness.Case):
                 for summary in event.get(5, []):
                     values = [fields(v) for v in fields(summary)[1]]
                     shown[step] = {v[1][0].decode(): struct.unpack("<f", v[2][0])[0] for v in values if 2 in v}
+                    for v in values:
+                        if 5 in v:
+                            histogram = fields(v[5][0])
+                            shown[step][v[1][0].decode()] = [doubles(histogram[i][0]) for i in range(1, 8)]
         return shown
 
     def test_tensorboard_shows_the_metrics(self):
@@ -222,6 +230,13 @@ class Files(harness.Case):
             for record in self.metrics("run"):
                 for name in ("train/loss", "moe/aux_loss", "train/grad_norm"):
                     self.assertLessEqual(abs(shown[record["step"]][name] - float(record[name])), 1e-6 * float(record[name]))
+                load = [float(n) for n in record["moe/layer_1/load"]]
+                low, high, n, total, squares, limit, bucket = shown[record["step"]]["moe/layer_1/load"]
+                self.assertEqual((low, high, n), ([0], [len(load)], [sum(load)]))
+                self.assertEqual(limit, [e + 1 for e in range(len(load))])
+                self.assertEqual(bucket, load)
+                self.assertEqual(total, [sum(e * x for e, x in enumerate(load))])
+                self.assertEqual(squares, [sum(e * e * x for e, x in enumerate(load))])
             self.rewind("run", f"again{kept}", 6)
             shutil.rmtree(self.folder / "run")
             (self.folder / f"again{kept}").rename(self.folder / "run")

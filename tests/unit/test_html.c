@@ -433,10 +433,12 @@ static void layers_and_places_of_drops_are_maps(void **state)
         render_text(state,
                     "{\"step\":1,\"moe/layer_1/load\":[1,1],\"moe/layer_3/load\":[1,1],"
                     "\"moe/layer_1/router_entropy\":0.5,\"moe/layer_3/router_entropy\":1.5,"
-                    "\"moe/layer_1/drop_position\":[0,1],\"moe/layer_3/drop_position\":[0,0.5]}\n",
+                    "\"moe/layer_1/drop_position\":[0,1],\"moe/layer_3/drop_position\":[0,0.75],"
+                    "\"moe/drop_fraction\":0.2}\n",
                     "a", NULL);
     assert_non_null(strstr(page, "by layer; faint 0.5, strong 1.5 nats"));
-    assert_non_null(strstr(page, "faint 0, strong 75 %"));
+    assert_non_null(strstr(page, "faint 0, strong 87.5 %"));
+    assert_non_null(strstr(page, "The last 1/2 of the sequence has 88 % of them."));
     assert_non_null(strstr(page, "<path class=\"s0\" d=\"M0 0.5h1\"/>\n"
                                  "<path class=\"s11\" d=\"M0 1.5h1\"/>"));
     sy_free(&page);
