@@ -39,7 +39,15 @@ static const sy__added_token *match(const sy__added *a, bool normalized, const c
     return NULL;
 }
 
-/* A special token that is to stay ordinary text still hides those that begin inside it. */
+/* Is t ordinary text where it stands, at [i, i + t->n) of text [n]? */
+static bool is_text(const sy__added_token *t, bool special, const char *text, int64_t n, int64_t i)
+{
+    return (t->special && !special) ||
+           (t->single_word &&
+            (sy__utf8_word_behind(text, i) || sy__utf8_word(text + i + t->n, n - i - t->n)));
+}
+
+/* A token that stays ordinary text still hides those that begin inside it. */
 const sy__added_token *sy__added_next(const sy__added *a, bool normalized, bool special,
                                       const char *text, int64_t n, int64_t *from, int64_t *begin,
                                       int64_t *end)
@@ -50,7 +58,7 @@ const sy__added_token *sy__added_next(const sy__added *a, bool normalized, bool 
         if (t == NULL) {
             continue;
         }
-        if (t->special && !special) {
+        if (is_text(t, special, text, n, i)) {
             i += t->n - 1;
             continue;
         }

@@ -101,6 +101,7 @@ typedef struct sy__added_token {
     int64_t n;
     int32_t id;
     bool special, normalized, lstrip, rstrip;
+    bool single_word; /* not where a word's character stands beside it */
 } sy__added_token;
 
 typedef struct sy__added {
@@ -132,6 +133,10 @@ sy_status sy__utf8_repair(const char *bytes, int64_t n, sy__text *out);
 /* White space as \s has it: its length at text [n], 0: none. Behind: of what ends at n. */
 int64_t sy__utf8_space(const char *text, int64_t n);
 int64_t sy__utf8_space_behind(const char *text, int64_t n);
+/* Does text [n] begin with a character of a word, end with one? \w as Rust's regex has it: letters,
+   what is alphabetic, marks, digits, connectors, joiners. Requires valid UTF-8. */
+bool sy__utf8_word(const char *text, int64_t n);
+bool sy__utf8_word_behind(const char *text, int64_t n);
 /* out = text in Unicode's normal form C. *same: it is already, out is not filled. */
 sy_status sy__utf8_nfc(const char *text, int64_t n, sy__text *out, bool *same);
 

@@ -355,7 +355,6 @@ static sy_status add_added(reader *r, size_t i, const json_t *entry)
     sy_status st = SY_OK;
     char key[64];
     const json_t *content = json_object_get(entry, "content"), *id = json_object_get(entry, "id");
-    const json_t *single = json_object_get(entry, "single_word");
     sy__added *a = &r->b->added;
     sy__text normal = {0};
     bool same = true;
@@ -364,15 +363,13 @@ static sy_status add_added(reader *r, size_t i, const json_t *entry)
                    json_integer_value(id) < SY__MAX_IDS,
                SY_ERR_USAGE, "%s: %s has no content, or no id from 0 to %d", r->name, key,
                SY__MAX_IDS - 1);
-    if (json_is_true(single)) {
-        SY_TRY(refuse(r, "added_tokens.single_word", single, "false is"));
-    }
     sy__added_token t = {.id = (int32_t)json_integer_value(id),
                          .n = (int64_t)json_string_length(content),
                          .special = json_is_true(json_object_get(entry, "special")),
                          .normalized = json_is_true(json_object_get(entry, "normalized")),
                          .lstrip = json_is_true(json_object_get(entry, "lstrip")),
-                         .rstrip = json_is_true(json_object_get(entry, "rstrip"))};
+                         .rstrip = json_is_true(json_object_get(entry, "rstrip")),
+                         .single_word = json_is_true(json_object_get(entry, "single_word"))};
     if (t.n == 0) {
         return SY_OK;
     }

@@ -115,6 +115,43 @@ int64_t sy__utf8_space_behind(const char *text, int64_t n)
     return 0;
 }
 
+static bool is_word(int32_t c)
+{
+    switch (utf8proc_category(c)) {
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO:
+    case UTF8PROC_CATEGORY_MN:
+    case UTF8PROC_CATEGORY_MC:
+    case UTF8PROC_CATEGORY_ME:
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_PC:
+        return true;
+    default: /* joiners, and letters in circles and squares, which are alphabetic */
+        return c == 0x200c || c == 0x200d || (c >= 0x24b6 && c <= 0x24e9) ||
+               (c >= 0x1f130 && c <= 0x1f149) || (c >= 0x1f150 && c <= 0x1f169) ||
+               (c >= 0x1f170 && c <= 0x1f189);
+    }
+}
+
+bool sy__utf8_word(const char *text, int64_t n)
+{
+    utf8proc_int32_t c = -1;
+    return n > 0 && utf8proc_iterate((const utf8proc_uint8_t *)text, n, &c) > 0 && is_word(c);
+}
+
+bool sy__utf8_word_behind(const char *text, int64_t n)
+{
+    int64_t begin = n - 1;
+    while (begin > 0 && ((uint8_t)text[begin] & 0xc0) == 0x80) {
+        begin--;
+    }
+    return n > 0 && sy__utf8_word(text + begin, n - begin);
+}
+
 /* Below U+0300 every character is its own normal form and none joins the one before. */
 static bool is_plain(const char *text, int64_t n)
 {

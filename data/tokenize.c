@@ -371,6 +371,9 @@ sy_status sy_tokenize(const sy_tokenize_spec *spec, sy_tokenize_result *out)
     SY_TRY(sy_tokenizer_open(spec->tokenizer, &job.tokenizer));
     job.tokenizer->match_special = spec->match_special;
     job.tokenizer->refuse_invalid = spec->refuse_invalid;
+    if (spec->eod != NULL) {
+        SY_TRY(sy_tokenizer_set_eod(job.tokenizer, spec->eod));
+    }
     SY_TRY(measure_inputs(&job));
     vocab_size = job.tokenizer->vocab_size;
     if (spec->append_eod && job.tokenizer->eod_id >= vocab_size) {

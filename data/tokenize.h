@@ -17,6 +17,7 @@ typedef struct sy_tokenize_spec {
     const char *tokenizer; /* as sy_tokenizer_open takes it */
     const char *jsonl_key; /* NULL: "text" */
     bool append_eod;       /* end each document that has tokens with the tokenizer's eod id */
+    const char *eod;       /* (optional) another id for it: as sy_tokenizer_set_eod takes it */
     bool match_special;    /* special tokens in a text are themselves; else text like any other */
     bool refuse_invalid; /* text that is not UTF-8 is an error, a line of JSONL that is not, or has
                             half of a surrogate pair, is wrong; else U+FFFD stands in for it */

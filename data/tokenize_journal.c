@@ -39,8 +39,10 @@ static sy_status digest(const sy_tokenize_spec *spec, const sy_tokenizer *tokeni
 {
     sy_status st = SY_OK;
     XXH3_state_t *hash = XXH3_createState();
-    const uint64_t facts[] = {tokenizer->digest,    spec->append_eod,     spec->match_special,
-                              spec->refuse_invalid, spec->skip_bad_lines, (uint64_t)spec->n_inputs};
+    const uint64_t facts[] = {tokenizer->digest,          spec->append_eod,
+                              spec->match_special,        spec->refuse_invalid,
+                              spec->skip_bad_lines,       (uint64_t)spec->n_inputs,
+                              (uint64_t)tokenizer->eod_id};
     SY_REQUIRE(hash != NULL && XXH3_64bits_reset(hash) == XXH_OK, SY_ERR_MEMORY,
                "out of memory for a hash");
     add_text(hash, SY_VERSION);

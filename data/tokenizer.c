@@ -172,6 +172,8 @@ static sy_status open_file(const char *spec, sy_tokenizer **out)
     source.encoding = encoding;
     source.bytes = bytes;
     SY_TRY(open_source(&source, out));
+    (*out)->path = path;
+    path = NULL;
 
 cleanup:
     sy_free(&bytes);
@@ -201,6 +203,7 @@ void sy_tokenizer_close(sy_tokenizer **tokenizer)
 {
     if (*tokenizer != NULL) {
         (*tokenizer)->ops->close(*tokenizer);
+        sy_free(&(*tokenizer)->path);
         sy_free(tokenizer);
     }
 }

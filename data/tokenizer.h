@@ -46,6 +46,7 @@ struct sy_tokenizer {
     int32_t vocab_size; /* ids that text can give are below it */
     int32_t eod_id;  /* end of document; may be vocab_size or above: then a model that sees it needs
                         more ids */
+    char *path;      /* of that file; NULL: it has none */
     uint64_t digest; /* of the file that it was opened from; 0: it has none */
     /* For the caller to set before the first text: special tokens in a text are themselves, not
        text; what is not UTF-8 is an error, not U+FFFD (bytes has neither). */
@@ -65,6 +66,10 @@ sy_status sy_tokenizer_open_bytes(const char *name, const char *bytes, int64_t n
                                   sy_tokenizer **out);
 /* NULL is fine. Not collective. */
 void sy_tokenizer_close(sy_tokenizer **tokenizer);
+/* End documents with the token whose text is eod; "config": with the eos_token of
+   tokenizer_config.json in the tokenizer's folder. Not collective; before any thread encodes.
+   Errors: SY_ERR_USAGE for a text that is not one token, a file that is not there or says none. */
+sy_status sy_tokenizer_set_eod(sy_tokenizer *tokenizer, const char *eod);
 /* May a configuration name spec? "none" too: token ids only. Opens nothing. Not collective. Errors:
  * as sy_tokenizer_open. */
 sy_status sy_tokenizer_check(const char *spec);

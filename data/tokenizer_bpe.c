@@ -85,7 +85,7 @@ static bool added_blurs_seams(const sy__bpe *b, bool special)
 {
     for (int32_t i = 0; i < b->added.n; i++) {
         const sy__added_token *t = &b->added.token[i];
-        bool blurs = t->lstrip || t->rstrip;
+        bool blurs = t->lstrip || t->rstrip || t->single_word;
         for (int64_t at = 1; at < t->n; at++) {
             blurs |= t->text[at] == ' ' || t->text[at - 1] == '\n';
         }

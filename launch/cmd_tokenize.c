@@ -42,6 +42,8 @@ static sy_status read_options(const sy_cli *cli, sy_tokenize_spec *spec)
     SY_REQUIRE(spec->prefix != NULL, SY_ERR_USAGE, "tokenize: -o PREFIX is missing");
     SY_REQUIRE(spec->tokenizer != NULL, SY_ERR_USAGE,
                "tokenize: --tokenizer bytes|FILE is missing");
+    SY_REQUIRE(spec->eod == NULL || spec->append_eod, SY_ERR_USAGE,
+               "tokenize: --eod goes with --append-eod");
     SY_TRY(sy_cli_i64(cli, "workers", 1, 1024, &workers));
     SY_REQUIRE(bad == NULL || strcmp(bad, "refuse") == 0 || strcmp(bad, "skip") == 0, SY_ERR_USAGE,
                "tokenize: --bad-lines %s: say refuse or skip", bad);
@@ -67,6 +69,7 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
                              .tokenizer = sy_cli_text(cli, "tokenizer"),
                              .jsonl_key = sy_cli_text(cli, "jsonl-key"),
                              .append_eod = sy_cli_given(cli, "append-eod"),
+                             .eod = sy_cli_text(cli, "eod"),
                              .restart = sy_cli_given(cli, "restart"),
                              .progress = show_progress,
                              .progress_arg = &m};
@@ -94,6 +97,10 @@ static const sy_option options[] = {
      "path."},
     {"jsonl-key", SY_OPTION_VALUE, "KEY", "The text of a .jsonl line (text)."},
     {"append-eod", SY_OPTION_FLAG, NULL, "End each document with the end-of-document id."},
+    {"eod", SY_OPTION_VALUE, "TOKEN",
+     "The end-of-document token for --append-eod: its text, or config: the eos_token of "
+     "tokenizer_config.json in the tokenizer's folder. Default: the name that pre-trained models "
+     "have for it (<|endoftext|>, ...)."},
     {"special", SY_OPTION_FLAG, NULL,
      "Special tokens that stand in the text become their ids (else they are ordinary text)."},
     {"bad-lines", SY_OPTION_VALUE, "WHAT",

@@ -266,6 +266,87 @@ static void replaced(const char *path, const char *old, const char *by)
     data_write(path, out, (size_t)n);
 }
 
+/* How often the token is met, as Hugging Face tokenizers 0.23.3 says. */
+static void token_that_is_a_single_word_is_none_beside_one(void **state)
+{
+    static const struct {
+        const char *text;
+        int32_t n;
+    } cases[] = {{"<tool>", 1},
+                 {" <tool>.", 1},
+                 {"x<tool>", 0},
+                 {"<tool>_", 0},
+                 {"5<tool>", 0},
+                 {"\xc2\xb2<tool>", 1},     /* superscript two */
+                 {"<tool>\xe2\x80\x8d", 0}, /* joiner */
+                 {"\xe2\x92\xb6<tool>", 0}, /* A in a circle */
+                 {"\xd9\xa3<tool>", 0},     /* Arabic three */
+                 {"<tool>\xe2\x85\xa7", 0}, /* Roman eight */
+                 {"<tool>\xe2\x80\x94", 1}, /* dash */
+                 {"\xe4\xb8\x80<tool>", 0},
+                 {"<tool><tool>", 2},
+                 {"a<tool> <tool>", 1}};
+    data_dir *dir = data_dir_open();
+    const char *path = data_path(dir, "qwen2.json");
+    sy_tokenizer *t = NULL;
+    (void)state;
+    replaced(path, "\"<tool>\",\"single_word\":false", "\"<tool>\",\"single_word\":true");
+    assert_int_equal(sy_tokenizer_open(path, &t), SY_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        int32_t ids[256], n_met = 0;
+        int64_t n = 0;
+        assert_int_equal(
+            sy_tokenizer_encode(t, cases[i].text, (int64_t)strlen(cases[i].text), ids, &n), SY_OK);
+        for (int64_t k = 0; k < n; k++) {
+            n_met += ids[k] == 421;
+        }
+        if (n_met != cases[i].n) {
+            fail_msg("%s: %d", cases[i].text, n_met);
+        }
+    }
+    sy_tokenizer_close(&t);
+    data_dir_close(dir);
+}
+
+static void end_of_document_is_the_token_that_is_named(void **state)
+{
+    static const struct {
+        const char *config, *eod, *why; /* why NULL: it is <tool> */
+    } cases[] = {
+        {NULL, "<tool>", NULL},
+        {"{\"eos_token\": \"<tool>\"}", "config", NULL},
+        {"{\"eos_token\": {\"content\": \"<tool>\", \"lstrip\": false}}", "config", NULL},
+        {"{\"eos_token\": null}", "config", "names no eos_token"},
+        {"{\"eos_token\": \"<tool\"}", "config", "no token"},
+        {"{", "config", "tokenizer_config.json:1"},
+        {NULL, "<tool><tool>", "2 ids"},
+        {NULL, "", "0 ids"},
+    };
+    data_dir *dir = data_dir_open();
+    const char *config = data_path(dir, "tokenizer_config.json");
+    (void)state;
+    replaced(data_path(dir, "tokenizer.json"), "\"special\":true", "\"special\":true");
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        sy_tokenizer *t = NULL;
+        if (cases[i].config != NULL) {
+            data_write(config, cases[i].config, strlen(cases[i].config));
+        }
+        assert_int_equal(sy_tokenizer_open(dir->path, &t), SY_OK);
+        assert_int_equal(t->eod_id, 420);
+        const sy_status st = sy_tokenizer_set_eod(t, cases[i].eod);
+        if (cases[i].why == NULL) {
+            assert_int_equal(st, SY_OK);
+            assert_int_equal(t->eod_id, 421);
+        } else {
+            data_expect_error(st, SY_ERR_USAGE, "--eod", cases[i].why);
+            assert_int_equal(t->eod_id, 420);
+        }
+        assert_false(t->match_special);
+        sy_tokenizer_close(&t);
+    }
+    data_dir_close(dir);
+}
+
 static void json_that_says_something_else_is_refused_by_name(void **state)
 {
     static const struct {
@@ -277,7 +358,6 @@ static void json_that_says_something_else_is_refused_by_name(void **state)
         {"\"byte_fallback\":false", "\"byte_fallback\":true", "model.byte_fallback", "true"},
         {"\"behavior\":\"Isolated\"", "\"behavior\":\"Contiguous\"", "behavior", "Contiguous"},
         {"\"type\":\"Split\"", "\"type\":\"Metaspace\"", "pre_tokenizer.type", "Metaspace"},
-        {"\"single_word\":false", "\"single_word\":true", "added_tokens.single_word", "true"},
         {"(?i:'s", "(?i:\\\\w", "pre_tokenizer.pattern", "\\w"},
         {"(?i:'s", "(?i:(", "pre_tokenizer.pattern", "cannot be read"},
         {"|\\\\s+\"", "|\\\\s*\"", "pre_tokenizer.pattern", "empty"},
@@ -353,6 +433,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(long_run_of_one_letter_is_quick, setup, teardown),
         cmocka_unit_test_setup_teardown(threads_that_share_a_tokenizer_agree, setup, teardown),
         cmocka_unit_test_setup_teardown(end_of_document_is_found_by_name, setup, teardown),
+        cmocka_unit_test(end_of_document_is_the_token_that_is_named),
+        cmocka_unit_test(token_that_is_a_single_word_is_none_beside_one),
         cmocka_unit_test_setup_teardown(json_that_says_something_else_is_refused_by_name, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(rank_file_that_is_wrong_is_refused_with_its_line, setup,
