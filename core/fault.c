@@ -17,6 +17,7 @@ typedef struct fault_point {
     int64_t nth;
     sy_fault_action action;
     double sleep_s;
+    int64_t bit;
     _Atomic int64_t n_hits;
 } fault_point;
 
@@ -30,7 +31,7 @@ static const struct {
 } actions[] = {
     {"fail", SY_FAULT_FAIL},   {"kill", SY_FAULT_KILL}, {"stop", SY_FAULT_STOP},
     {"nan", SY_FAULT_NAN},     {"skip", SY_FAULT_SKIP}, {"twice", SY_FAULT_TWICE},
-    {"short", SY_FAULT_SHORT},
+    {"short", SY_FAULT_SHORT}, {"inf", SY_FAULT_INF},
 };
 
 /* Actions that are followed by seconds. */
@@ -59,6 +60,10 @@ static bool parse_action(const char *text, fault_point *point)
             return true;
         }
     }
+    if (strncmp(text, "flip=", 5) == 0) {
+        point->action = SY_FAULT_FLIP;
+        return parse_count(text + 5, &point->bit) && point->bit < 64;
+    }
     for (size_t i = 0; i < sizeof timed / sizeof timed[0]; i++) {
         const size_t n = strlen(timed[i].word);
         if (strncmp(text, timed[i].word, n) == 0) {
@@ -84,10 +89,11 @@ static sy_status parse_point(char *entry, int32_t rank, fault_point *point, bool
                "SY_FAULT: '%s': write name:nth:action[:rank]", entry);
     SY_REQUIRE(parse_count(fields[1], &point->nth) && point->nth >= 1, SY_ERR_USAGE,
                "SY_FAULT: %s: '%s' is not a count from 1", fields[0], fields[1]);
-    SY_REQUIRE(parse_action(fields[2], point), SY_ERR_USAGE,
-               "SY_FAULT: %s: unknown action '%s': write fail, kill, stop, "
-               "sleep=SECONDS, slow=SECONDS, jitter=SECONDS, nan, skip, twice or short",
-               fields[0], fields[2]);
+    SY_REQUIRE(
+        parse_action(fields[2], point), SY_ERR_USAGE,
+        "SY_FAULT: %s: unknown action '%s': write fail, kill, stop, "
+        "sleep=SECONDS, slow=SECONDS, jitter=SECONDS, nan, inf, flip=BIT, skip, twice or short",
+        fields[0], fields[2]);
     SY_REQUIRE(!fields[3] || parse_count(fields[3], &only_rank), SY_ERR_USAGE,
                "SY_FAULT: %s: '%s' is not a rank", fields[0], fields[3]);
     memcpy(point->name, fields[0], strlen(fields[0]) + 1);
@@ -138,10 +144,18 @@ static const fault_point *pass_point(const char *name)
     return fires;
 }
 
-sy_fault_action sy_fault_hit(const char *name)
+sy_fault_action sy_fault_hit_bit(const char *name, int32_t *bit)
 {
     const fault_point *p = n_points ? pass_point(name) : NULL;
+    if (p && bit) {
+        *bit = (int32_t)p->bit;
+    }
     return p ? p->action : SY_FAULT_NONE;
+}
+
+sy_fault_action sy_fault_hit(const char *name)
+{
+    return sy_fault_hit_bit(name, NULL);
 }
 
 static double random_part(const fault_point *p)

@@ -90,6 +90,9 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
                "train: a configuration is missing; usage: switchyard train CONFIG.yaml");
     spec.overrides = sy_cli_list(cli, "set", &spec.n_overrides);
     SY_TRY(read_reset(cli, &spec.reset));
+    SY_TRY(sy_cli_i64(cli, "skip-batches", 0, (int64_t)1 << 40, &spec.skip_batches));
+    SY_REQUIRE(spec.skip_batches == 0 || spec.resume, SY_ERR_USAGE,
+               "train: --skip-batches goes with --resume: it leaves out what the data has next");
     SY_TRY(read_profile(cli, &spec));
     SY_TRY(
         sy_settings_load(cli->operand[0], spec.overrides, spec.n_overrides, env->world, &settings));
@@ -110,6 +113,8 @@ static const sy_option options[] = {
     {"reset", SY_OPTION_VALUE, "LIST",
      "With --resume: begin anew with some of optimizer (moments), schedule (learning rate), data "
      "(position), as in optimizer,data."},
+    {"skip-batches", SY_OPTION_VALUE, "N",
+     "With --resume: leave out the next N global batches of the data."},
     {"init-from", SY_OPTION_VALUE, "CKPT", "Take the weights of a checkpoint and start at step 0."},
     {"profile", SY_OPTION_VALUE, "N[@STEP]",
      "Write N steps of every rank to RUN_DIR/trace.json, for ui.perfetto.dev; without @STEP those "

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "backend/corrupt.h"
 #include "core/alloc.h"
 #include "model/attention.h"
 #include "model/head.h"
@@ -154,6 +155,7 @@ static sy_status run_blocks_saving(sy_model *model, sy_pass *p, sy_model_saved *
         sy_tensor *out = i + 1 < model->n_layers ? &s->x[i + 1] : y;
         SY_TRY(sy_arena_2d(p->keep, p->compute, T, H, out));
         SY_TRY(sy_block_forward(&model->block[i], p, &s->x[i], out, &s->block[i]));
+        SY_TRY(sy_corrupt(p->stream, "model.activation", out, 0));
     }
 cleanup:
     return st;

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "backend/corrupt.h"
 #include "core/alloc.h"
 #include "core/span.h"
 #include "core/rng.h"
@@ -89,6 +90,7 @@ static sy_status score(const sy__moe *moe, sy_pass *p, const sy_tensor *x, sy_sc
     SY_TRY(sy_arena_1d(p->keep, p->wide, T, &s->lse));
     SY_TRY(sy__moe_router_input(moe, p, x, &input));
     SY_TRY(sy_linear_forward(p, &input, &moe->router_w->value, &s->z));
+    SY_TRY(sy_corrupt(p->stream, "moe.logits", &s->z, 0));
     SY_TRY(sy_router_scores(
         p->stream,
         &(sy_router_scores_args){

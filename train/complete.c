@@ -6,6 +6,7 @@
 
 #include "core/alloc.h"
 #include "moe/decoder.h"
+#include "train/spikes.h"
 #include "train/train_config.h"
 
 typedef struct checker {
@@ -137,22 +138,32 @@ cleanup:
 }
 
 /* Older files lack it. */
-static sy_status want_if_there(checker *c, const char *path, int32_t n_dim, const int64_t *shape)
+static sy_status want_if_there(checker *c, const char *path, bool is_float, int32_t n_dim,
+                               const int64_t *shape)
 {
-    return find(c, path) != NULL ? want(c, path, false, n_dim, shape) : SY_OK;
+    return find(c, path) != NULL ? want(c, path, is_float, n_dim, shape) : SY_OK;
 }
 
 static sy_status want_state(checker *c, const sy_run_settings *s)
 {
     static const char *const name[] = {"state/step", "state/data_step", "state/tokens_seen",
                                        "state/skipped_steps", "state/optim_t"};
+    static const char *const later[] = {"state/schedule_start",   "state/skipped_in_row",
+                                        "state/spikes",           "state/rollbacks",
+                                        "state/rollbacks_in_row", "state/skipped_sequences",
+                                        "state/window_updates"};
     sy_status st = SY_OK;
     for (size_t i = 0; i < sizeof name / sizeof name[0]; i++) {
         SY_TRY(want(c, name[i], false, 1, &(int64_t){1}));
     }
-    SY_TRY(want_if_there(c, "state/schedule_start", 1, &(int64_t){1}));
+    for (size_t i = 0; i < sizeof later / sizeof later[0]; i++) {
+        SY_TRY(want_if_there(c, later[i], false, 1, &(int64_t){1}));
+    }
+    SY_TRY(want_if_there(c, "state/window_loss", true, 1, &(int64_t){SY_SPIKE_MEMORY}));
+    SY_TRY(want_if_there(c, "state/window_grad_norm", true, 1, &(int64_t){SY_SPIKE_MEMORY}));
     if (s->moe->experts > 0) {
-        SY_TRY(want_if_there(c, "state/loads", 2, (int64_t[]){s->model->layers, s->moe->experts}));
+        SY_TRY(want_if_there(c, "state/loads", false, 2,
+                             (int64_t[]){s->model->layers, s->moe->experts}));
     }
 cleanup:
     return st;

@@ -108,6 +108,7 @@ static sy_status create_fixed(sy_engine *e)
     SY_TRY(sy_rope_table(e->settings->model, e->spec.S, &e->fixed, e->compute_stream, e->wide,
                          &e->rope));
     SY_TRY(sy_alloc(e->sums.shape[0], sizeof *e->h_sums, (void **)&e->h_sums));
+    SY_TRY(sy_alloc(e->sums.shape[0], sizeof *e->h_own_sums, (void **)&e->h_own_sums));
     SY_TRY(sy_alloc(e->loads.shape[0], sizeof *e->h_loads, (void **)&e->h_loads));
     part = sy_tensor_rows(&e->sums, 2, L * SY_N_SUMS);
     e->stats.sums = sy_tensor_2d(part.data, SY_F64, L, SY_N_SUMS);
@@ -270,6 +271,7 @@ void sy_engine_destroy(sy_engine **engine)
     }
     sy_kv_destroy(&e->kv);
     sy_free(&e->h_loads);
+    sy_free(&e->h_own_sums);
     sy_free(&e->h_sums);
     if (e->dev != NULL) {
         sy_arena_free(&e->scratch);

@@ -8,7 +8,7 @@
    after its forward pass; the engine's stream has passed. *end: the sequence after the last one. */
 typedef struct sy__eval_part {
     int64_t position, n_batches; /* 0: all that are left */
-    sy_eval_stop *stop; /* NULL: never asked */
+    sy_eval_stop *stop;          /* NULL: never asked */
     const void *stop_self;
     sy_status (*see)(void *self, const sy_batch *h_batch);
     void *self;

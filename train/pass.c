@@ -111,6 +111,7 @@ static sy_status reduce(sy_engine *e, const sy_tensor *t, const char *what)
 sy_status sy_engine_reduce_stats(sy_engine *e)
 {
     sy_status st = SY_OK;
+    SY_TRY(sy_copy_d2h(e->compute_stream, e->h_own_sums, e->sums.data, sy_tensor_bytes(&e->sums)));
     SY_TRY(reduce(e, &e->sums, "step sums"));
     if (sy_engine_experts(e) > 0) {
         SY_TRY(reduce(e, &e->loads, "step loads"));

@@ -25,6 +25,7 @@
 #include "train/same.h"
 #include "train/saves.h"
 #include "train/step_metrics.h"
+#include "train/trouble.h"
 
 typedef struct run {
     const sy_run_spec *spec;
@@ -138,6 +139,10 @@ static sy_status reset(run *r)
         sy_info("reset: the data begins anew");
     } else if (is_root(r)) {
         sy_train_order_warn(t, r->steps_before, r->batch_before);
+    }
+    if (r->spec->skip_batches > 0) {
+        sy_train_skip_data(t, r->spec->skip_batches * (int64_t)r->settings->train->global_batch);
+        sy_info("the data goes on at sequence %ld", (long)t->count.data_step);
     }
 cleanup:
     return st;
@@ -291,7 +296,8 @@ static sy_status start(run *r)
         SY_TRY(sy_tokenizer_files_read(path, r->world, &r->tokenizer));
     }
     SY_TRY(how == SY_RUN_CONTINUE ? reset(r) : SY_OK);
-    if (how == SY_RUN_CONTINUE && r->spec->resume_from == NULL && r->spec->reset == 0) {
+    if (how == SY_RUN_CONTINUE && r->spec->resume_from == NULL && r->spec->reset == 0 &&
+        r->spec->skip_batches == 0) {
         saved_step = r->trainer->count.step; /* a named one may stand in another folder */
     }
     r->profile = (sy_profile){.world = r->world, .folder = r->dir.path};
@@ -387,10 +393,6 @@ static sy_status log_step(run *r, const sy_step_result *result)
     r->saves.stall_s = 0;
     sy_progress_update(r->progress, result->step, sy_step_facts_format(&facts, text, sizeof text));
     sy_step_metrics_book(r->metrics, from);
-    if (result->verdict == SY_STEP_SKIPPED) {
-        sy_warn("step %ld skipped: the gradient norm is not finite (%ld skipped so far)",
-                (long)result->step, (long)r->trainer->count.skipped);
-    }
 cleanup:
     sy_span_end();
     return st;
@@ -435,6 +437,7 @@ static sy_status after_step(run *r, const sy_step_result *result, bool *stopped)
         write_metrics(r, result->step);
     }
     if (sy_saves_due(&r->saves, result->save_now)) {
+        r->trainer->count.rollbacks_in_row = 0;
         save(r, last);
     }
 cleanup:
@@ -455,11 +458,60 @@ static sy_status step(run *r, sy_step_result *result)
         if (result->savers_ready) {
             sy_saves_go_on(&r->saves);
         }
+        if (result->trouble.kind != SY_TROUBLE_NONE) {
+            SY_TRY(sy_trouble_report(t, result)); /* while the gradients stand */
+        }
         sy_saves_wait_copied(&r->saves);
         SY_TRY(sy_trainer_update(t, result));
     }
 cleanup:
     sy_span_end();
+    return st;
+}
+
+/* Rank 0: metrics go on behind the checkpoint. */
+static sy_status rewind_outputs(run *r, const char *path)
+{
+    sy_status st = SY_OK;
+    const int64_t step = r->trainer->count.step;
+    bool stands;
+    SY_TRY(sy_run_dir_set_aside(&r->dir, step, path, &stands));
+    sy_metrics_file_close(&r->metrics_file);
+    SY_TRY(sy_metrics_file_open(r->dir.metrics, step, NULL, &r->metrics_file));
+    sy_tensorboard_close(&r->tensorboard);
+    open_tensorboard(r, step);
+cleanup:
+    return st;
+}
+
+/* Go on from the newest checkpoint, with data behind those of the step that failed: what was
+   learned from since then is not seen again. The checkpoint is written again with its new place in
+   the data, so that a resume takes the same way. */
+static sy_status roll_back(run *r, int64_t step)
+{
+    sy_status st = SY_OK;
+    sy_trainer *t = r->trainer;
+    const sy_train_config *c = r->settings->train;
+    const sy_train_counters was = t->count;
+    char *path = NULL;
+    sy_saves_finish(&r->saves);
+    SY_TRY(sy_find_model(r->dir.path, r->world, &path));
+    SY_TRY(load(r, path, SY_LOAD_ALL));
+    t->count.rollbacks = was.rollbacks + 1;
+    t->count.rollbacks_in_row = was.rollbacks_in_row + 1;
+    sy_train_skip_data(t, was.data_step - t->count.data_step +
+                              c->skip_batches * (int64_t)c->global_batch);
+    if (is_root(r)) {
+        sy_warn(
+            "back from step %ld to the checkpoint of step %ld; %ld sequences of the data are left "
+            "out by now, the next is %ld (roll-back %ld)",
+            (long)step, (long)t->count.step, (long)t->count.skipped_sequences,
+            (long)t->count.data_step, (long)t->count.rollbacks);
+    }
+    SY_TRY(sy_agree(r->world, is_root(r) ? rewind_outputs(r, path) : SY_OK));
+    save(r, false);
+cleanup:
+    sy_free(&path);
     return st;
 }
 
@@ -485,15 +537,17 @@ static sy_status loop(run *r, bool *stopped)
             *stopped = true;
             break;
         }
+        if (result.roll_back && r->saves.saved_step >= 0) { /* without a checkpoint it is a skip */
+            SY_TRY(sy_trouble_limit(r->trainer, &result));
+            SY_TRY(roll_back(r, result.step));
+            continue;
+        }
         st = after_step(r, &result, stopped);
         if (st != SY_OK) {
             sy_comm_abort(r->world, st);
         }
         sy_profile_after(&r->profile, result.step);
-        SY_REQUIRE(result.verdict != SY_STEP_SKIPPED || c->nonfinite == SY_NONFINITE_SKIP,
-                   SY_ERR_NUMERIC,
-                   "step %ld: the gradient norm is not finite, and train.nonfinite is stop",
-                   (long)result.step);
+        SY_TRY(sy_trouble_limit(r->trainer, &result));
     }
     sy_profile_finish(&r->profile);
     sy_saves_finish(&r->saves);

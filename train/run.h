@@ -19,7 +19,8 @@ typedef struct sy_run_spec {
     const char *run_dir; /* --run-dir, NULL: from the config */
     bool resume;
     const char *resume_from;      /* --resume CKPT, NULL: the newest that verifies */
-    uint32_t reset;               /* with resume */
+    uint32_t reset;               /* with resume, as is the next */
+    int64_t skip_batches;         /* global batches of the data to leave out */
     const char *init_from;        /* --init-from CKPT, or NULL */
     const char *const *overrides; /* --set */
     int32_t n_overrides;

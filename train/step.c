@@ -2,6 +2,7 @@
  * all-reduces and one wait), one decision on all ranks, update. */
 #include <math.h>
 
+#include "backend/corrupt.h"
 #include "core/clock.h"
 #include "core/fault.h"
 #include "core/pulse.h"
@@ -105,6 +106,19 @@ cleanup:
     return st;
 }
 
+/* Fault points: the first tensor of the model, which dense ranks have copies of. */
+static sy_status corrupt(sy_trainer *t)
+{
+    sy_status st = SY_OK;
+    const sy_params *params = t->engine->params;
+    const sy_param *p = params->param[0];
+    const int64_t at = sy_tensor_numel(&p->value) / 2;
+    SY_TRY(sy_corrupt(t->engine->compute_stream, "train.weight", &p->value, at));
+    SY_TRY(sy_corrupt(t->engine->compute_stream, "train.gradient", &p->grad, at));
+cleanup:
+    return st;
+}
+
 /* Forward and backward over this rank's micro-batches, gradients and statistics reduced. */
 static sy_status compute(sy_trainer *t, const sy_step_batch *batch, const int64_t sum[HEAD_N])
 {
@@ -115,6 +129,7 @@ static sy_status compute(sy_trainer *t, const sy_step_batch *batch, const int64_
     double from;
 
     SY_TRY(sy_engine_zero_stats(e));
+    SY_TRY(corrupt(t));
     for (int32_t i = 0; i < batch->n_micro; i++) {
         SY_TRY(micro_batch(t, &batch->micro[i], i * dp->size + dp->rank, i == batch->n_micro - 1,
                            sum));
@@ -138,20 +153,36 @@ cleanup:
     return st;
 }
 
-/* All ranks see the same sums, so all decide alike. */
+/* What is to become of the step. All ranks see the same sums, so all decide alike. */
+static void judge(const sy_trainer *t, sy_step_result *r)
+{
+    const sy_train_config *c = t->settings->train;
+    r->trouble =
+        sy_spikes_judge(&t->spikes, c->spike_window, c->spike_sigma, r->loss, r->grad_norm);
+    r->verdict = SY_STEP_DONE;
+    if (r->trouble.kind == SY_TROUBLE_NONFINITE) {
+        r->verdict = SY_STEP_SKIPPED;
+        r->roll_back = c->nonfinite == SY_NONFINITE_ROLLBACK;
+    } else if (c->spike == SY_SPIKE_OFF) {
+        r->trouble = (sy_trouble){.kind = SY_TROUBLE_NONE};
+    } else if (r->trouble.kind != SY_TROUBLE_NONE && c->spike != SY_SPIKE_WARN) {
+        r->verdict = SY_STEP_SKIPPED;
+        r->roll_back = c->spike == SY_SPIKE_ROLLBACK;
+    }
+}
+
 static void fill_result(const sy_trainer *t, const sy_step_batch *batch, const int64_t sum[HEAD_N],
                         sy_step_result *r)
 {
     const sy_engine *e = t->engine;
     int64_t L = t->settings->model->layers, E = sy_engine_experts(e);
-    bool finite = isfinite(e->h_sums[0]) && isfinite(e->h_sums[1]);
-    r->verdict = finite ? SY_STEP_DONE : SY_STEP_SKIPPED;
     r->step = t->count.step + 1;
     r->n_sequences = batch->n_sequences;
     r->loss_tokens = sum[HEAD_LOSS_TOKENS];
     r->routed_tokens = sum[HEAD_ROUTED_TOKENS];
     r->loss = r->loss_tokens > 0 ? e->h_sums[1] / (double)r->loss_tokens : 0;
     r->grad_norm = sqrt(e->h_sums[0]);
+    judge(t, r);
     r->sums = e->h_sums + 2;
     r->load = E > 0 ? e->h_loads : NULL;
     r->kept = E > 0 ? e->h_loads + L * E : NULL;
@@ -246,7 +277,15 @@ sy_status sy_trainer_update(sy_trainer *t, sy_step_result *r)
     t->count.step++;
     t->count.data_step += r->n_sequences;
     t->count.tokens_seen += r->loss_tokens;
-    t->count.skipped += r->verdict == SY_STEP_SKIPPED;
+    t->count.spikes +=
+        r->trouble.kind == SY_TROUBLE_LOSS || r->trouble.kind == SY_TROUBLE_GRAD_NORM;
+    if (r->verdict == SY_STEP_SKIPPED) {
+        t->count.skipped++;
+        t->count.skipped_in_row++;
+    } else {
+        t->count.skipped_in_row = 0;
+        sy_spikes_accept(&t->spikes, r->loss, r->grad_norm);
+    }
     if (r->load != NULL) {
         memcpy(t->h_loads, r->load,
                (size_t)(t->settings->model->layers * sy_engine_experts(t->engine)) *

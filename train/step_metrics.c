@@ -242,6 +242,9 @@ sy_status sy_step_metrics_fill(sy_step_metrics *m, const sy_step_result *r,
     SY_TRY(sy_metrics_set_f64(rec, "train/grad_norm", r->grad_norm));
     SY_TRY(sy_metrics_set_f64(rec, "train/lr", r->lr));
     SY_TRY(sy_metrics_set_i64(rec, "train/skipped_steps", count->skipped));
+    SY_TRY(sy_metrics_set_i64(rec, "train/spikes", count->spikes));
+    SY_TRY(sy_metrics_set_i64(rec, "train/rollbacks", count->rollbacks));
+    SY_TRY(sy_metrics_set_i64(rec, "train/skipped_sequences", count->skipped_sequences));
     if (m->n_layers > 0) {
         SY_TRY(fill_moe(m, r, facts));
     }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/alloc.h"
+#include "train/spikes.h"
 
 #define KEY(field, kind, def, lo, hi, choices, text)                                               \
     {                                                                                              \
@@ -11,7 +12,8 @@
     }
 
 static const char *const recompute_choices[] = {"none", "moe", "block", NULL};
-static const char *const nonfinite_choices[] = {"skip", "stop", NULL};
+static const char *const nonfinite_choices[] = {"skip", "stop", "rollback", NULL};
+static const char *const spike_choices[] = {"off", "warn", "skip", "rollback", NULL};
 
 static const sy_config_key keys[] = {
     KEY(steps, SY_CFG_I64, "1000", 0, 1e15, NULL, "Updates in the whole run."),
@@ -43,7 +45,21 @@ static const sy_config_key keys[] = {
         "Save and exit with 75 after so many minutes, before a time limit of the machine's. 0: "
         "never."),
     KEY(nonfinite, SY_CFG_ENUM, "skip", 0, 0, nonfinite_choices,
-        "When the gradient norm is not finite: skip the update on all ranks, or stop."),
+        "When the gradient norm is not finite: skip the update on all ranks, stop, or go back to "
+        "the "
+        "last checkpoint and leave the data since then out."),
+    KEY(spike, SY_CFG_ENUM, "warn", 0, 0, spike_choices,
+        "When loss or gradient norm is more than spike_sigma standard deviations above the mean of "
+        "the last spike_window updates: nothing, say so, skip the update, or go back as "
+        "train.nonfinite does."),
+    KEY(spike_sigma, SY_CFG_F64, "6.0", 0.1, 1e6, NULL, "Standard deviations that make a spike."),
+    KEY(spike_window, SY_CFG_I32, "128", 2, SY_SPIKE_MEMORY, NULL,
+        "Updates that a spike is compared with; half of them must be there."),
+    KEY(skip_limit, SY_CFG_I32, "10", 0, 1 << 20, NULL,
+        "Stop after so many steps skipped one after another, or roll-backs without a new "
+        "checkpoint between them. 0: never."),
+    KEY(skip_batches, SY_CFG_I64, "0", 0, 1e12, NULL,
+        "After going back: global batches to leave out beyond the one that failed."),
     KEY(freeze, SY_CFG_STR_LIST, "null", 0, 0, NULL,
         "Shell patterns on dataset paths below /model: parameters that do not train."),
     {0},

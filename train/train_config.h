@@ -15,7 +15,17 @@
 extern "C" {
 #endif
 
-typedef enum sy_nonfinite { SY_NONFINITE_SKIP, SY_NONFINITE_STOP } sy_nonfinite;
+typedef enum sy_nonfinite {
+    SY_NONFINITE_SKIP,
+    SY_NONFINITE_STOP,
+    SY_NONFINITE_ROLLBACK
+} sy_nonfinite;
+typedef enum sy_on_spike {
+    SY_SPIKE_OFF,
+    SY_SPIKE_WARN,
+    SY_SPIKE_SKIP,
+    SY_SPIKE_ROLLBACK
+} sy_on_spike;
 
 typedef struct sy_train_config {
     int64_t steps;
@@ -29,6 +39,11 @@ typedef struct sy_train_config {
     sy_opt_f64 checkpoint_staging_gb;
     double stop_after_minutes;
     int32_t nonfinite; /* sy_nonfinite */
+    int32_t spike;     /* sy_on_spike */
+    double spike_sigma;
+    int32_t spike_window;
+    int32_t skip_limit;
+    int64_t skip_batches;
     sy_str_list freeze;
 } sy_train_config;
 

@@ -83,13 +83,13 @@ static sy_status walk_sublayers(void *self, sy_emit *emit, void *to)
     return sy_model_walk(t->engine->model, emit, to);
 }
 
-/* Integers that every rank has; rank 0 writes them. Older files lack some. */
-static sy_status emit_i64(const sy_trainer *t, const char *name, int64_t *value, sy_box box,
-                          bool optional, sy_emit *emit, void *to)
+/* Numbers that every rank has; rank 0 writes them. Older files lack some. */
+static sy_status emit_numbers(const sy_trainer *t, const char *name, sy_dtype dtype, void *values,
+                              sy_box box, bool optional, sy_emit *emit, void *to)
 {
-    sy_part part = {.box = box, .data = value, .write = t->engine->mesh->host->rank == 0};
+    sy_part part = {.box = box, .data = values, .write = t->engine->mesh->host->rank == 0};
     sy_field field = {.name = name,
-                      .dtype = SY_I64,
+                      .dtype = dtype,
                       .n_dim = box.n_dim,
                       .n_parts = 1,
                       .parts = &part,
@@ -102,6 +102,7 @@ static sy_status walk_counters(void *self, sy_emit *emit, void *to)
 {
     sy_status st = SY_OK;
     sy_trainer *t = self;
+    const sy_box one = {.n_dim = 1, .shape = {1}};
     struct {
         const char *name;
         int64_t *value;
@@ -110,15 +111,34 @@ static sy_status walk_counters(void *self, sy_emit *emit, void *to)
                    {"state/data_step", &t->count.data_step, false},
                    {"state/tokens_seen", &t->count.tokens_seen, false},
                    {"state/skipped_steps", &t->count.skipped, false},
-                   {"state/schedule_start", &t->count.schedule_start, true}};
+                   {"state/schedule_start", &t->count.schedule_start, true},
+                   {"state/skipped_in_row", &t->count.skipped_in_row, true},
+                   {"state/spikes", &t->count.spikes, true},
+                   {"state/rollbacks", &t->count.rollbacks, true},
+                   {"state/rollbacks_in_row", &t->count.rollbacks_in_row, true},
+                   {"state/skipped_sequences", &t->count.skipped_sequences, true},
+                   {"state/window_updates", &t->spikes.n, true}};
     for (size_t i = 0; i < sizeof counter / sizeof counter[0]; i++) {
-        SY_TRY(emit_i64(t, counter[i].name, counter[i].value, (sy_box){.n_dim = 1, .shape = {1}},
-                        counter[i].optional, emit, to));
+        SY_TRY(emit_numbers(t, counter[i].name, SY_I64, counter[i].value, one, counter[i].optional,
+                            emit, to));
     }
+cleanup:
+    return st;
+}
+
+/* What a spike is compared with, and the loads of the last step. */
+static sy_status walk_history(void *self, sy_emit *emit, void *to)
+{
+    sy_status st = SY_OK;
+    sy_trainer *t = self;
+    const sy_box window = {.n_dim = 1, .shape = {SY_SPIKE_MEMORY}};
+    SY_TRY(emit_numbers(t, "state/window_loss", SY_F64, t->spikes.loss, window, true, emit, to));
+    SY_TRY(emit_numbers(t, "state/window_grad_norm", SY_F64, t->spikes.grad_norm, window, true,
+                        emit, to));
     if (t->h_loads != NULL) {
         sy_box all = {.n_dim = 2,
                       .shape = {t->settings->model->layers, sy_engine_experts(t->engine)}};
-        SY_TRY(emit_i64(t, "state/loads", t->h_loads, all, true, emit, to));
+        SY_TRY(emit_numbers(t, "state/loads", SY_I64, t->h_loads, all, true, emit, to));
     }
 cleanup:
     return st;
@@ -130,12 +150,13 @@ static void set_owners(sy_trainer *t)
     t->owner[1] = (sy_owner){.name = "sublayers", .self = t, .walk = walk_sublayers};
     t->owner[2] = (sy_owner){.name = "optimizer", .self = t->opt, .walk = sy_optimizer_walk};
     t->owner[3] = (sy_owner){.name = "counters", .self = t, .walk = walk_counters};
+    t->owner[4] = (sy_owner){.name = "history", .self = t, .walk = walk_history};
 }
 
 sy_state sy_trainer_state(sy_trainer *t, const char *config_yaml)
 {
     return (sy_state){.owners = t->owner,
-                      .n_owners = 4,
+                      .n_owners = 5,
                       .step = t->count.step,
                       .tokens_seen = t->count.tokens_seen,
                       .kind = "training",

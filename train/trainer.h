@@ -7,6 +7,7 @@
 #include "data/loader.h"
 #include "optim/optimizer.h"
 #include "train/engine.h"
+#include "train/spikes.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -14,7 +15,7 @@ extern "C" {
 
 typedef enum sy_verdict {
     SY_STEP_DONE,
-    SY_STEP_SKIPPED, /* the gradient norm was not finite: nothing was updated */
+    SY_STEP_SKIPPED, /* for its trouble: nothing was updated */
     SY_STEP_STOP     /* a rank was asked to stop: nothing was computed */
 } sy_verdict;
 
@@ -32,7 +33,9 @@ typedef struct sy_step_times {
 /* The same on every rank, but the times. */
 typedef struct sy_step_result {
     sy_verdict verdict;
-    int64_t step; /* its number, from 1 */
+    sy_trouble trouble;
+    bool roll_back; /* the policy for this trouble: the run goes back to a checkpoint */
+    int64_t step;   /* its number, from 1 */
     double loss, grad_norm, lr;
     int64_t loss_tokens, routed_tokens;
     int32_t n_sequences;
@@ -57,7 +60,10 @@ typedef struct sy_train_counters {
     int64_t step;      /* finished updates, skipped ones included */
     int64_t data_step; /* position in the data, in sequences */
     int64_t tokens_seen;
-    int64_t skipped;
+    int64_t skipped, skipped_in_row; /* steps; the last ones that were */
+    int64_t spikes;
+    int64_t rollbacks, rollbacks_in_row; /* all, those kept in no checkpoint of a later step too */
+    int64_t skipped_sequences;           /* of the data, left out on purpose */
     int64_t
         schedule_start; /* step at which the learning rate's schedule began (--reset schedule) */
 } sy_train_counters;
@@ -70,10 +76,11 @@ typedef struct sy_trainer {
     sy_loader *loader;
     FILE *samples; /* NULL: nobody asked (train/sample_log.h) */
     sy_train_counters count;
+    sy_spikes spikes;
     int64_t *h_loads; /* [L, E] rows that the last step sent to each expert; NULL: dense */
     sy_step_votes votes;
     sy_step_times time; /* of the step under way */
-    sy_owner owner[4];
+    sy_owner owner[5];
 } sy_trainer;
 
 typedef struct sy_trainer_spec {

@@ -100,6 +100,11 @@ static void hit_tells_the_action_and_does_nothing(void **state)
     assert_int_equal(sy_fault_hit("step"), SY_FAULT_KILL);
     arm("loss:1:nan", 0);
     assert_int_equal(sy_fault("loss"), SY_OK);
+    int32_t bit = -1;
+    arm("loss:1:inf,step:1:flip=52", 0);
+    assert_int_equal(sy_fault_hit_bit("loss", &bit), SY_FAULT_INF);
+    assert_int_equal(sy_fault_hit_bit("step", &bit), SY_FAULT_FLIP);
+    assert_int_equal(bit, 52);
 }
 
 static void sleep_takes_its_time(void **state)
@@ -132,9 +137,9 @@ static void kill_and_stop_reach_the_process(void **state)
 static void setup_bad_text_is_refused(void **state)
 {
     (void)state;
-    static const char *const bad[] = {"a",         "a:1",         "a:0:fail",    "a:x:fail",
-                                      ":1:fail",   "a:1:explode", "a:1:fail:x",  "a:1:fail:0:9",
-                                      "a:1:fail,", "a:1:sleep=",  "a:1:sleep=-1"};
+    static const char *const bad[] = {"a",         "a:1",         "a:0:fail",     "a:x:fail",
+                                      ":1:fail",   "a:1:explode", "a:1:fail:x",   "a:1:fail:0:9",
+                                      "a:1:fail,", "a:1:sleep=",  "a:1:sleep=-1", "a:1:flip=64"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         setenv("SY_FAULT", bad[i], 1);
         assert_int_equal(sy_fault_setup(0), SY_ERR_USAGE);
