@@ -301,7 +301,7 @@ typedef struct sy_expert_count_args {
    += kept choices, sums[0] += entropy of the normalised p of every routed token (nats), sums[1] +=
    the token's largest p; dropped_at[i P / S] += dropped choices of tokens t at place i = t mod S of
    their sequence. p [T, E] W; expert [T, K]; kept [T, K] U8 (optional: all); load, kept_load
-   [E] I64; dropped_at [P] I64 (optional); sums [2] F64; S >= 1. */
+   [E] I64; dropped_at [P] I64 (optional); sums [2] F64; S >= 1 where T > 0. */
 typedef struct sy_router_stats_args {
     sy_tensor p, expert, kept, load, kept_load, dropped_at, sums;
     int64_t S;
@@ -385,7 +385,8 @@ typedef struct sy_adamw_args {
     X(add)                                                                                         \
     X(scale)                                                                                       \
     X(add_bias)                                                                                    \
-    X(column_sum) X(sum) X(sum_squares) X(row_squares) X(jitter) X(gate) X(gate_backward) X(gemm)  \
+    X(column_sum)                                                                                  \
+    X(sum) X(sum_squares) X(row_squares) X(jitter) X(gate) X(gate_backward) X(gemm)                \
         X(grouped_gemm) X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(rope)          \
             X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(xent) X(gather_rows) \
                 X(combine_rows) X(router_scores) X(topk) X(capacity) X(topk_weigh)                 \

@@ -94,7 +94,7 @@ sy_status sy__check_router_stats(const sy_device *dev, const sy_router_stats_arg
     SY__WANT1(&c, &args->kept_load, SY_SET(SY_I64), SY_CONTIGUOUS, E);
     SY__WANT1(&c, &args->dropped_at, SY_SET(SY_I64), SY_OPTIONAL, SY_ANY);
     SY__WANT1(&c, &args->sums, SY_SET(SY_F64), SY_CONTIGUOUS, 2);
-    sy__want_that(&c, args->dropped_at.data == NULL || args->S >= 1, "S is positive");
+    sy__want_that(&c, T == 0 || args->dropped_at.data == NULL || args->S >= 1, "S is positive");
     return sy__check_end(&c);
 }
 

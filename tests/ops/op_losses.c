@@ -64,7 +64,7 @@ static void build_router_stats(op_instance *in, const op_case *c)
 static const op_case stats_cases[] = {
     {.T = 6, .E = 4, .K = 2, .mode = 3, .scopes = 2, .N = 3},
     {.T = 6, .E = 4, .K = 2, .form = SY_SCORE_SIGMOID, .scopes = 8, .N = 6},
-    {.T = 0, .E = 4, .K = 2, .mode = 1, .scopes = 8, .N = 1},
+    {.T = 0, .E = 4, .K = 2, .mode = 1, .scopes = 8},
     {.T = 1, .E = 1, .K = 1},
     {.T = 31, .E = 8, .K = 8, .mode = 3},
     {.T = 31, .E = 8, .K = 2, .scaled = 1},
