@@ -21,6 +21,9 @@ void sy_cpu_peak_destroy(sy_cpu_peak **peak);
 sy_status sy_cpu_peak_run(sy_cpu_peak *peak, double *flops_per_s);
 /* Bytes that it holds. Not collective. */
 int64_t sy_cpu_peak_bytes(const sy_cpu_peak *peak);
+/* "oneDNN 2.7.3, for AVX-512 with bf16", into buf: the library, and the instructions that it uses
+   here. Not collective. */
+void sy_cpu_library_format(char *buf, size_t buf_bytes);
 
 #ifdef __cplusplus
 }

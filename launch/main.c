@@ -27,6 +27,7 @@ const sy_command *const sy_commands[] = {&sy_cmd_train,
                                          &sy_cmd_estimate,
                                          &sy_cmd_bench,
                                          &sy_cmd_report,
+                                         &sy_cmd_doctor,
                                          &sy_cmd_completion,
                                          NULL};
 

@@ -4,6 +4,7 @@
 
 #include <oneapi/dnnl/dnnl.h>
 #include <omp.h>
+#include <stdio.h>
 
 #include "core/alloc.h"
 #include "core/clock.h"
@@ -154,4 +155,22 @@ cleanup:
 int64_t sy_cpu_peak_bytes(const sy_cpu_peak *peak)
 {
     return peak->bytes;
+}
+
+void sy_cpu_library_format(char *buf, size_t buf_bytes)
+{
+    const dnnl_version_t *v = dnnl_version();
+    const dnnl_cpu_isa_t isa = dnnl_get_effective_cpu_isa();
+    const char *name = "AVX2 or less; bf16 is emulated";
+#if defined(__x86_64__)
+    if (isa == dnnl_cpu_isa_avx512_core_amx) {
+        name = "AMX, bf16 in hardware";
+    } else if (isa == dnnl_cpu_isa_avx512_core_bf16) {
+        name = "AVX-512 with bf16";
+    } else if (isa == dnnl_cpu_isa_avx512_core_vnni || isa == dnnl_cpu_isa_avx512_core) {
+        name = "AVX-512; bf16 is emulated";
+    }
+#endif
+    snprintf(buf, buf_bytes, "oneDNN %d.%d.%d for %s (%d)", v->major, v->minor, v->patch, name,
+             (int)isa);
 }

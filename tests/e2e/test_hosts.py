@@ -99,6 +99,15 @@ class Hosts(harness.Case):
         self.near(self.losses("run"), self.losses("whole"), 1e-4)
         self.assertEqual(self.losses("run")[:10], self.losses("whole")[:10], "three hosts and one compute the same")
 
+    def test_doctor_names_the_host_behind_a_slow_link(self):
+        sh(f"ip netns exec {HOSTS[1]} tc qdisc add dev eth0 root tbf rate 20mbit burst 32k latency 400ms")
+        self.addCleanup(sh, f"ip netns exec {HOSTS[1]} tc qdisc del dev eth0 root")
+        job = self.on_first("mpirun.sh", "-n", 3, harness.PROGRAM, "doctor", "--run-dir", self.folder).wait(60)
+        self.assertIn("3 ranks on 3 hosts", job.stdout, job.text())
+        self.assertRegex(job.stdout, f"rank 1 on {HOSTS[1]} is slow with 2 of 2 others")
+        self.assertIn("locks work, between hosts too", job.stdout)
+        self.assertIn("clocks of hosts are at most", job.stdout)
+
     def test_host_that_does_not_answer_is_refused_before_anything_starts(self):
         sh(f"ip link set {HOSTS[1]} down")
         job = self.on_first("mpirun.sh", "-n", 3, harness.PROGRAM, "train", self.config(), "--run-dir", self.folder / "run").wait(60)
