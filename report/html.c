@@ -125,8 +125,8 @@ static sy_status write_one(const sy__page *page)
     sy__page_tiles(page);
     if (page->log->n_lines > 0) {
         SY_TRY(sy__page_losses(page));
-        SY_TRY(sy__page_routing(page));
         SY_TRY(sy__page_loads(page));
+        SY_TRY(sy__page_routing(page));
         SY_TRY(sy__page_layers(page));
         SY_TRY(sy__page_routed(page));
         SY_TRY(sy__page_speed(page));
