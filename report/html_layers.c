@@ -20,6 +20,8 @@ static const struct {
     {"router_confidence", "Router confidence", 100, " %"},
     {"routing_overlap", "Overlap with earlier routing", 100, " %"},
     {"output_rms", "Experts' output, RMS", 1, ""},
+    {"dropped", "Dropped rows", 1, ""},
+    {"dead_experts", "Experts without a token", 1, ""},
 };
 
 /* Values of a map, [rows, columns]; NaN where nothing was logged. */
@@ -90,7 +92,7 @@ static int32_t n_layers(const sy__page *page)
 static sy_status write_figure(const sy__page *page, size_t f, grid *g)
 {
     sy_status st = SY_OK;
-    double lo, hi;
+    double lo = 0, hi = 0;
     char unit[UNIT_BYTES];
     g->n_rows = 0;
     for (int32_t i = 0; i < n_layers(page); i++) {
@@ -102,6 +104,8 @@ static sy_status write_figure(const sy__page *page, size_t f, grid *g)
     }
     if (g->n_rows >= 2) {
         span_of(g, &lo, &hi);
+    }
+    if (g->n_rows >= 2 && hi != 0) { /* none dropped, none dead: no map */
         snprintf(unit, sizeof unit, "by layer; faint %.3g, strong %.3g%s", figures[f].scale * lo,
                  figures[f].scale * hi, figures[f].unit);
         SY_TRY(write_grid(page, g, figures[f].title, unit, lo, hi, true));

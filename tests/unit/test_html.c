@@ -1,5 +1,4 @@
 /* The report page: complete by itself, well-formed whatever names come in, and true to the log. */
-#include <ctype.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,64 +11,9 @@
 #include "report/html.h"
 #include "report/svg.h"
 #include "tests/support/scratch.h"
+#include "tests/support/well_formed.h"
 
 typedef char path_buf[2 * SCRATCH_PATH];
-
-enum { DEPTH_MAX = 64, NAME_MAX_BYTES = 32 };
-
-static bool is_void(const char *name)
-{
-    return strcmp(name, "meta") == 0 || strcmp(name, "!doctype") == 0;
-}
-
-/* Every tag closed in its order, every attribute quoted, no bare < or &: a reader of its own,
- * knowing nothing of the writer. */
-static bool is_well_formed(const char *page)
-{
-    char open[DEPTH_MAX][NAME_MAX_BYTES];
-    int32_t depth = 0;
-    for (const char *c = page; *c != '\0'; c++) {
-        if (*c == '&' && strncmp(c, "&lt;", 4) != 0 && strncmp(c, "&gt;", 4) != 0 &&
-            strncmp(c, "&amp;", 5) != 0 && strncmp(c, "&quot;", 6) != 0 &&
-            strncmp(c, "&#39;", 5) != 0) {
-            return false;
-        }
-        if (*c != '<') {
-            continue;
-        }
-        bool is_end = c[1] == '/';
-        char name[NAME_MAX_BYTES] = "";
-        const char *begin = c + 1 + is_end;
-        size_t n = strcspn(begin, " >/\n");
-        if (n == 0 || n >= sizeof name) {
-            return false;
-        }
-        for (size_t i = 0; i < n; i++) {
-            name[i] = (char)tolower((unsigned char)begin[i]);
-        }
-        bool is_quoted = false;
-        for (c = begin + n; *c != '\0' && (*c != '>' || is_quoted); c++) {
-            is_quoted = *c == '"' ? !is_quoted : is_quoted;
-            if (*c == '<') {
-                return false;
-            }
-        }
-        if (*c == '\0') {
-            return false;
-        }
-        bool is_single = is_void(name) || c[-1] == '/';
-        if (is_end && (depth == 0 || strcmp(open[--depth], name) != 0)) {
-            return false;
-        }
-        if (!is_end && !is_single) {
-            if (depth == DEPTH_MAX) {
-                return false;
-            }
-            strcpy(open[depth++], name);
-        }
-    }
-    return depth == 0;
-}
 
 static sy_status write_one(const char *run_dir, const char *out_path, char **written)
 {
@@ -91,7 +35,7 @@ static char *render_text(void **state, const char *jsonl, const char *name, cons
                                       1, &page),
                      SY_OK);
     sy_metrics_log_free(&log);
-    assert_true(is_well_formed(page));
+    assert_true(html_is_well_formed(page));
     return page;
 }
 
@@ -287,7 +231,7 @@ static void report_of_a_run_directory_is_written_beside_it(void **state)
     assert_int_equal(write_one(scratch_path(state, "my run/", path), NULL, &written), SY_OK);
     assert_non_null(strstr(written, "/my run/report.html"));
     char *page = scratch_read(written);
-    assert_true(is_well_formed(page));
+    assert_true(html_is_well_formed(page));
     assert_non_null(strstr(page, "<h1>my run</h1>"));
     assert_non_null(strstr(page, "run: {name: &lt;x&gt;}"));
     assert_false(scratch_exists(scratch_path(state, "my run/.report.html.tmp", path)));
@@ -324,7 +268,7 @@ static void routed_shares_stand_in_a_matrix(void **state)
                     "{\"step\":2,\"valid/a&b/routed/x\":0.625,\"valid/a&b/routed/y\":0.375,"
                     "\"valid/a&b/layer_3/routed/x\":0.5,\"valid/two/routed/x\":0.75}\n",
                     "r", NULL);
-    assert_true(is_well_formed(page));
+    assert_true(html_is_well_formed(page));
     assert_non_null(strstr(page, "<tr><th></th><th>x</th><th>y</th></tr>\n"
                                  "<tr><td>a&amp;b</td><td style=\"--share:38%\">62.5 %</td>"
                                  "<td style=\"--share:22%\">37.5 %</td></tr>\n"
@@ -355,7 +299,7 @@ static char *render_state(void **state, int32_t n_lines, sy_run_holder holder, d
                          .holder = holder,
                          .quiet_s = quiet_s};
     assert_int_equal(sy_report_render(&run, 1, &page), SY_OK);
-    assert_true(is_well_formed(page));
+    assert_true(html_is_well_formed(page));
     sy_metrics_log_free(&log);
     free(text);
     return page;
@@ -468,7 +412,7 @@ static void runs_beside_each_other_show_where_they_differ(void **state)
     assert_int_equal(sy_report_write(dirs, 2, NULL, &written), SY_OK);
     assert_non_null(strstr(written, "run<0>/compare.html"));
     char *page = scratch_read(written);
-    assert_true(is_well_formed(page));
+    assert_true(html_is_well_formed(page));
     assert_non_null(strstr(page, "<h1>run&lt;0&gt;, run&lt;1&gt;</h1>"));
     assert_non_null(strstr(page, "<td><code>optim.lr</code></td><td>0.1</td>"
                                  "<td class=\"new\">0.2</td></tr>"));
