@@ -21,6 +21,7 @@
 #include "train/eval.h"
 #include "train/peak.h"
 #include "train/profile.h"
+#include "train/replicas.h"
 #include "train/routed.h"
 #include "train/same.h"
 #include "train/saves.h"
@@ -36,6 +37,7 @@ typedef struct run {
     char *config_yaml;
     sy_tokenizer_files tokenizer; /* what the first checkpoint came with goes into the next */
     sy_trainer *trainer;
+    sy_replicas *replicas;
     sy_eval_set *valid;
     int32_t n_valid;
     sy_metrics_file *metrics_file; /* rank 0 */
@@ -305,6 +307,7 @@ static sy_status start(run *r)
                            r->trainer->count.step, r->settings->train->steps));
     SY_TRY(open_saves(r, saved_step));
     SY_TRY(open_valid(r));
+    SY_TRY(sy_agree(r->world, sy_replicas_create(r->trainer, &r->replicas)));
     SY_TRY(measure_peak(r, &peak));
     if (is_root(r)) {
         mine = open_outputs(r, how, peak, path, &stands);
@@ -444,6 +447,23 @@ cleanup:
     return st;
 }
 
+/* Now and then, and before whatever a checkpoint will be made of. */
+static sy_status compare_replicas(run *r, sy_step_result *result)
+{
+    sy_status st = SY_OK;
+    const sy_train_config *c = r->settings->train;
+    const int64_t step = result->step;
+    const double from = sy_clock_s();
+    if (c->digest_every > 0 && (step % c->digest_every == 0 || due(step, c->checkpoint_every) ||
+                                result->save_now || step == c->steps)) {
+        sy_span_begin(SY_SPAN_PHASE, "replicas", -1, -1);
+        st = sy_replicas_check(r->replicas, step, result->verdict == SY_STEP_DONE);
+        sy_span_end();
+        r->trainer->time.digest_s = sy_clock_s() - from;
+    }
+    return st;
+}
+
 /* One step. A save under way goes on while the gradients are computed; before anything is updated,
    what it saves must have been copied. */
 static sy_status step(run *r, sy_step_result *result)
@@ -461,6 +481,7 @@ static sy_status step(run *r, sy_step_result *result)
         if (result->trouble.kind != SY_TROUBLE_NONE) {
             SY_TRY(sy_trouble_report(t, result)); /* while the gradients stand */
         }
+        SY_TRY(compare_replicas(r, result));
         sy_saves_wait_copied(&r->saves);
         SY_TRY(sy_trainer_update(t, result));
     }
@@ -581,6 +602,7 @@ static void finish(run *r)
     }
     sy_free(&r->valid);
     sy_saves_close(&r->saves);
+    sy_replicas_destroy(&r->replicas);
     sy_trainer_destroy(&r->trainer);
     sy_tokenizer_files_free(&r->tokenizer);
     sy_run_dir_free(&r->dir);

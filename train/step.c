@@ -106,15 +106,23 @@ cleanup:
     return st;
 }
 
-/* Fault points: the first tensor of the model, which dense ranks have copies of. */
-static sy_status corrupt(sy_trainer *t)
+/* Fault points in the first tensor of the model, which every rank has a copy of: before a step, and
+   once its gradients are reduced. */
+static sy_status corrupt(sy_trainer *t, bool reduced)
 {
     sy_status st = SY_OK;
     const sy_params *params = t->engine->params;
     const sy_param *p = params->param[0];
+    const sy_tensor moments = sy_tensor_1d(t->opt->m, params->wide, params->shard_n);
     const int64_t at = sy_tensor_numel(&p->value) / 2;
-    SY_TRY(sy_corrupt(t->engine->compute_stream, "train.weight", &p->value, at));
-    SY_TRY(sy_corrupt(t->engine->compute_stream, "train.gradient", &p->grad, at));
+    sy_stream *stream = t->engine->compute_stream;
+    if (reduced) {
+        SY_TRY(sy_corrupt(stream, "train.reduced", &p->grad, at));
+    } else {
+        SY_TRY(sy_corrupt(stream, "train.weight", &p->value, at));
+        SY_TRY(sy_corrupt(stream, "train.moment", &moments, params->shard_n / 2));
+        SY_TRY(sy_corrupt(stream, "train.gradient", &p->grad, at));
+    }
 cleanup:
     return st;
 }
@@ -129,7 +137,7 @@ static sy_status compute(sy_trainer *t, const sy_step_batch *batch, const int64_
     double from;
 
     SY_TRY(sy_engine_zero_stats(e));
-    SY_TRY(corrupt(t));
+    SY_TRY(corrupt(t, false));
     for (int32_t i = 0; i < batch->n_micro; i++) {
         SY_TRY(micro_batch(t, &batch->micro[i], i * dp->size + dp->rank, i == batch->n_micro - 1,
                            sum));
@@ -139,6 +147,7 @@ static sy_status compute(sy_trainer *t, const sy_step_batch *batch, const int64_
     sy_span_begin(SY_SPAN_PHASE, "gradient sync", -1, -1);
     SY_TRY(sy_grad_sync_finish(t->grads));
     sy_span_end();
+    SY_TRY(corrupt(t, true));
     book(t, &t->time.grad_sync_wait_s, &from);
     sy_grad_sync_take_s(t->grads); /* it is in there */
     sy_span_begin(SY_SPAN_PHASE, "sync", -1, -1);

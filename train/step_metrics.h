@@ -26,7 +26,7 @@ typedef struct sy_step_metrics {
     int32_t n_layers;
     double flops_per_token, peak_flops; /* of all ranks together */
     double time_offset_s, start_s;
-    double output_s; /* spent on metrics and progress since the last record */
+    double output_s;        /* spent on metrics and progress since the last record */
     double straggler_ratio; /* the slowest rank to the median of the others; the run sets it */
 } sy_step_metrics;
 

@@ -13,6 +13,7 @@ static sy_status fill_phases(sy_metrics *rec, const sy_step_times *t)
     SY_TRY(sy_metrics_set_f64(rec, "perf/optimizer_ms", 1e3 * t->optimizer_s));
     SY_TRY(sy_metrics_set_f64(rec, "perf/param_gather_ms", 1e3 * t->param_gather_s));
     SY_TRY(sy_metrics_set_f64(rec, "perf/sync_ms", 1e3 * t->sync_s));
+    SY_TRY(sy_metrics_set_f64(rec, "perf/digest_ms", 1e3 * t->digest_s));
 cleanup:
     return st;
 }

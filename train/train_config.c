@@ -60,6 +60,9 @@ static const sy_config_key keys[] = {
         "checkpoint between them. 0: never."),
     KEY(skip_batches, SY_CFG_I64, "0", 0, 1e12, NULL,
         "After going back: global batches to leave out beyond the one that failed."),
+    KEY(digest_every, SY_CFG_I64, "100", 0, 1e15, NULL,
+        "Steps between comparisons of what several ranks hold alike, which are made before "
+        "checkpoints too. 0: never."),
     KEY(freeze, SY_CFG_STR_LIST, "null", 0, 0, NULL,
         "Shell patterns on dataset paths below /model: parameters that do not train."),
     {0},

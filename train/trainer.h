@@ -28,6 +28,7 @@ typedef struct sy_step_times {
     double backward_s;       /* without what grad_sync_wait_s has */
     double grad_sync_wait_s; /* reducing gradients where it is not hidden */
     double optimizer_s, param_gather_s;
+    double digest_s; /* comparing replicas */
 } sy_step_times;
 
 /* The same on every rank, but the times. */

@@ -1,6 +1,6 @@
 """Steps that go wrong: what is not finite, spikes of loss; skipped by all ranks alike, named, gone back from, never learned twice.
 
-Faults 31 and 32 of the reliability table; SY_TEST_LONG=1 takes more points, ranks and data.
+Faults 31 to 33 of the reliability table; SY_TEST_LONG=1 takes more points, ranks and data.
 """
 
 import random
@@ -133,6 +133,30 @@ class Spikes(Trouble):
         self.train(config, "twice", "--resume")
         self.same_records("twice", "again")
         self.fails(2, "--skip-batches", "train", config, "--run-dir", self.folder / "new", "--skip-batches", "2")
+
+
+class Replicas(Trouble):
+    """Fault 33: one bit of what several ranks hold alike flips on one of them."""
+
+    def test_flipped_bit_is_found_and_the_run_goes_on_from_before_it(self):
+        config = self.config(train={"digest_every": 3, "steps": 7}, parallel={"zero": 0})
+        self.train(config, "clean", ranks=3)
+        flips = [(point, bit) for point in ("weight", "moment", "reduced") for bit in range(32)] if LONG else [("weight", 3)]
+        for point, bit in flips:
+            with self.subTest(point=point, bit=bit):
+                run = f"{point}{bit}"
+                job = self.fails(1, ["step 6", "replicas are not alike", "rank 2 is not like the others"], "train", config,
+                                 "--run-dir", self.folder / run, ranks=3, fault=f"train.{point}:5:flip={bit}:2")
+                self.assertIn("model/embed" if point == "weight" else "model/", job.errors()[0])
+                self.assertEqual(self.checkpoints(run), ["latest", "step_00000003.h5"])
+                self.train(config, run, "--resume", ranks=3)
+                self.same_records(run, "clean")
+
+    def test_with_zero_a_flip_is_found_in_the_step_that_uses_it(self):
+        config = self.config(train={"digest_every": 1}, parallel={"ep": 2})
+        for bit in range(32) if LONG else (30,):
+            self.fails(1, ["step 4", "weights of model/embed", "ranks 0 and 1 differ"], "train", config, "--run-dir",
+                       self.folder / f"run{bit}", ranks=2, fault=f"train.weight:4:flip={bit}:0")
 
 
 if __name__ == "__main__":
