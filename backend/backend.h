@@ -42,11 +42,13 @@ typedef struct sy_prices sy_prices;     /* backend/prices.h */
 typedef struct sy_observer sy_observer; /* likewise */
 
 typedef struct sy_device_spec {
-    const char *backend; /* "auto", "cpu", "check" (config name cpu_check), "ref", "cuda" */
+    const char *backend; /* "auto" (cuda where there is a GPU, else cpu), "cpu", "check" (config
+                            name cpu_check), "ref", "cuda" */
     int32_t threads;     /* for the ops of one rank; 0: all cores of the process */
     bool dry; /* measure only: nothing is computed, allocations hand out addresses that nobody may
                  touch */
     const sy_prices *prices; /* dry, borrowed: rehearse at these prices instead of measuring */
+    int32_t place, n_places; /* this rank among those of its node: each takes a GPU of its own */
 } sy_device_spec;
 
 struct sy_device {
@@ -60,6 +62,9 @@ struct sy_device {
     const sy_prices *prices;     /* dry: it rehearses */
     const sy_observer *observer; /* told of every op and what it took; usually NULL */
     double host_s;               /* rehearsing: the host's clock */
+    int32_t place, n_places; /* as in the spec; n_places at least 1 */
+    char unit[32]; /* what computes, where no other rank of the node may use the same; "": no
+                      matter */
     sy_ledger ledger;
     const sy_ops *ops; /* NULL slots: lacking */
     const struct sy_device_vt *vt;
@@ -81,6 +86,9 @@ const char *const *sy_backend_names(void);
  * SY_ERR_MEMORY naming tag and bytes. */
 sy_status sy_device_alloc(sy_device *dev, int64_t bytes, sy_mem_tag tag, void **out);
 void sy_device_free(sy_device *dev, void *ptr_to_ptr);
+/* Bytes of memory that are free now and that there are, on a device with memory of its own; *total
+ * 0 elsewhere and on a dry one. */
+sy_status sy_device_capacity(sy_device *dev, int64_t *free_bytes, int64_t *total_bytes);
 /* Book host memory that belongs to what this device computes (negative: it was given back), so that
  * the memory report has it. Not collective. */
 void sy_device_book_host(sy_device *dev, sy_mem_tag tag, int64_t bytes);

@@ -30,6 +30,8 @@ typedef struct sy_device_vt {
                        void **out); /* zeroed, 64-byte aligned, never NULL */
     void (*free)(sy_device *dev, void *ptr, int64_t bytes);
     void *(*host_view)(const sy_device *dev, const void *ptr);
+    /* Memory of its own: free and in all. (optional) */
+    sy_status (*capacity)(sy_device *dev, int64_t *free_bytes, int64_t *total_bytes);
     /* The contents of these bytes no longer mean anything. (optional) check fills them with NaN. */
     void (*undefine)(sy_device *dev, void *ptr, int64_t bytes);
 
@@ -59,6 +61,8 @@ typedef struct sy_backend {
     const char *name;
     /* Fill wide, supports, n_threads and row_multiple. */
     void (*describe)(sy_device *dev, const sy_device_spec *spec);
+    /* Has this machine what it takes? If not, the error says what is missing. (optional: it has) */
+    sy_status (*usable)(void);
     const sy_device_vt *vt;
     const sy_ops *ops;
 } sy_backend;

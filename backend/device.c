@@ -55,6 +55,8 @@ sy_status sy_device_open(const sy_device_spec *spec, sy_device **out)
     dev->dry = spec->dry;
     dev->prices = spec->prices;
     dev->measures = spec->dry && spec->prices == NULL;
+    dev->place = spec->place;
+    dev->n_places = spec->n_places > 0 ? spec->n_places : 1;
     dev->ops = backend->ops;
     dev->vt = spec->dry ? &sy__dry_vt : backend->vt;
     backend->describe(dev, spec);
@@ -157,6 +159,12 @@ void sy_device_free(sy_device *dev, void *ptr_to_ptr)
     }
     ptr = NULL;
     memcpy(ptr_to_ptr, &ptr, sizeof ptr);
+}
+
+sy_status sy_device_capacity(sy_device *dev, int64_t *free_bytes, int64_t *total_bytes)
+{
+    *free_bytes = *total_bytes = 0;
+    return dev->vt->capacity ? dev->vt->capacity(dev, free_bytes, total_bytes) : SY_OK;
 }
 
 void *sy_device_host_view(const sy_device *dev, const void *ptr)

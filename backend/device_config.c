@@ -29,7 +29,11 @@ sy_status sy_device_config_check(const sy_config *config)
     const sy_device_config *c = sy_config_get(config, "device");
     const sy_backend *backend = NULL;
     sy_dtype compute;
-    if (sy__backend_find(c->backend, &backend) != SY_OK) {
+    sy_status st = sy__backend_find(c->backend, &backend);
+    if (st == SY_OK && backend->usable) {
+        st = backend->usable();
+    }
+    if (st != SY_OK) {
         char why[256];
         snprintf(why, sizeof why, "%s", sy_error_message());
         sy_error_clear();

@@ -24,8 +24,8 @@ typedef struct sy_device_config {
 
 extern const sy_config_section sy_device_section;
 
-/* Is the backend in this build, and does the precision go with it? Opens nothing. SY_ERR_USAGE
- * names file, line and key. */
+/* Is the backend in this build, has this machine what it needs, and does the precision go with it?
+ * Opens nothing. SY_ERR_USAGE names file, line and key. */
 sy_status sy_device_config_check(const sy_config *config);
 
 /* The compute dtype on an opened backend (its name): auto is fp64 on ref, bf16 on cuda, fp32

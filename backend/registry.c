@@ -6,9 +6,24 @@
 
 #include "core/config.h"
 
-static const sy_backend *const backends[] = {&sy__backend_cpu, &sy__backend_check,
-                                             &sy__backend_ref};
-static const char *const built_names[] = {"cpu", "check", "ref", NULL};
+/* The cuda backend has another name where it is built for the emulator of the tests. */
+#ifdef SY_HAVE_CUDA
+#ifndef SY__CUDA_NAME
+#define SY__CUDA_NAME "cuda"
+#endif
+extern const sy_backend sy__backend_cuda;
+#endif
+
+static const sy_backend *const backends[] = {&sy__backend_cpu, &sy__backend_check, &sy__backend_ref,
+#ifdef SY_HAVE_CUDA
+                                             &sy__backend_cuda
+#endif
+};
+static const char *const built_names[] = {"cpu", "check", "ref",
+#ifdef SY_HAVE_CUDA
+                                          SY__CUDA_NAME,
+#endif
+                                          NULL};
 enum { N_BACKENDS = sizeof backends / sizeof backends[0] };
 
 /* What a build may lack, and the option that brings it. */
@@ -48,7 +63,10 @@ sy_status sy__backend_find(const char *name, const sy_backend **out)
     const sy_backend *found = NULL;
     if (!name || strcmp(name, "auto") == 0) {
         found = find_built("cuda");
-        found = found ? found : find_built("cpu");
+        if (!found || found->usable() != SY_OK) {
+            sy_error_clear();
+            found = find_built("cpu");
+        }
     } else {
         found = find_built(strcmp(name, "cpu_check") == 0 ? "check" : name);
     }

@@ -40,7 +40,7 @@ def compile_alone(root, path, mode, flags):
 
 
 def check(tree):
-    flags = library_flags()
+    flags = library_flags() + ["-I", os.path.join(tree.root, "tests/emulator/include")]  # for those of backend/cuda
     jobs = []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for source in tree.headers():

@@ -293,6 +293,11 @@ class LayoutCase(Case):
                     self.assertEqual([r[key] for r in other], [r[key] for r in one])
 
 
+def has_gpu():
+    """Is there a driver and a GPU of NVIDIA?"""
+    return Path("/dev/nvidia0").exists()
+
+
 def snapshot(folder):
     """What lies in a folder: {path: digest or link}, without the lock, which belongs to whoever runs."""
     found = {}

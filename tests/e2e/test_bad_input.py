@@ -84,7 +84,8 @@ data:
         self.refused(18, ["parallel.ep 2"], "", "parallel: {ep: 2}\n")
 
     def test_backend_that_is_not_there_is_refused(self):
-        self.refused(2, ["cuda", "not built"], "threads: 1", "backend: cuda")
+        if not harness.has_gpu():  # not in this build, or no driver, or one that is too old
+            self.refused(2, ["device.backend", "cuda"], "threads: 1", "backend: cuda", ranks=2)
         self.refused(2, ["'rfe'", "did you mean 'ref'?"], "threads: 1", "backend: rfe", ranks=2)
         self.refused(3, "fp64", "threads: 1", "backend: cpu\n  precision: fp64")
 
@@ -244,7 +245,8 @@ class EveryRank(harness.Case):
     def test_status_is_the_same_on_every_rank(self):
         self.assertEqual(self.statuses("--set", "moe.topk=1"), ["2"] * 3)
         self.assertEqual(self.statuses("--set", "parallel.ep=2"), ["2"] * 3)
-        self.assertEqual(self.statuses("--set", "device.backend=cuda"), ["2"] * 3)
+        if not harness.has_gpu():
+            self.assertEqual(self.statuses("--set", "device.backend=cuda"), ["2"] * 3)
         self.assertEqual(self.statuses(fault="train.step:3:fail:2"), ["1"] * 3)
         (self.folder / "bad.h5").write_bytes(b"no checkpoint")
         self.assertEqual(self.statuses("--resume", "bad.h5"), ["3"] * 3)

@@ -57,13 +57,15 @@ static void check_coverage(op_runner *runner)
 }
 
 /* One device per number of threads. check has a worker of its own per stream, so two suffice; ref
- * has one thread. */
+   has one thread. The emulator runs threads in another order on each of three streams. */
 static void open_devices(op_runner *runner)
 {
     static const int32_t cpu[] = {1, 2, 3, 4}, check[] = {1, 3};
     const bool is_ref = strcmp(runner->backend, "ref") == 0;
     const bool is_check = strcmp(runner->backend, "check") == 0;
-    runner->n_devices = is_ref ? 1 : is_check ? 2 : 4;
+    const bool is_emulated = strcmp(runner->backend, "cuda_emulated") == 0;
+    const bool is_cuda = strcmp(runner->backend, "cuda") == 0;
+    runner->n_devices = is_ref ? 1 : is_check || is_cuda ? 2 : is_emulated ? 3 : 4;
     for (int32_t d = 0; d < runner->n_devices; d++) {
         sy_device_spec spec = {.backend = runner->backend, .threads = is_check ? check[d] : cpu[d]};
         op_must(sy_device_open(&spec, &runner->dev[d]));

@@ -76,7 +76,16 @@ static void open_every_built_name_gives_that_backend(void **state)
 {
     (void)state;
     for (const char *const *name = sy_backend_names(); *name; name++) {
-        sy_device *dev = open_device(*name, false);
+        sy_device *dev = NULL;
+        sy_device_spec spec = {.backend = *name, .threads = 1};
+        const sy_status st = sy_device_open(&spec, &dev);
+        if (st == SY_ERR_UNSUPPORTED && strcmp(*name, "cuda") == 0) {
+            assert_non_null(strstr(sy_error_message(), "device.backend: cpu")); /* the way out */
+            sy_error_clear();
+            dev = open_device(*name, true); /* no GPU is needed to measure */
+        } else {
+            assert_int_equal(st, SY_OK);
+        }
         assert_string_equal(dev->name, *name);
         assert_int_equal(dev->wide, strcmp(*name, "ref") == 0 ? SY_F64 : SY_F32);
         assert_true(dev->n_threads >= 1 && dev->row_multiple >= 1);

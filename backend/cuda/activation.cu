@@ -1,0 +1,161 @@
+/* SwiGLU (Shazeer 2020) and the cross-entropy: one block per row where a row is summed. */
+#include "backend/cuda/kernel_impl.cuh"
+
+namespace
+{
+
+enum { THREADS = 256 };
+
+template <class T, int N>
+__global__ void swiglu_kernel(const T *x, T *y, int64_t n_groups, int64_t F)
+{
+    struct alignas(N * sizeof(T)) group {
+        T x[N];
+    };
+    const int64_t i = grid_index() * N;
+    if (i >= n_groups * N) {
+        return;
+    }
+    const int64_t row = i / F, f = i % F;
+    const group gate = *reinterpret_cast<const group *>(x + row * 2 * F + f);
+    const group up = *reinterpret_cast<const group *>(x + row * 2 * F + F + f);
+    group out;
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+        const float g = wide(gate.x[k]);
+        out.x[k] = narrow<T>(g * sigmoid(g) * wide(up.x[k]));
+    }
+    *reinterpret_cast<group *>(y + i) = out;
+}
+
+/* silu'(g) = s + g s (1 - s) with s = sigmoid(g). */
+template <class T, int N>
+__global__ void swiglu_backward_kernel(const T *x, const T *dy, const float *weight, T *dx, T *wa,
+                                       float *dot, int64_t F)
+{
+    struct alignas(N * sizeof(T)) group {
+        T x[N];
+    };
+    const int64_t row = blockIdx.x;
+    const T *gate = x + row * 2 * F, *grad = dy + row * F;
+    T *dgate = dx + row * 2 * F;
+    const float w = weight ? weight[row] : 1;
+    float sum = 0;
+    for (int64_t f = (int64_t)threadIdx.x * N; f < F; f += (int64_t)blockDim.x * N) {
+        const group vg = *reinterpret_cast<const group *>(gate + f);
+        const group vu = *reinterpret_cast<const group *>(gate + F + f);
+        const group vd = *reinterpret_cast<const group *>(grad + f);
+        group out_gate, out_up, out_wa;
+#pragma unroll
+        for (int k = 0; k < N; k++) {
+            const float g = wide(vg.x[k]), u = wide(vu.x[k]), d = wide(vd.x[k]);
+            const float s = sigmoid(g), silu = g * s;
+            out_gate.x[k] = narrow<T>(w * d * u * (s + silu * (1 - s)));
+            out_up.x[k] = narrow<T>(w * d * silu);
+            out_wa.x[k] = narrow<T>(w * silu * u);
+            sum += d * silu * u;
+        }
+        *reinterpret_cast<group *>(dgate + f) = out_gate;
+        *reinterpret_cast<group *>(dgate + F + f) = out_up;
+        if (wa) {
+            *reinterpret_cast<group *>(wa + row * F + f) = out_wa;
+        }
+    }
+    if (dot) {
+        sum = block_sum(sum);
+        if (threadIdx.x == 0) {
+            dot[row] = sum;
+        }
+    }
+}
+
+/* ---- cross-entropy ---- */
+
+/* The maximum so far, and the sum of exponentials relative to it. */
+struct running {
+    float max, sum;
+};
+
+__device__ inline void take(running *r, float x)
+{
+    if (x > r->max) {
+        r->sum = r->sum * expf(r->max - x) + 1;
+        r->max = x;
+    } else if (x > -INFINITY) {
+        r->sum += expf(x - r->max);
+    }
+}
+
+/* dlogits may be the logits: an element is read for the last time by the thread that writes it. */
+template <class T>
+__global__ void xent_kernel(const float *logits, const int32_t *targets, const float *loss_weight,
+                            float *nll, T *dlogits, int64_t V, float grad_scale)
+{
+    const int64_t row = blockIdx.x;
+    const float *x = logits + row * V;
+    const int32_t target = targets[row];
+    running mine = {-INFINITY, 0};
+    for (int64_t v = threadIdx.x; v < V; v += blockDim.x) {
+        take(&mine, x[v]);
+    }
+    const float max = block_max(mine.max);
+    const float lse = max + logf(block_sum(mine.sum > 0 ? mine.sum * expf(mine.max - max) : 0.0f));
+    if (threadIdx.x == 0) {
+        nll[row] = target < 0 ? 0 : lse - x[target];
+    }
+    if (!dlogits) {
+        return;
+    }
+    __syncthreads(); /* the target's logit was read */
+    const float scale = target < 0 ? 0 : grad_scale * (loss_weight ? loss_weight[row] : 1);
+    for (int64_t v = threadIdx.x; v < V; v += blockDim.x) {
+        const float grad = scale * (expf(x[v] - lse) - (v == target ? 1.0f : 0.0f));
+        dlogits[row * V + v] = narrow<T>(target < 0 ? 0 : grad);
+    }
+}
+
+} // namespace
+
+sy_status sy__cuda_swiglu(sy_stream *stream, const sy_swiglu_args *args)
+{
+    return by_type(args->y.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        enum { N = pack<T>::N };
+        const T *x = data<T>(args->x);
+        T *y = data<T>(args->y);
+        const int64_t F = args->y.shape[1], n = sy_tensor_numel(&args->y);
+        if (packs<T>(x, F, F) && packs<T>(y, F, F)) {
+            return launch(stream, "swiglu", blocks_for(n / N, THREADS), THREADS, 0,
+                          swiglu_kernel<T, N>, x, y, n / N, F);
+        }
+        return launch(stream, "swiglu", blocks_for(n, THREADS), THREADS, 0, swiglu_kernel<T, 1>, x,
+                      y, n, F);
+    });
+}
+
+sy_status sy__cuda_swiglu_backward(sy_stream *stream, const sy_swiglu_backward_args *args)
+{
+    return by_type(args->dy.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        enum { N = pack<T>::N };
+        const T *x = data<T>(args->x), *dy = data<T>(args->dy);
+        T *dx = data<T>(args->dx), *wa = data<T>(args->wa);
+        const int64_t R = args->dy.shape[0], F = args->dy.shape[1];
+        const bool packed =
+            packs<T>(x, F, F) && packs<T>(dy, F, F) && packs<T>(dx, F, F) && packs<T>(wa, F, F);
+        return launch(stream, "swiglu_backward", (unsigned)R, THREADS, 0,
+                      packed ? swiglu_backward_kernel<T, N> : swiglu_backward_kernel<T, 1>, x, dy,
+                      data<float>(args->weight), dx, wa, data<float>(args->dot), F);
+    });
+}
+
+sy_status sy__cuda_xent(sy_stream *stream, const sy_xent_args *args)
+{
+    return by_type(args->dlogits.data ? args->dlogits.dtype : SY_F32, [&](auto zero) {
+        using T = decltype(zero);
+        return launch(stream, "xent", (unsigned)args->logits.shape[0], 2 * THREADS, 0,
+                      xent_kernel<T>, data<float>(args->logits), data<int32_t>(args->targets),
+                      data<float>(args->loss_weight), data<float>(args->nll),
+                      data<T>(args->dlogits), args->logits.shape[1], (float)args->grad_scale);
+    });
+}

@@ -1,0 +1,109 @@
+/* Tiles of the plain attention kernels: 32 rows of one head in shared memory, in fp32. A block has
+   128 threads; four of them share a row of scores. */
+#ifndef SY_BACKEND_CUDA_ATTENTION_IMPL_CUH
+#define SY_BACKEND_CUDA_ATTENTION_IMPL_CUH
+
+#include "backend/cuda/kernel_impl.cuh"
+
+namespace
+{
+
+enum { ROWS = 32, THREADS = 128, PER_ROW = THREADS / ROWS };
+
+/* A [rows, heads, D] operand. */
+template <class T> struct heads {
+    T *data;
+    int64_t s_row, s_head;
+};
+
+template <class T> heads<T> heads_of(const sy_tensor &t)
+{
+    return {static_cast<T *>(t.data), t.stride[0], t.stride[1]};
+}
+
+struct attention_shape {
+    int64_t Sq, Skv, D;
+    int32_t group; /* query heads per key head */
+    float scale;
+    const int32_t *doc, *q_start; /* NULL: one document; from position 0 */
+};
+
+/* Elements between two rows of a tile. */
+__device__ inline int64_t pitch(const attention_shape &s)
+{
+    return s.D + 1;
+}
+
+inline size_t tile_bytes(int64_t D)
+{
+    return (size_t)(ROWS * (D + 1)) * sizeof(float);
+}
+
+/* Rows first .. of one sequence and head; zeros from row `end` of the sequence on. */
+template <class T>
+__device__ void load_rows(float *to, const heads<T> &x, int64_t sequence_row, int64_t head,
+                          int64_t first, int64_t end, const attention_shape &s)
+{
+    for (int64_t i = threadIdx.x; i < ROWS * s.D; i += THREADS) {
+        const int64_t row = first + i / s.D, d = i % s.D;
+        to[i / s.D * pitch(s) + d] =
+            row < end ? wide(x.data[(sequence_row + row) * x.s_row + head * x.s_head + d]) : 0;
+    }
+}
+
+template <class T>
+__device__ void store_rows(const float *from, const heads<T> &y, int64_t sequence_row, int64_t head,
+                           int64_t first, int64_t end, const attention_shape &s)
+{
+    for (int64_t i = threadIdx.x; i < ROWS * s.D; i += THREADS) {
+        const int64_t row = first + i / s.D, d = i % s.D;
+        if (row < end) {
+            y.data[(sequence_row + row) * y.s_row + head * y.s_head + d] =
+                narrow<T>(from[i / s.D * pitch(s) + d]);
+        }
+    }
+}
+
+__device__ inline void clear_rows(float *to, const attention_shape &s)
+{
+    for (int64_t i = threadIdx.x; i < ROWS * pitch(s); i += THREADS) {
+        to[i] = 0;
+    }
+}
+
+__device__ inline float dot_rows(const float *a, const float *b, int64_t D)
+{
+    float sum = 0;
+    for (int64_t d = 0; d < D; d++) {
+        sum += a[d] * b[d];
+    }
+    return sum;
+}
+
+/* Does query i of sequence b see key j? */
+__device__ inline bool sees(const attention_shape &s, int64_t b, int64_t i, int64_t j)
+{
+    const int64_t pos = i + (s.q_start ? s.q_start[b] : 0);
+    return i < s.Sq && j < s.Skv && j <= pos &&
+           (!s.doc || s.doc[b * s.Sq + i] == s.doc[b * s.Sq + j]);
+}
+
+/* The keys that some query before row `end` of its sequence sees: those before this one. */
+__device__ inline int64_t end_of_keys(const attention_shape &s, int64_t b, int64_t end)
+{
+    const int64_t keys = (end < s.Sq ? end : s.Sq) + (s.q_start ? s.q_start[b] : 0);
+    return keys < s.Skv ? keys : s.Skv;
+}
+
+inline sy_status require_shared(const char *op, const sy_stream *stream, size_t bytes, int64_t D)
+{
+    return bytes <= sy__cuda_device_of(stream->dev)->shared_bytes
+               ? SY_OK
+               : sy_error(SY_ERR_UNSUPPORTED,
+                          "op %s on cuda: heads of %lld do not fit into this GPU's shared memory",
+                          op, (long long)D);
+}
+
+} // namespace
+
+#endif

@@ -1,0 +1,35 @@
+/* Matrix products: cuBLASLt for dense ones, a kernel of our own where experts' borders are in
+   device memory, and for what cuBLASLt declines. */
+#ifndef SY_BACKEND_CUDA_PRODUCT_IMPL_H
+#define SY_BACKEND_CUDA_PRODUCT_IMPL_H
+
+#include "backend/cuda/cuda_impl.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What the products of a device keep: dev->ops_self. */
+sy_status sy__products_open(sy_device *dev);
+
+/* c = alpha * op(a) op(b) + beta * c by our own kernel, op(a) [M, K], op(b) [K, N]; the same bits
+   for a row whatever M is. By rows: start [n_groups+1] cuts op(a)'s rows into groups, each with a b
+   of its own. By depth (by_depth): it cuts K, and each group has a c of its own, which is
+   untouched where the group is empty. start NULL: one group. (product.cu) */
+typedef struct sy__product {
+    const void *a, *b;
+    void *c;
+    int64_t lda, ldb, ldc, b_group, c_group; /* in elements */
+    const int32_t *start;
+    int32_t n_groups;
+    int64_t M, N, K;
+    bool trans_a, trans_b, by_depth;
+    sy_dtype in, out;
+    float alpha, beta;
+} sy__product;
+sy_status sy__cuda_product(sy_stream *stream, const sy__product *p);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

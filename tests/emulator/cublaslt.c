@@ -1,0 +1,189 @@
+/* cuBLASLt of the emulator: matrices are stored by columns, as there, and a product is three loops.
+   Odd leading dimensions of bf16 are declined, so that the way around the library is taken too. */
+#include "backend/cuda/cublas.h"
+
+#include <stdlib.h>
+
+#include "core/dtype.h"
+
+struct emulator_matmul {
+    cublasOperation_t op_a, op_b;
+};
+
+struct emulator_layout {
+    cudaDataType_t type;
+    int64_t rows, cols, ld;
+};
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t *handle)
+{
+    *handle = NULL;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle)
+{
+    (void)handle;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *desc, cublasComputeType_t compute,
+                                        cudaDataType_t scale)
+{
+    *desc = calloc(1, sizeof **desc);
+    return compute == CUBLAS_COMPUTE_32F && scale == CUDA_R_32F ? CUBLAS_STATUS_SUCCESS
+                                                                : CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t desc)
+{
+    free(desc);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
+                                              cublasLtMatmulDescAttributes_t attr,
+                                              const void *value, size_t bytes)
+{
+    (void)bytes;
+    *(attr == CUBLASLT_MATMUL_DESC_TRANSA ? &desc->op_a : &desc->op_b) =
+        *(const cublasOperation_t *)value;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *layout, cudaDataType_t type,
+                                          uint64_t rows, uint64_t cols, int64_t ld)
+{
+    *layout = calloc(1, sizeof **layout);
+    **layout = (struct emulator_layout){type, (int64_t)rows, (int64_t)cols, ld};
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout)
+{
+    free(layout);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
+                                                cublasLtMatrixLayoutAttribute_t attr,
+                                                const void *value, size_t bytes)
+{
+    (void)bytes;
+    *(attr == CUBLASLT_MATRIX_LAYOUT_ROWS ? &layout->rows : &layout->cols) =
+        (int64_t) * (const uint64_t *)value;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *pref)
+{
+    *pref = NULL;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t pref)
+{
+    (void)pref;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t pref,
+                                                    cublasLtMatmulPreferenceAttributes_t attr,
+                                                    const void *value, size_t bytes)
+{
+    (void)pref, (void)attr, (void)value, (void)bytes;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+static bool declined(cublasLtMatrixLayout_t layout)
+{
+    return layout->type == CUDA_R_16BF && layout->ld % 2 != 0;
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                              cublasLtMatmulPreference_t pref, int wanted,
+                                              cublasLtMatmulHeuristicResult_t *results,
+                                              int *n_results)
+{
+    (void)handle, (void)desc, (void)d, (void)pref, (void)wanted;
+    if (declined(a) || declined(b) || declined(c)) {
+        *n_results = 0;
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    }
+    *n_results = 1;
+    results[0] = (cublasLtMatmulHeuristicResult_t){.state = CUBLAS_STATUS_SUCCESS};
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+/* The sizes of the four fit together, and a column fits its pitch. */
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
+                                       cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                       cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                       const cublasLtMatmulAlgo_t *algo,
+                                       cublasLtMatmulHeuristicResult_t *result)
+{
+    (void)handle, (void)algo;
+    const int64_t m = desc->op_a ? a->cols : a->rows, k = desc->op_a ? a->rows : a->cols;
+    const int64_t n = desc->op_b ? b->rows : b->cols, k_b = desc->op_b ? b->cols : b->rows;
+    *result = (cublasLtMatmulHeuristicResult_t){.state = CUBLAS_STATUS_SUCCESS};
+    return k == k_b && c->rows == m && c->cols == n && d->rows == m && d->cols == n &&
+                   a->ld >= a->rows && b->ld >= b->rows && c->ld >= c->rows
+               ? CUBLAS_STATUS_SUCCESS
+               : CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+static float get(cublasLtMatrixLayout_t layout, const void *data, int64_t i)
+{
+    return layout->type == CUDA_R_16BF ? sy_bf16_to_f32(((const sy_bf16 *)data)[i])
+                                       : ((const float *)data)[i];
+}
+
+static float element(cublasLtMatrixLayout_t layout, const void *data, cublasOperation_t op,
+                     int64_t row, int64_t col)
+{
+    return get(layout, data, op == CUBLAS_OP_T ? row * layout->ld + col : col * layout->ld + row);
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha,
+                              const void *a_data, cublasLtMatrixLayout_t a, const void *b_data,
+                              cublasLtMatrixLayout_t b, const void *beta, const void *c_data,
+                              cublasLtMatrixLayout_t c, void *d_data, cublasLtMatrixLayout_t d,
+                              const cublasLtMatmulAlgo_t *algo, void *workspace,
+                              size_t workspace_bytes, cudaStream_t stream)
+{
+    (void)handle, (void)algo, (void)workspace, (void)workspace_bytes, (void)stream;
+    const float scale = *(const float *)alpha, keep = *(const float *)beta;
+    const int64_t depth = desc->op_a ? a->rows : a->cols;
+    for (int64_t col = 0; col < d->cols; col++) {
+        for (int64_t row = 0; row < d->rows; row++) {
+            float sum = 0;
+            for (int64_t k = 0; k < depth; k++) {
+                sum +=
+                    element(a, a_data, desc->op_a, row, k) * element(b, b_data, desc->op_b, k, col);
+            }
+            sum *= scale;
+            sum += keep != 0 ? keep * get(c, c_data, col * c->ld + row) : 0;
+            if (d->type == CUDA_R_16BF) {
+                ((sy_bf16 *)d_data)[col * d->ld + row] = sy_bf16_from_f32(sum);
+            } else {
+                ((float *)d_data)[col * d->ld + row] = sum;
+            }
+        }
+    }
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+sy_status sy_cublas_load(sy_cublas *out)
+{
+    *out = (sy_cublas){0};
+#define HAVE(name) out->name = name;
+    SY_CUBLAS_FUNCTIONS(HAVE)
+    return SY_OK;
+}
+
+void sy_cublas_unload(sy_cublas *lib)
+{
+    (void)lib;
+}

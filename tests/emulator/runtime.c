@@ -1,0 +1,249 @@
+/* The CUDA runtime of the emulator. A block of device memory ends at a page that nobody may touch,
+   so a kernel that runs past the end stops the program; the bytes that rounding leaves before that
+   page are checked when the block is freed. */
+#include "tests/emulator/emulator_impl.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { PAGE = 4096, ALIGN = 64, CANARY = 0xa5 };
+
+struct CUstream_st {
+    int32_t order;
+};
+
+/* In front of the block, on a page of its own. */
+typedef struct head {
+    size_t bytes, mapped;
+} head;
+
+const char *cudaGetErrorString(cudaError_t error)
+{
+    switch (error) {
+    case cudaSuccess:
+        return "no error";
+    case cudaErrorMemoryAllocation:
+        return "out of memory";
+    default:
+        return "invalid argument";
+    }
+}
+
+cudaError_t cudaGetLastError(void)
+{
+    return cudaSuccess;
+}
+
+/* ---- the device ---- */
+
+cudaError_t cudaGetDeviceCount(int *count)
+{
+    *count = 1;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device)
+{
+    return device == 0 ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int device)
+{
+    (void)device;
+    switch (attr) {
+    case cudaDevAttrMultiProcessorCount:
+        *value = 4;
+        break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+        *value = 227 << 10;
+        break;
+    case cudaDevAttrComputeCapabilityMajor:
+        *value = 9;
+        break;
+    case cudaDevAttrComputeCapabilityMinor:
+        *value = 0;
+        break;
+    }
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetPCIBusId(char *id, int bytes, int device)
+{
+    snprintf(id, (size_t)bytes, "0000:%02x:00.0", device);
+    return cudaSuccess;
+}
+
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    *version = 13000;
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version)
+{
+    *version = 13000;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
+{
+    *free_bytes = *total_bytes = (size_t)8 << 30;
+    return cudaSuccess;
+}
+
+/* ---- memory ---- */
+
+static size_t up(size_t bytes, size_t to)
+{
+    return (bytes + to - 1) / to * to;
+}
+
+cudaError_t cudaMalloc(void **out, size_t bytes)
+{
+    const size_t room = up(bytes, ALIGN), mapped = PAGE + up(room, PAGE) + PAGE;
+    char *base = mmap(NULL, mapped, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) {
+        return cudaErrorMemoryAllocation;
+    }
+    char *ptr = base + mapped - PAGE - room;
+    mprotect(base + mapped - PAGE, PAGE, PROT_NONE);
+    *(head *)(void *)base = (head){bytes, mapped};
+    memset(ptr + bytes, CANARY, room - bytes);
+    *out = ptr;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *ptr)
+{
+    if (!ptr) {
+        return cudaSuccess;
+    }
+    char *base = (char *)ptr - (uintptr_t)ptr % PAGE - PAGE;
+    const head h = *(const head *)(void *)base;
+    for (size_t i = h.bytes; i < up(h.bytes, ALIGN); i++) {
+        if (((unsigned char *)ptr)[i] != CANARY) {
+            fprintf(stderr, "emulator: byte %zu of a block of %zu was written\n", i, h.bytes);
+            abort();
+        }
+    }
+    munmap(base, h.mapped);
+    return cudaSuccess;
+}
+
+cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned flags)
+{
+    (void)flags;
+    *out = calloc(bytes > 0 ? bytes : 1, 1);
+    return *out ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaFreeHost(void *ptr)
+{
+    free(ptr);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemset(void *dst, int value, size_t bytes)
+{
+    memset(dst, value, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *dst, int value, size_t bytes, cudaStream_t stream)
+{
+    (void)stream;
+    memset(dst, value, bytes);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream)
+{
+    (void)kind, (void)stream;
+    memmove(dst, src, bytes);
+    return cudaSuccess;
+}
+
+/* ---- streams and events ---- */
+
+int32_t emulator_order(cudaStream_t stream)
+{
+    return stream ? stream->order : 0;
+}
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags)
+{
+    static int32_t n_created;
+    (void)flags;
+    *out = calloc(1, sizeof **out);
+    if (!*out) {
+        return cudaErrorMemoryAllocation;
+    }
+    (*out)->order = __atomic_fetch_add(&n_created, 1, __ATOMIC_RELAXED) % 3;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream)
+{
+    free(stream);
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream)
+{
+    (void)stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t stream)
+{
+    (void)stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags)
+{
+    (void)stream, (void)event, (void)flags;
+    return cudaSuccess;
+}
+
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t fn, void *arg)
+{
+    (void)stream;
+    fn(arg);
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags)
+{
+    (void)flags;
+    *out = NULL;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+    (void)event;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
+{
+    (void)event, (void)stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t event)
+{
+    (void)event;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t event)
+{
+    (void)event;
+    return cudaSuccess;
+}
