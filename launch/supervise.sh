@@ -138,6 +138,27 @@ unmapped() {
     done
 }
 
+# An mpirun that cannot reach one of its hosts any more waits for it, for minutes, though its own ranks are gone.
+# end_lingering MPIRUN PROGRAM: ends it after 15 s without them
+end_lingering() {
+  local gone=0 seen=no name
+  name=$(basename "$2")
+  while sleep 3 && kill -0 "$1"; do
+    if cat "/proc/$1/task"/*/children | tr ' ' '\n' | sed -n 's|^[0-9].*|/proc/&/comm|p' | xargs -r cat | grep -qxF -- "${name:0:15}"; then
+      seen=yes gone=0
+    else
+      gone=$((gone + 3))
+    fi
+    if [ $seen = yes ] && [ $gone -ge 15 ]; then
+      note "the ranks of this host are gone and mpirun waits for others: ending it"
+      kill -TERM "$1"
+      sleep 3
+      kill -KILL "$1"
+      return
+    fi
+  done
+}
+
 # Dies with us, in a process group of its own: a Ctrl-C reaches it through us alone.
 tether=()
 if setpriv --pdeathsig TERM true 2>/dev/null; then
@@ -146,7 +167,7 @@ fi
 
 # run_once ARGUMENTS: sets rc
 run_once() {
-  local start=() n=$ranks begun=$SECONDS
+  local start=() n=$ranks begun=$SECONDS lingering
   if [ ${#launcher[@]} -gt 0 ]; then
     start=("${launcher[@]}")
   else
@@ -163,6 +184,8 @@ run_once() {
   "${tether[@]}" "${start[@]}" "$@" --resume </dev/null 9>&- &
   job=$!
   set +m
+  end_lingering "$job" "$1" 9>>"$run/supervise.log" >/dev/null 2>&1 & # the lock stays with us alone
+  lingering=$!
   if [ $asked -gt 0 ]; then
     kill -USR1 "$job" 2>/dev/null
   fi
@@ -171,6 +194,7 @@ run_once() {
   done
   wait "$job"
   rc=$?
+  kill "$lingering" 2>/dev/null
   [ $rc -eq 0 ] || [ $rc -eq 75 ] || clean "$job"
   job=
   if [ $asked -gt 0 ] && [ $rc -eq 138 ]; then

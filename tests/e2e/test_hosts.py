@@ -71,8 +71,9 @@ class Hosts(harness.Case):
 
     def on_first(self, script, *args, **options):
         """A script of launch/ on the first host, for all three."""
+        keepalive_s = options.pop("keepalive_s", 2)
         env = {"SY_RSH": str(self.home / "rsh"), "SY_RSH_WAIT": "30", "OMPI_MCA_btl": "tcp,self",
-               "OMPI_MCA_oob_tcp_keepalive_time": "2", "OMPI_MCA_oob_tcp_keepalive_intvl": "1",
+               "OMPI_MCA_oob_tcp_keepalive_time": str(keepalive_s), "OMPI_MCA_oob_tcp_keepalive_intvl": "1",
                "OMPI_MCA_oob_tcp_keepalive_probes": "2", "SY_FAULT": options.pop("fault", "")}
         launch = harness.ROOT / "launch"
         return self.start(*args, program=["env", f"SY_FAULT={env.pop('SY_FAULT')}", str(self.home / "host"), HOSTS[0],
@@ -80,16 +81,25 @@ class Hosts(harness.Case):
                                           "10.88.0.0/24"], env=env, **options)
 
     def test_host_that_is_cut_off_is_found_and_the_run_goes_on_without_it(self):
-        config = self.config(train={"steps": 24, "global_batch": 6, "checkpoint_every": 5}, optim={"decay_steps": 24})
+        self.goes_on_without_a_host(2, {}, [f"node {HOSTS[2]}"])
+
+    @unittest.skipUnless(harness.LONG, "long: mpirun is given 15 s")
+    def test_watchdog_names_the_host_that_is_cut_off_before_mpirun_misses_it(self):
+        self.goes_on_without_a_host(60, {"timeout_s": 4}, ["rank 2", HOSTS[2]])
+
+    def goes_on_without_a_host(self, keepalive_s, parallel, words):
+        config = self.config(train={"steps": 24, "global_batch": 6, "checkpoint_every": 5}, optim={"decay_steps": 24},
+                             parallel=parallel)
         job = self.on_first("supervise.sh", "--shrink", "--backoff", "1", "-n", 3, harness.PROGRAM, "train", config, "--run-dir",
-                            self.folder / "run", fault="train.step:13:sleep=200:2")
+                            self.folder / "run", fault="train.step:13:sleep=200:2", keepalive_s=keepalive_s)
         self.wait_for_steps(job, "run", 12, 60)
         self.assertEqual(len(job.pids()), 3)
         sh(f"ip link set {HOSTS[2]} down")  # while the others wait for the rank there
         job.wait(120)
         self.assertEqual(job.status, 0, job.text())
         self.assertEqual(job.left, {}, "ranks are left behind\n" + job.text())
-        self.assertIn(HOSTS[2], job.stderr)
+        for word in words:
+            self.assertIn(word, job.stderr)
         log = (self.folder / "run/supervise.log").read_text()
         self.assertIn("2 of 3 ranks, on 2 hosts", log)
         self.assertIn("newest checkpoint: step 10", log)
