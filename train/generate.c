@@ -183,9 +183,8 @@ static sy_status run(text *x)
     SY_TRY(sy_host_broadcast(host, &T, sizeof T, 0, "generate prompt"));
     SY_TRY(sy_host_broadcast(host, &go_on, sizeof go_on, 0, "generate start"));
     for (int64_t i = 0; go_on; i++) {
-        sy_status mine = SY_OK;
-        SY_TRY(forward(x, T));
-        if (x->holds) {
+        sy_status mine = forward(x, T);
+        if (mine == SY_OK && x->holds) {
             mine = next_token(x, i, &go_on);
         }
         SY_TRY(sy_agree(host, mine));
