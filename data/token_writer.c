@@ -30,8 +30,17 @@ struct sy_token_writer {
     sy_token_writer_mark at;
 };
 
-/* The file under construction carries a lock, so that two jobs do not write one. What stands in it
-   stays for now. */
+/* Does the name of the file still lead to it? The job that held its lock may have published or
+   removed it since it was opened. */
+static bool out_is_there(const out_file *file, int fd)
+{
+    struct stat opened, named;
+    return fstat(fd, &opened) == 0 && stat(file->tmp, &named) == 0 &&
+           opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
+
+/* The file under construction carries a lock until it has its final name, so that two jobs do not
+   write one. What stands in it stays for now. */
 static sy_status out_open(out_file *file, const char *prefix, const char *extension, bool keep)
 {
     sy_status st = SY_OK;
@@ -42,8 +51,9 @@ static sy_status out_open(out_file *file, const char *prefix, const char *extens
     }
     fd = open(file->tmp, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     SY_REQUIRE(fd >= 0, SY_ERR_USAGE, "cannot create '%s': %s", file->tmp, strerror(errno));
-    SY_REQUIRE(flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK, SY_ERR_USAGE,
-               "another job is writing '%s'", file->tmp);
+    SY_REQUIRE((flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) &&
+                   out_is_there(file, fd),
+               SY_ERR_USAGE, "another job is writing '%s'", file->tmp);
     file->stream = fdopen(fd, "r+b");
     SY_REQUIRE(file->stream != NULL, SY_ERR_USAGE, "cannot write '%s': %s", file->tmp,
                strerror(errno));
@@ -96,22 +106,6 @@ cleanup:
     return st;
 }
 
-/* Flush to disk and close. */
-static sy_status out_close(out_file *file)
-{
-    sy_status st = SY_OK;
-    FILE *stream = file->stream;
-    file->stream = NULL;
-    bool synced = fflush(stream) == 0 && fsync(fileno(stream)) == 0;
-    int reason = errno;
-    bool closed = fclose(stream) == 0;
-    SY_REQUIRE(synced && closed, SY_ERR_IO, "cannot write '%s': %s", file->tmp,
-               strerror(synced ? errno : reason));
-
-cleanup:
-    return st;
-}
-
 static sy_status out_publish(out_file *file)
 {
     sy_status st = SY_OK;
@@ -123,13 +117,14 @@ cleanup:
     return st;
 }
 
+/* Removed before its lock is given back: who gets that must not see it vanish. */
 static void out_free(out_file *file)
 {
-    if (file->stream != NULL) {
-        (void)fclose(file->stream); /* the file is given up: what it loses does not matter */
-    }
     if (file->exists) {
         (void)unlink(file->tmp);
+    }
+    if (file->stream != NULL) {
+        (void)fclose(file->stream); /* given up, or synced: what it loses does not matter */
     }
     sy_free(&file->tmp);
     sy_free(&file->path);
@@ -348,8 +343,8 @@ sy_status sy_token_writer_finish(sy_token_writer *writer)
     SY_TRY(write_array(writer, IDX_LENGTH));
     SY_TRY(write_array(writer, IDX_POINTER));
     SY_TRY(write_array(writer, IDX_DOCUMENT));
-    SY_TRY(out_close(&writer->bin));
-    SY_TRY(out_close(&writer->idx));
+    SY_TRY(out_sync(&writer->bin));
+    SY_TRY(out_sync(&writer->idx));
     /* An older index must never stand beside the new tokens, not even after a crash between the
      * renames. */
     SY_REQUIRE(unlink(writer->idx.path) == 0 || errno == ENOENT, SY_ERR_IO,

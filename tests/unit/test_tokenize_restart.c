@@ -252,6 +252,27 @@ static void tokenize_failing_leaves_its_part_only_where_it_helps(void **state)
     assert_int_not_equal(access(data_path(j.dir, "out.journal.tmp"), F_OK), 0);
 }
 
+/* Stopped between the two renames: the lock must hold until both are done. */
+static void tokenize_beside_a_job_that_ends_is_refused_and_harms_nothing(void **state)
+{
+    job j;
+    int status = 0;
+    begin(&j, *state, "bytes");
+    const pid_t pid = fork();
+    if (pid == 0) {
+        setenv("SY_FAULT", "tokens.rename:1:stop", 1);
+        _exit(sy_fault_setup(0) == SY_OK && sy_tokenize(&j.spec, &j.result) == SY_OK ? 0 : 1);
+    }
+    assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+    assert_true(WIFSTOPPED(status));
+    data_expect_error(sy_tokenize(&j.spec, &j.result), SY_ERR_USAGE, "another job", "out.");
+    assert_int_equal(kill(pid, SIGCONT), 0);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    same_file(j.dir, "out.bin", "whole.bin");
+    same_file(j.dir, "out.idx", "whole.idx");
+}
+
 static void tokenize_onto_its_own_input_is_refused(void **state)
 {
     data_dir *dir = *state;
@@ -275,6 +296,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(tokenize_of_another_order_begins_anew, setup, teardown),
         cmocka_unit_test_setup_teardown(tokenize_failing_leaves_its_part_only_where_it_helps, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(
+            tokenize_beside_a_job_that_ends_is_refused_and_harms_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(tokenize_onto_its_own_input_is_refused, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
