@@ -337,7 +337,7 @@ static sy_status open_output(tokenize_job *job, int64_t vocab_size)
     if (found != SY__JOURNAL_NONE && !job->spec->restart) {
         sy_warn("beginning anew: what an unfinished job left as %s.*.tmp %s", prefix,
                 found == SY__JOURNAL_OTHER
-                    ? "is of other inputs (names, sizes, times), options or tokenizer"
+                    ? "is of other inputs (names, sizes, times), options or tokenizer, or damaged"
                     : "is not whole");
     }
     sy__journal_remove(&job->journal);
