@@ -79,6 +79,7 @@ sy_status sy__file_read(int fd, const char *path, void *to, int64_t n, int64_t o
 {
     sy_status st = SY_OK;
     char *at = to;
+    SY_TRY(sy_fault("checkpoint_read"));
     while (n > 0) {
         ssize_t got = pread(fd, at, (size_t)(n < CALL_BYTES ? n : CALL_BYTES), offset);
         if (got < 0 && errno == EINTR) {

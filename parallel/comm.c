@@ -68,7 +68,7 @@ int64_t sy__comm_common_bytes(const sy_comm_args *args, sy__collective which)
     return own ? -1 : args->n * sy__comm_unit_bytes(args);
 }
 
-/* ---- the digest of a communicator's calls ---- */
+/* ---- the digest of calls ---- */
 
 static uint64_t mix(uint64_t digest, uint64_t value)
 {
@@ -85,16 +85,22 @@ static uint64_t mix_text(uint64_t digest, const char *text)
 }
 
 /* What all ranks must call alike. */
-static void count_call(sy_comm *comm, const sy_comm_args *args, sy__collective which)
+static uint64_t signature_of(const sy_comm_args *args, sy__collective which)
 {
-    uint64_t c = mix_text(comm->chain, args->what);
-    c = mix(c, (uint64_t)which << 32 | (uint32_t)args->layer);
+    uint64_t c = mix_text((uint64_t)which + 1, args->what);
+    c = mix(c, (uint64_t)(uint32_t)args->layer);
     c = mix(c, (uint64_t)sy__comm_common_bytes(args, which));
     if (collectives[which].reduces) {
         c = mix(c, (uint64_t)args->dtype << 8 | (uint64_t)args->reduce);
     }
-    comm->chain = which == SY__BROADCAST ? mix(c, (uint64_t)args->root) : c;
+    return which == SY__BROADCAST ? mix(c, (uint64_t)args->root) : c;
+}
+
+static void count_call(sy_comm *comm, const sy_comm_args *args, sy__collective which)
+{
+    const uint64_t signature = signature_of(args, which);
     comm->n_issued++;
+    sy__recorder_add(comm, args, which, mix_text(signature, comm->name));
 }
 
 /* ---- argument checks ---- */
@@ -184,7 +190,6 @@ static sy_status call(sy_comm *comm, const sy_comm_args *args, sy__collective wh
 {
     const bool is_seen = comm->size > 1 && sy_span_is_on();
     count_call(comm, args, which);
-    sy__recorder_add(comm, args, which);
     if (is_seen) {
         sy_span_begin(SY_SPAN_COMM, args->what, args->layer, sent_bytes(comm, args, which));
     }
@@ -259,11 +264,8 @@ void sy__end_process(int32_t exit_code)
 
 sy_status sy_comm_world(bool mpi, sy_comm **out)
 {
-    sy_status st = SY_OK;
-    SY_TRY(mpi ? sy__comm_mpi_world(out) : sy__comm_self_create("world", NULL, sy__end_process, out));
-    (*out)->id = 1;
-cleanup:
-    return st;
+    return mpi ? sy__comm_mpi_world(out)
+               : sy__comm_self_create("world", NULL, sy__end_process, out);
 }
 
 sy_status sy_comm_split(sy_comm *comm, int32_t color, int32_t key, sy_device *dev, const char *name,
@@ -274,9 +276,7 @@ sy_status sy_comm_split(sy_comm *comm, int32_t color, int32_t key, sy_device *de
     SY_TRY(sy_agree(comm, comm->ops->split(comm, color, key, dev, &part)));
     if (part) {
         snprintf(part->name, sizeof part->name, "%s", name);
-        part->id = mix(mix(comm->id, (uint64_t)comm->n_splits), (uint64_t)color);
     }
-    comm->n_splits++;
     *out = part;
     part = NULL;
 cleanup:
@@ -313,6 +313,9 @@ void sy_comm_abort(sy_comm *comm, sy_status st)
 {
     static _Thread_local char text[2 * SY_TRACE_MESSAGE];
     sy_trace trace;
+    if (st == SY_ERR_COMM) { /* a watchdog may know better why: ranks that are out of step */
+        sy_clock_sleep_s(sy__recorder_patience());
+    }
     sy_error_take(&trace);
     sy_error_format(&trace, true, text, sizeof text);
     sy_log(SY_LOG_ERROR, "%s", text);

@@ -49,10 +49,7 @@ struct sy_comm {
     int32_t rank, size;
     char name[16];
     void *self;
-    uint64_t id;      /* the same on all ranks of it, and on no others */
-    int32_t n_splits; /* made of it so far */
-    int64_t n_issued; /* collectives enqueued; written by the owner's thread */
-    uint64_t chain;   /* digest of them all: the same on every rank that made the same calls */
+    int64_t n_issued;                 /* collectives enqueued; written by the owner's thread */
     volatile int64_t n_begun, n_done; /* collectives that wait for others, or did; and those that
                                          are done. Read by the watchdog */
     double begun_s;                   /* when the last began */
@@ -60,12 +57,16 @@ struct sy_comm {
 
 /* A call as others see it: fixed size, no pointers, so that it can be sent. */
 typedef struct sy_comm_call {
-    uint64_t comm_id, chain; /* chain: of the communicator's calls up to this one */
-    int64_t number;          /* among those calls, from 1; 0: no call */
-    int64_t bytes;           /* of this rank's block; -1 where it is each rank's own affair */
-    int32_t layer, comm_size;
+    int64_t place;   /* among the calls of this process with others, from 1; 0: no call */
+    uint64_t digest; /* of those calls, from the last sy_comm_calls_take up to this one */
+    int64_t number;  /* among the calls of its communicator */
+    int64_t bytes;   /* of this rank's block; -1 where it is each rank's own affair */
+    int32_t layer;
     char comm_name[16], collective[16], what[44];
 } sy_comm_call;
+
+/* "'moe dispatch' (all_to_all over ep, call 412) of layer 3", into buf. Not collective. */
+void sy_comm_call_format(const sy_comm_call *call, char *buf, size_t buf_bytes);
 
 /* The world of this process, host memory. mpi: MPI is up (launch/env.c) and the world is
  * MPI_COMM_WORLD; else a world of one. Collective. */
@@ -130,6 +131,12 @@ sy_status sy_host_barrier(sy_comm *host, const char *what);
 /* The last calls of this process, oldest first, one line each, into buf: "12 world all_reduce 'step
  * head' done". Not collective; any thread. */
 void sy_comm_recorder_format(char *buf, size_t buf_bytes);
+/* A number below 2^24 that ranks have in common if they made the same calls with others, in the
+   same order, since they last took it. Not collective. */
+int64_t sy_comm_calls_take(void);
+/* What differs in the calls between the last two takes: SY_ERR_INTERNAL naming ranks and both
+   calls. Collective over host, whose calls must be in step again. */
+sy_status sy_comm_calls_compare(sy_comm *host);
 /* Print this thread's trace, then end every rank with its exit status. Not collective; does not
  * return. */
 void sy_comm_abort(sy_comm *comm, sy_status st);

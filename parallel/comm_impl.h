@@ -31,13 +31,22 @@ sy_status sy__comm_fail(const sy_comm *comm, const sy_comm_args *args, sy__colle
 void sy__comm_begun(sy_comm *comm);
 void sy__comm_done(sy_comm *comm);
 
-/* One more call of the process; the communicator has counted it already. Any thread. */
-void sy__recorder_add(const sy_comm *comm, const sy_comm_args *args, sy__collective which);
+/* One more call of the process; the communicator has counted it already. signature: of what all
+   ranks must call alike. Any thread. */
+void sy__recorder_add(const sy_comm *comm, const sy_comm_args *args, sy__collective which,
+                      uint64_t signature);
 /* The communicator goes away: its calls keep their last state. */
 void sy__recorder_forget(const sy_comm *comm);
-/* The oldest call that waits for other ranks, and true; else the last call, and false. Any thread.
- */
-bool sy__recorder_waits(sy_comm_call *out);
+/* The oldest call that waits for other ranks, and true; else the last call, and false; and those
+   before it, newest first: n in all. Any thread. */
+bool sy__recorder_last(sy_comm_call *out, int32_t n);
+/* Calls of communicators of several ranks since the last sy_comm_calls_take: the k-th of them from
+   0 on, false where it is not kept (any more), and its signature. */
+bool sy__recorder_call(int64_t k, sy_comm_call *out, uint64_t *signature);
+int64_t sy__recorder_count(int64_t *first_kept);
+/* Seconds that a rank whose collective failed leaves to the watchdog. */
+void sy__recorder_be_patient(double seconds);
+double sy__recorder_patience(void);
 /* Bytes of a call where all ranks must give the same, else -1. */
 int64_t sy__comm_common_bytes(const sy_comm_args *args, sy__collective which);
 

@@ -19,38 +19,9 @@
    not run: it says nothing about others. */
 #define TICK_S 0.25
 #define GAP_S 1.0
-#define UNHEARD_S 10.0   /* from the start: then the network is to blame */
-#define STACKS_S 0.6     /* that ranks get to print their stacks */
 #define OTHERS_END_S 1.5 /* after the one that ends the job through the launcher */
-#define HELD_S 2.0       /* that a straggler stands out before it is named */
-#define RECOVERED 1.2
 
-enum { RANKS_PER_S = 2000, GOODBYES = 3, STACKS = 8, MESSAGE_BYTES = 7168 };
-
-struct sy_watch {
-    sy_comm *world;
-    double tick_s, now_s, awake_s; /* awake: that this thread saw pass */
-    sy__watch_wire wire;
-    sy__watch_observer observer[SY__WATCH_OBSERVERS];
-    double acked_s[SY__WATCH_OBSERVERS]; /* awake time of the last answer; below 0: none yet */
-    bool left[SY__WATCH_OBSERVERS];      /* said goodbye */
-    sy_watch_beat own;
-    int64_t n_beats;
-    _Atomic bool leaving;
-    pthread_t thread;
-    /* Of an observer, else NULL and 0. */
-    sy_watch_table table;
-    double *heard_s; /* [n] awake time */
-    sy__watch_address *from;
-    bool warned_unheard;
-    int32_t candidate, named; /* stragglers: in sight, and told; -1: none */
-    double candidate_s;
-    int64_t candidate_step;
-    _Atomic int64_t slowest_ppm; /* its ratio in millionths */
-    _Atomic int32_t slowest;
-    int32_t look_pid; /* a process of this host that goes with the job */
-    uint64_t look_started;
-};
+enum { RANKS_PER_S = 2000, GOODBYES = 3 };
 
 /* ---- start: all ranks meet ---- */
 
@@ -92,7 +63,8 @@ static sy_status make_table(sy_watch *w, double timeout_s)
     w->table = (sy_watch_table){.n = n, .timeout_s = timeout_s};
     if (w->world->rank == w->observer[0].rank || w->world->rank == w->observer[1].rank) {
         SY_TRY(sy_alloc(n, sizeof *w->table.seen, (void **)&w->table.seen));
-        SY_TRY(sy_alloc(n, sizeof *w->table.order, (void **)&w->table.order));
+        SY_TRY(sy_alloc((int64_t)n * SY_WATCH_CALLS, sizeof *w->table.order,
+                        (void **)&w->table.order));
         SY_TRY(sy_alloc(n, sizeof *w->table.figure, (void **)&w->table.figure));
         SY_TRY(sy_alloc(n, sizeof *w->table.blamed, (void **)&w->table.blamed));
         SY_TRY(sy_alloc(n, sizeof *w->heard_s, (void **)&w->heard_s));
@@ -148,15 +120,14 @@ static void observe_self(sy_watch *w, double dt)
 {
     sy_watch_beat *b = &w->own;
     sy_pulse p = sy_pulse_read();
-    sy_comm_call call;
-    const bool waits = sy__recorder_waits(&call);
-    const bool same_call =
-        waits && b->waits && call.comm_id == b->call.comm_id && call.number == b->call.number;
+    sy_comm_call call[SY_WATCH_CALLS];
+    const bool waits = sy__recorder_last(call, SY_WATCH_CALLS);
+    const bool same_call = waits && b->waits && call[0].place == b->call[0].place;
     b->wait_s = same_call ? b->wait_s + dt : 0;
     b->quiet_s = p.beats == w->n_beats ? b->quiet_s + dt : 0;
     w->n_beats = p.beats;
     b->waits = waits;
-    b->call = call;
+    memcpy(b->call, call, sizeof b->call);
     b->step = p.step;
     snprintf(b->phase, sizeof b->phase, "%s", p.phase ? p.phase : "start");
     qsort(p.compute_s, SY_PULSE_STEPS, sizeof *p.compute_s, compare_doubles);
@@ -164,11 +135,6 @@ static void observe_self(sy_watch *w, double dt)
     b->fast_s = p.compute_s[SY_PULSE_STEPS / 4];
     b->median_s = p.compute_s[SY_PULSE_STEPS / 2];
     b->slow_s = p.compute_s[SY_PULSE_STEPS - SY_PULSE_STEPS / 4];
-}
-
-static bool is_observer(const sy_watch *w)
-{
-    return w->table.seen != NULL;
 }
 
 /* Along all ways until one is known to lead there. */
@@ -197,24 +163,6 @@ static void tell(sy_watch *w, sy__watch_kind kind)
 
 /* ---- listening ---- */
 
-static void hear(sy_watch *w, const sy__watch_message *m, sy__watch_address from)
-{
-    const int32_t r = m->from;
-    if (!is_observer(w) || r < 0 || r >= w->table.n) {
-        return;
-    }
-    sy_watch_seen *s = &w->table.seen[r];
-    s->heard = true;
-    s->gone = s->gone || m->kind == SY__WATCH_BYE;
-    s->beat = m->beat;
-    w->heard_s[r] = w->awake_s;
-    w->from[r] = from;
-    if (r != w->world->rank) {
-        sy__watch_message ack = {.kind = SY__WATCH_ACK, .from = w->world->rank};
-        sy__watch_send(&w->wire, &ack, from);
-    }
-}
-
 static void hear_observer(sy_watch *w, const sy__watch_message *m, sy__watch_address from)
 {
     for (int32_t o = 0; o < SY__WATCH_OBSERVERS; o++) {
@@ -236,14 +184,14 @@ static void end_with_others(sy_watch *w, int32_t status)
     sy__comm_end_job(w->world, status);
 }
 
-static void handle(sy_watch *w, const sy__watch_message *m, sy__watch_address from)
+void sy__watch_handle(sy_watch *w, const sy__watch_message *m, sy__watch_address from)
 {
     switch (m->kind) {
     case SY__WATCH_BEAT:
-        hear(w, m, from);
+        sy__watch_hear(w, m, from);
         break;
     case SY__WATCH_BYE:
-        hear(w, m, from);
+        sy__watch_hear(w, m, from);
         hear_observer(w, m, from);
         break;
     case SY__WATCH_ACK:
@@ -265,169 +213,14 @@ static void handle(sy_watch *w, const sy__watch_message *m, sy__watch_address fr
     }
 }
 
-/* ---- the end ---- */
-
-static bool answers(const sy_watch *w, int32_t r)
-{
-    const sy_watch_seen *s = &w->table.seen[r];
-    return s->heard && !s->gone && s->silent_s < w->table.timeout_s;
-}
-
-static void show(sy_watch *w, int32_t r)
-{
-    sy__watch_message m = {.kind = SY__WATCH_SHOW, .from = w->world->rank};
-    if (r == w->world->rank) {
-        sy__watch_stack_show(r);
-    } else {
-        sy__watch_send(&w->wire, &m, w->from[r]);
-    }
-}
-
-/* A rank that does not answer is looked at by one that does, on its host, if there is one. */
-static void look(sy_watch *w, int32_t r)
-{
-    const sy_watch_beat *b = &w->table.seen[r].beat;
-    sy__watch_message m = {.kind = SY__WATCH_LOOK,
-                           .from = w->world->rank,
-                           .rank = r,
-                           .pid = b->pid,
-                           .started = b->started};
-    for (int32_t i = 0; i < w->table.n; i++) {
-        const int32_t q = (w->world->rank + i) % w->table.n; /* oneself first */
-        if (answers(w, q) && w->table.seen[q].beat.host_id == b->host_id) {
-            if (q == w->world->rank) {
-                handle(w, &m, (sy__watch_address){0});
-            } else {
-                sy__watch_send(&w->wire, &m, w->from[q]);
-            }
-            return;
-        }
-    }
-    sy_warn("rank %d: nobody on its host (%s) answers", r, b->host);
-}
-
-/* Those to blame, and one of those that wait for them. */
-static void gather_stacks(sy_watch *w)
-{
-    const sy_watch_table *t = &w->table;
-    int32_t n = 0;
-    bool waiter = false;
-    for (int32_t r = 0; r < t->n; r++) {
-        if (t->blamed[r] && t->seen[r].heard && n++ < STACKS) {
-            if (answers(w, r)) {
-                show(w, r);
-            } else {
-                look(w, r);
-            }
-        } else if (!waiter && answers(w, r) && t->seen[r].beat.waits) {
-            waiter = true;
-            show(w, r);
-        }
-    }
-    sy_clock_sleep_s(STACKS_S);
-}
-
-/* Only MPI's abort, which ends a whole job, may take long; end_with_others is the other half. */
-static void *kill_the_silent(void *arg)
-{
-    const sy_watch *w = arg;
-    sy_clock_sleep_s(OTHERS_END_S);
-    if (w->look_pid > 0) {
-        sy__watch_kill(w->look_pid, w->look_started);
-    }
-    return NULL;
-}
-
-static void end_the_job(sy_watch *w, sy_watch_verdict verdict)
-{
-    const int32_t status = verdict == SY_WATCH_DESYNC ? 1 : SY_EXIT_HUNG;
-    sy__watch_message m = {.kind = SY__WATCH_END, .from = w->world->rank, .status = status};
-    static _Thread_local char text[MESSAGE_BYTES];
-    pthread_t thread;
-    sy_watch_describe(&w->table, verdict, text, sizeof text);
-    sy_log(SY_LOG_ERROR, "%s", text);
-    gather_stacks(w);
-    for (int32_t r = 0; r < w->table.n; r++) {
-        if (r != w->world->rank && w->table.seen[r].heard && !w->table.seen[r].gone) {
-            sy__watch_send(&w->wire, &m, w->from[r]);
-        }
-    }
-    (void)sy_thread_start("sy-kill", kill_the_silent, w, &thread);
-    sy__comm_end_job(w->world, status);
-}
-
-/* ---- observing ---- */
-
-static void name_straggler(sy_watch *w)
-{
-    const sy_watch_table *t = &w->table;
-    int32_t slowest = -1;
-    double ratio = 1;
-    const int32_t s = sy_watch_straggler(t, &slowest, &ratio);
-    atomic_store(&w->slowest, slowest);
-    atomic_store(&w->slowest_ppm, (int64_t)(1e6 * ratio));
-    if (s != w->candidate) {
-        w->candidate = s;
-        w->candidate_s = w->awake_s;
-        w->candidate_step = s >= 0 ? t->seen[s].beat.step : 0;
-    }
-    if (s >= 0 && s != w->named && w->awake_s - w->candidate_s >= HELD_S &&
-        t->seen[s].beat.step - w->candidate_step >= SY_PULSE_STEPS) {
-        const double mine = t->seen[s].beat.median_s;
-        w->named = s;
-        sy_warn("rank %d (host %s) computes %.1f times as long as the median of the others in the "
-                "last %d steps: %.4g s against %.4g s",
-                s, t->seen[s].beat.host, ratio, SY_PULSE_STEPS, mine, mine / ratio);
-    }
-    if (w->named >= 0 && slowest >= 0 && ratio < RECOVERED) {
-        sy_info("rank %d computes as fast as the others again", w->named);
-        w->named = -1;
-    }
-}
-
-static void warn_unheard(sy_watch *w)
-{
-    for (int32_t r = 0; r < w->table.n && !w->warned_unheard; r++) {
-        if (!w->table.seen[r].heard && w->awake_s > UNHEARD_S) {
-            w->warned_unheard = true;
-            sy_warn("rank %d cannot reach the watchdog of rank %d by UDP: a hang will not be found;"
-                    " let the hosts of this job exchange UDP, or set parallel.timeout_s to 0",
-                    r, w->world->rank);
-        }
-    }
-}
-
-/* The second observer acts when the first does not answer, or has left. */
-static bool may_act(const sy_watch *w)
-{
-    const int32_t first = w->observer[0].rank;
-    return w->world->rank == first || w->table.seen[first].gone || w->table.blamed[first];
-}
-
-static void observe(sy_watch *w)
-{
-    sy__watch_message m = {.kind = SY__WATCH_BEAT, .from = w->world->rank, .beat = w->own};
-    hear(w, &m, (sy__watch_address){0});
-    for (int32_t r = 0; r < w->table.n; r++) {
-        w->table.seen[r].silent_s = w->awake_s - w->heard_s[r];
-    }
-    const sy_watch_verdict verdict = sy_watch_judge(&w->table);
-    if (verdict != SY_WATCH_FINE && may_act(w)) {
-        end_the_job(w, verdict);
-    }
-    if (w->world->rank == w->observer[0].rank) {
-        name_straggler(w);
-        warn_unheard(w);
-    }
-}
-
 /* Both observers are silent: they end the job no more. A tick more than they get for each other. */
 static void check_observers(sy_watch *w)
 {
     int32_t n_silent = 0;
     for (int32_t o = 0; o < SY__WATCH_OBSERVERS; o++) {
-        n_silent += !w->left[o] && w->acked_s[o] >= 0 &&
-                    w->awake_s - w->acked_s[o] > w->table.timeout_s + 2 * w->tick_s + STACKS_S;
+        n_silent +=
+            !w->left[o] && w->acked_s[o] >= 0 &&
+            w->awake_s - w->acked_s[o] > w->table.timeout_s + 2 * w->tick_s + SY__WATCH_STACKS_S;
     }
     if (n_silent == SY__WATCH_OBSERVERS) {
         sy_log(SY_LOG_ERROR,
@@ -458,7 +251,7 @@ static void listen_until(sy_watch *w, double until_s)
     do {
         while (n++ < 8 * w->world->size + 64 && sy__watch_receive(&w->wire, until_s, &m, &from)) {
             look_at_the_clock(w);
-            handle(w, &m, from);
+            sy__watch_handle(w, &m, from);
         }
         look_at_the_clock(w);
     } while (w->now_s < until_s && n <= 8 * w->world->size + 64 && !atomic_load(&w->leaving));
@@ -472,8 +265,8 @@ static void *run_watch(void *arg)
         observe_self(w, w->awake_s - last_s);
         last_s = w->awake_s;
         tell(w, SY__WATCH_BEAT);
-        if (is_observer(w)) {
-            observe(w);
+        if (sy__watch_observes(w)) {
+            sy__watch_observe(w);
         } else {
             check_observers(w);
         }
@@ -526,6 +319,7 @@ sy_status sy_watch_open(sy_comm *world, double timeout_s, sy_watch **out)
     SY_TRY(sy_agree(world, sy__watch_stack_setup()));
     w->now_s = sy_clock_s();
     SY_TRY(sy_agree(world, sy_thread_start("sy-watch", run_watch, w, &w->thread)));
+    sy__recorder_be_patient(4 * w->tick_s + SY__WATCH_STACKS_S + OTHERS_END_S);
     *out = w;
     w = NULL;
 cleanup:
@@ -544,11 +338,12 @@ void sy_watch_close(sy_watch **watch)
             tell(w, SY__WATCH_BYE);
         }
         sy__watch_message m = {.kind = SY__WATCH_BYE, .from = w->world->rank, .beat = w->own};
-        for (int32_t r = 0; r < w->table.n && is_observer(w); r++) {
+        for (int32_t r = 0; r < w->table.n && sy__watch_observes(w); r++) {
             if (w->from[r].port != 0) {
                 sy__watch_send(&w->wire, &m, w->from[r]);
             }
         }
+        sy__recorder_be_patient(0);
         watch_free(watch);
     }
 }

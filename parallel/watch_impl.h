@@ -2,6 +2,9 @@
 #ifndef SY_PARALLEL_WATCH_IMPL_H
 #define SY_PARALLEL_WATCH_IMPL_H
 
+#include <pthread.h>
+#include <stdatomic.h>
+
 #include "parallel/comm_impl.h"
 #include "parallel/watch.h"
 #include "parallel/watch_judge.h"
@@ -68,5 +71,43 @@ void sy__watch_look(int32_t rank, int32_t pid, uint64_t started);
 void sy__watch_kill(int32_t pid, uint64_t started);
 /* When a process started, in the kernel's clock ticks; 0: there is none. */
 uint64_t sy__watch_started(int32_t pid);
+
+/* ---- the watch itself ---- */
+
+/* That ranks get to print their stacks before the job ends. */
+#define SY__WATCH_STACKS_S 0.6
+
+struct sy_watch {
+    sy_comm *world;
+    double tick_s, now_s, awake_s; /* awake: that this thread saw pass */
+    sy__watch_wire wire;
+    sy__watch_observer observer[SY__WATCH_OBSERVERS];
+    double acked_s[SY__WATCH_OBSERVERS]; /* awake time of the last answer; below 0: none yet */
+    bool left[SY__WATCH_OBSERVERS];      /* said goodbye */
+    sy_watch_beat own;
+    int64_t n_beats;
+    _Atomic bool leaving;
+    pthread_t thread;
+    /* Of an observer, else NULL and 0. */
+    sy_watch_table table;
+    double *heard_s; /* [n] awake time */
+    sy__watch_address *from;
+    bool warned_unheard, out_of_step;
+    int32_t candidate, named; /* stragglers: in sight, and told; -1: none */
+    double candidate_s;
+    int64_t candidate_step;
+    _Atomic int64_t slowest_ppm; /* its ratio in millionths */
+    _Atomic int32_t slowest;
+    int32_t look_pid; /* a process of this host that goes with the job */
+    uint64_t look_started;
+};
+
+/* A message of another rank, or of oneself (watch.c). */
+void sy__watch_handle(sy_watch *w, const sy__watch_message *m, sy__watch_address from);
+
+/* Of an observer (watch_observe.c): is this rank one? What it heard; and one look at it all. */
+bool sy__watch_observes(const sy_watch *w);
+void sy__watch_hear(sy_watch *w, const sy__watch_message *m, sy__watch_address from);
+void sy__watch_observe(sy_watch *w);
 
 #endif

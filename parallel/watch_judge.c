@@ -25,35 +25,47 @@ static bool takes_part(const sy_watch_table *t, int32_t r)
 
 /* ---- out of step ---- */
 
-static int compare_calls(const void *a, const void *b, void *arg)
+/* Calls are known by rank * SY_WATCH_CALLS + index. */
+static const sy_comm_call *call_of(const sy_watch_seen *seen, int32_t at)
 {
-    const sy_watch_seen *seen = arg;
+    return &seen[at / SY_WATCH_CALLS].beat.call[at % SY_WATCH_CALLS];
+}
+
+static int compare_calls(const void *a, const void *b, void *seen)
+{
     const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
-    const sy_comm_call *p = &seen[x].beat.call, *q = &seen[y].beat.call;
-    if (p->comm_id != q->comm_id) {
-        return p->comm_id < q->comm_id ? -1 : 1;
+    const sy_comm_call *p = call_of(seen, x), *q = call_of(seen, y);
+    if (p->place != q->place) {
+        return p->place < q->place ? -1 : 1;
     }
-    if (p->number != q->number) {
-        return p->number < q->number ? -1 : 1;
-    }
-    if (p->chain != q->chain) {
-        return p->chain < q->chain ? -1 : 1;
+    if (p->digest != q->digest) {
+        return p->digest < q->digest ? -1 : 1;
     }
     return x < y ? -1 : x > y;
 }
 
-static bool same_place(const sy_comm_call *p, const sy_comm_call *q)
+/* Put the calls of all ranks in order: the first of each, or all. Returns how many. */
+static int32_t sort_calls(const sy_watch_table *t, int32_t n_each)
 {
-    return p->number > 0 && p->comm_id == q->comm_id && p->number == q->number;
+    int32_t n = 0;
+    for (int32_t r = 0; r < t->n; r++) {
+        for (int32_t i = 0; i < n_each; i++) {
+            t->order[n] = r * SY_WATCH_CALLS + i;
+            n += call_of(t->seen, t->order[n])->place > 0;
+        }
+    }
+    qsort_r(t->order, (size_t)n, sizeof *t->order, compare_calls, t->seen);
+    return n;
 }
 
-/* Ranks at the same place that came there by the same calls: t->order[first .. end-1]. */
-static int32_t end_of_group(const sy_watch_table *t, int32_t first)
+/* Calls at the same place, to which their ranks came by the same calls: t->order[first .. end-1].
+ */
+static int32_t end_of_group(const sy_watch_table *t, int32_t first, int32_t n)
 {
-    const sy_comm_call *p = &t->seen[t->order[first]].beat.call;
+    const sy_comm_call *p = call_of(t->seen, t->order[first]);
     int32_t end = first + 1;
-    while (end < t->n && same_place(p, &t->seen[t->order[end]].beat.call) &&
-           p->chain == t->seen[t->order[end]].beat.call.chain) {
+    while (end < n && p->place == call_of(t->seen, t->order[end])->place &&
+           p->digest == call_of(t->seen, t->order[end])->digest) {
         end++;
     }
     return end;
@@ -62,32 +74,29 @@ static int32_t end_of_group(const sy_watch_table *t, int32_t first)
 static void blame_group(sy_watch_table *t, int32_t first, int32_t end)
 {
     for (int32_t i = first; i < end; i++) {
-        t->blamed[t->order[i]] = true;
+        t->blamed[t->order[i] / SY_WATCH_CALLS] = true;
     }
 }
 
-/* The larger group is taken to be right. */
+/* The earliest place counts, since all behind it differs too; the larger group is taken to be
+ * right.
+ */
 static bool find_desync(sy_watch_table *t)
 {
-    bool found = false;
-    for (int32_t r = 0; r < t->n; r++) {
-        t->order[r] = r;
-    }
-    qsort_r(t->order, (size_t)t->n, sizeof *t->order, compare_calls, t->seen);
-    for (int32_t first = 0, end; first < t->n; first = end) {
-        end = end_of_group(t, first);
-        if (end < t->n &&
-            same_place(&t->seen[t->order[first]].beat.call, &t->seen[t->order[end]].beat.call)) {
-            const int32_t next = end_of_group(t, end);
-            found = true;
-            if (end - first >= next - end) {
-                blame_group(t, end, next);
-            } else {
-                blame_group(t, first, end);
-            }
+    const int32_t n = sort_calls(t, SY_WATCH_CALLS);
+    for (int32_t first = 0, end; first < n; first = end) {
+        end = end_of_group(t, first, n);
+        if (end < n &&
+            call_of(t->seen, t->order[first])->place == call_of(t->seen, t->order[end])->place) {
+            const int32_t next = end_of_group(t, end, n);
+            const bool first_is_usual = end - first >= next - end;
+            t->usual = t->order[first_is_usual ? first : end];
+            t->odd = t->order[first_is_usual ? end : first];
+            blame_group(t, first_is_usual ? end : first, first_is_usual ? next : end);
+            return true;
         }
     }
-    return found;
+    return false;
 }
 
 /* ---- stuck ---- */
@@ -111,25 +120,13 @@ static bool find_stuck(sy_watch_table *t)
     return n_waiting > 0;
 }
 
-/* All wait, at different places: those are to blame whose place fewest of its ranks have reached.
- */
-static void blame_the_odd(sy_watch_table *t)
+/* All wait, at different places: for those that are furthest behind. */
+static void blame_the_last(sy_watch_table *t)
 {
-    for (int32_t r = 0; r < t->n; r++) {
-        t->order[r] = r;
-    }
-    qsort_r(t->order, (size_t)t->n, sizeof *t->order, compare_calls, t->seen);
-    int32_t largest = 0;
-    for (int32_t first = 0, end; first < t->n; first = end) {
-        end = end_of_group(t, first);
-        largest = end - first > largest ? end - first : largest;
-    }
-    for (int32_t first = 0, end; first < t->n; first = end) {
-        end = end_of_group(t, first);
-        const sy_comm_call *c = &t->seen[t->order[first]].beat.call;
-        if (end - first < largest && end - first < c->comm_size) {
-            blame_group(t, first, end);
-        }
+    const int32_t n = sort_calls(t, 1);
+    const int32_t end = n > 0 ? end_of_group(t, 0, n) : 0;
+    if (end < n) {
+        blame_group(t, 0, end);
     }
 }
 
@@ -157,7 +154,7 @@ sy_watch_verdict sy_watch_judge(sy_watch_table *t)
     }
     if (find_stuck(t)) {
         if (!anybody_blamed(t)) {
-            blame_the_odd(t);
+            blame_the_last(t);
         }
         return SY_WATCH_STUCK;
     }
@@ -184,30 +181,23 @@ static void put(text *to, const char *format, ...)
 
 static void put_call(text *to, const sy_comm_call *c)
 {
-    put(to, "'%.*s' (%.*s over %.*s, call %" PRId64, (int)sizeof c->what, c->what,
-        (int)sizeof c->collective, c->collective, (int)sizeof c->comm_name, c->comm_name,
-        c->number);
-    if (c->bytes >= 0) {
-        put(to, ", %" PRId64 " bytes", c->bytes);
-    }
-    put(to, ")");
-    if (c->layer >= 0) {
-        put(to, " of layer %d", c->layer);
-    }
+    char words[256];
+    sy_comm_call_format(c, words, sizeof words);
+    put(to, "%s", words);
 }
 
 static void put_place(text *to, const sy_watch_beat *b)
 {
     if (b->waits) {
         put(to, "waiting in ");
-        put_call(to, &b->call);
+        put_call(to, &b->call[0]);
     } else {
         put(to, "in %.*s", (int)sizeof b->phase, b->phase);
     }
     put(to, ", step %" PRId64, b->step);
-    if (!b->waits && b->call.number > 0) {
+    if (!b->waits && b->call[0].place > 0) {
         put(to, ", behind ");
-        put_call(to, &b->call);
+        put_call(to, &b->call[0]);
     }
 }
 
@@ -334,7 +324,12 @@ static void put_heading(text *to, const sy_watch_table *t, sy_watch_verdict verd
         put_hosts(to, t);
         put(to, " %s %s", n == 1 ? "has" : "have", done[verdict]);
     }
-    if (verdict != SY_WATCH_DESYNC) {
+    if (verdict == SY_WATCH_DESYNC) {
+        put(to, ": ");
+        put_call(to, call_of(t->seen, t->odd));
+        put(to, " where rank %d called ", t->usual / SY_WATCH_CALLS);
+        put_call(to, call_of(t->seen, t->usual));
+    } else {
         put(to, " for %g s (parallel.timeout_s)", t->timeout_s);
     }
 }

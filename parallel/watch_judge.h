@@ -10,17 +10,20 @@
 extern "C" {
 #endif
 
+enum { SY_WATCH_CALLS = 4 };
+
 /* What a rank tells of itself: fixed size, no pointers. */
 typedef struct sy_watch_beat {
     uint64_t host_id; /* ranks with the same can look at one another's processes */
     uint64_t started; /* when the process did, by its kernel: pid and this name it for ever */
     int64_t step;
-    double wait_s;  /* waits so long in `call`, */
+    double wait_s;  /* waits so long in call[0], */
     double quiet_s; /* or shows no progress for so long; in time that its watchdog saw pass */
     double fast_s, median_s, slow_s; /* quartiles of the compute time of the last steps */
     int32_t n_steps;                 /* of which these are */
     int32_t pid, waits;
-    sy_comm_call call; /* waits for it, or the last */
+    sy_comm_call call[SY_WATCH_CALLS]; /* it waits for the first, or that is its last; then those
+                                          before it, backwards */
     char phase[24], host[64];
 } sy_watch_beat;
 
@@ -42,9 +45,10 @@ typedef struct sy_watch_table {
     int32_t n;
     double timeout_s;
     sy_watch_seen *seen; /* [n] */
-    int32_t *order;      /* [n] scratch */
+    int32_t *order;      /* [n * SY_WATCH_CALLS] scratch */
     double *figure;      /* [n] scratch */
     bool *blamed;        /* [n] out */
+    int32_t odd, usual;  /* out: two calls that differ, as rank * SY_WATCH_CALLS + index */
 } sy_watch_table;
 
 /* Sets t->blamed. */

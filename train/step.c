@@ -21,6 +21,8 @@ enum {
     HEAD_SAVER_READY,
     HEAD_STEP,
     HEAD_STEP_SQUARED, /* with the sum, equal on all ranks only if the steps are */
+    HEAD_CALLS,        /* a digest of the collectives since the last head */
+    HEAD_CALLS_SQUARED,
     HEAD_N
 };
 
@@ -31,6 +33,7 @@ static sy_status head(sy_trainer *t, bool stop, const sy_step_batch **batch, int
     sy_status st = SY_OK;
     const double t0 = sy_clock_s();
     sy_comm *host = t->engine->mesh->host;
+    const int64_t calls = sy_comm_calls_take();
     sy_span_begin(SY_SPAN_PHASE, "data wait", -1, -1);
     sy_status mine = sy_fault("train.step");
     if (mine == SY_OK) {
@@ -46,9 +49,15 @@ static sy_status head(sy_trainer *t, bool stop, const sy_step_batch **batch, int
     sum[HEAD_SAVER_READY] = t->votes.saver_ready;
     sum[HEAD_STEP] = t->count.step;
     sum[HEAD_STEP_SQUARED] = t->count.step * t->count.step;
+    sum[HEAD_CALLS] = calls;
+    sum[HEAD_CALLS_SQUARED] = calls * calls;
     SY_TRY(sy_host_all_reduce(host, sum, HEAD_N, SY_I64, SY_SUM, "step head"));
     if (sum[HEAD_FAILED] > 0) {
         SY_TRY(sy_agree(host, mine));
+    }
+    if (sum[HEAD_CALLS] != calls * host->size ||
+        sum[HEAD_CALLS_SQUARED] != calls * sum[HEAD_CALLS]) {
+        SY_TRY(sy_comm_calls_compare(host));
     }
     SY_REQUIRE(sum[HEAD_STEP] == t->count.step * host->size &&
                    sum[HEAD_STEP_SQUARED] == t->count.step * sum[HEAD_STEP],

@@ -203,6 +203,7 @@ sy_status sy_trainer_create(const sy_trainer_spec *spec, sy_trainer **out)
     t->settings = spec->settings;
     SY_TRY(sy_engine_create(&engine, &t->engine));
     SY_TRY(sy_agree(spec->world, build_local(t)));
+    (void)sy_comm_calls_take(); /* what its ranks did before, with others too, is none of its */
     *out = t;
     t = NULL;
 cleanup:

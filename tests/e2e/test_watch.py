@@ -51,5 +51,27 @@ class Hang(Watch):
         self.hangs(["error [rank 1]: rank 0 (host", "has stopped answering"], fault="train.step:3:stop:0")
 
 
+class Desync(Watch):
+    """A collective that one rank leaves out, calls twice, or calls with another size."""
+
+    def out_of_step(self, fault, words, **options):
+        self.prepare(ranks=3, timeout=20, **options)
+        job = self.hangs(words, fault=fault, status=1)
+        self.assertLess(job.seconds, 20, "this waited for parallel.timeout_s\n" + job.text())
+
+
+    def test_skipped_collective_is_found_with_both_calls(self):
+        self.out_of_step("moe dispatch:20:skip:1", ["rank 1 "], ep=3, moe={"experts": 6})
+
+    def test_collective_called_twice_is_found_with_both_calls(self):
+        self.out_of_step("gradients:3:twice:2", ["rank 2 "])
+
+    def test_collective_of_another_size_is_found_with_both_calls(self):
+        self.out_of_step("gradients:3:short:2", ["rank 2 "])
+
+    def test_extra_collective_on_the_host_is_found_with_both_calls(self):
+        self.out_of_step("step head:3:twice:2", ["rank 2 "])
+
+
 if __name__ == "__main__":
     harness.main()

@@ -12,7 +12,7 @@
 enum { MOST = 1024 };
 
 static sy_watch_seen seen[MOST];
-static int32_t order[MOST];
+static int32_t order[MOST * SY_WATCH_CALLS];
 static double figure[MOST];
 static bool blamed[MOST];
 static char message[8192];
@@ -26,15 +26,14 @@ static sy_watch_table waiting(int32_t n, double wait_s)
         s->heard = true;
         s->beat = (sy_watch_beat){.host_id = (uint64_t)(r / 8), .step = 17, .waits = 1};
         s->beat.wait_s = wait_s;
-        s->beat.call = (sy_comm_call){.comm_id = 5,
-                                      .chain = 99,
-                                      .number = 7,
-                                      .bytes = -1,
-                                      .collective = "all_to_all",
-                                      .layer = 3,
-                                      .comm_size = n,
-                                      .comm_name = "ep",
-                                      .what = "moe dispatch"};
+        s->beat.call[0] = (sy_comm_call){.place = 70,
+                                         .digest = 99,
+                                         .number = 7,
+                                         .bytes = -1,
+                                         .collective = "all_to_all",
+                                         .layer = 3,
+                                         .comm_name = "ep",
+                                         .what = "moe dispatch"};
         strcpy(s->beat.phase, "forward");
         snprintf(s->beat.host, sizeof s->beat.host, "node%d", r / 8);
     }
@@ -47,9 +46,10 @@ static void works(int32_t r, double quiet_s)
 {
     seen[r].beat.waits = 0;
     seen[r].beat.quiet_s = quiet_s;
-    seen[r].beat.call.number = 6;
-    seen[r].beat.call.chain = 98;
-    strcpy(seen[r].beat.call.what, "moe combine");
+    seen[r].beat.call[0].place = 69;
+    seen[r].beat.call[0].number = 6;
+    seen[r].beat.call[0].digest = 98;
+    strcpy(seen[r].beat.call[0].what, "moe combine");
 }
 
 static int32_t n_blamed(const sy_watch_table *t)
@@ -118,12 +118,13 @@ static void wait_that_began_lately_is_no_hang(void **state)
     assert_int_equal(sy_watch_judge(&t), SY_WATCH_FINE);
 }
 
-static void rank_that_waits_elsewhere_is_named(void **state)
+static void rank_that_waits_far_behind_is_named(void **state)
 {
     (void)state;
     sy_watch_table t = waiting(4, 100);
-    seen[2].beat.call.comm_id = 6;
-    strcpy(seen[2].beat.call.comm_name, "dp");
+    seen[2].beat.call[0].place = 68;
+    seen[2].beat.call[0].digest = 1;
+    strcpy(seen[2].beat.call[0].comm_name, "dp");
     assert_int_equal(sy_watch_judge(&t), SY_WATCH_STUCK);
     assert_true(blamed[2] && n_blamed(&t) == 1);
 }
@@ -154,24 +155,45 @@ static void other_call_at_the_same_place_is_found_at_once_with_both_calls(void *
 {
     (void)state;
     sy_watch_table t = waiting(5, 0);
-    seen[4].beat.call.chain = 100;
-    strcpy(seen[4].beat.call.what, "moe combine");
+    seen[4].beat.call[0].digest = 100;
+    strcpy(seen[4].beat.call[0].what, "moe combine");
     assert_int_equal(sy_watch_judge(&t), SY_WATCH_DESYNC);
     assert_true(blamed[4] && n_blamed(&t) == 1);
     says(&t, SY_WATCH_DESYNC, "rank 4 (host node0) has made other collective calls than the rest");
+    says(&t, SY_WATCH_DESYNC,
+         "than the rest: 'moe combine' (all_to_all over ep, call 7) of layer 3 "
+         "where rank 0 called 'moe dispatch'");
     says(&t, SY_WATCH_DESYNC, "ranks 0-3: 0.0 s waiting in 'moe dispatch'");
     says(&t, SY_WATCH_DESYNC, "rank 4: 0.0 s waiting in 'moe combine'");
 }
 
-static void calls_of_other_communicators_or_numbers_are_not_compared(void **state)
+/* One rank's call ended, and it waits in the next; the others are still in the one before. */
+static void other_call_that_is_over_is_found_behind_the_current_one(void **state)
+{
+    (void)state;
+    sy_watch_table t = waiting(3, 0);
+    sy_comm_call *c = seen[1].beat.call;
+    c[1] = c[0];
+    c[1].digest = 100;
+    c[1].bytes = 64;
+    c[0].place = 71;
+    c[0].digest = 101;
+    assert_int_equal(sy_watch_judge(&t), SY_WATCH_DESYNC);
+    assert_true(blamed[1] && n_blamed(&t) == 1);
+    says(&t, SY_WATCH_DESYNC,
+         "'moe dispatch' (all_to_all over ep, call 7, 64 bytes) of layer 3 "
+         "where rank 0 called 'moe dispatch' (all_to_all over ep, call 7)");
+}
+
+static void calls_at_other_places_are_not_compared(void **state)
 {
     (void)state;
     sy_watch_table t = waiting(4, 0);
-    seen[1].beat.call.comm_id = 6;
-    seen[1].beat.call.chain = 1;
-    seen[2].beat.call.number = 8;
-    seen[2].beat.call.chain = 2;
-    seen[3].beat.call = (sy_comm_call){0};
+    seen[1].beat.call[0].place = 69;
+    seen[1].beat.call[0].digest = 1;
+    seen[2].beat.call[0].place = 71;
+    seen[2].beat.call[0].digest = 2;
+    seen[3].beat.call[0] = (sy_comm_call){0};
     assert_int_equal(sy_watch_judge(&t), SY_WATCH_FINE);
 }
 
@@ -195,7 +217,7 @@ static void message_of_ranks_that_all_differ_stays_in_its_buffer(void **state)
     for (int32_t r = 0; r < 1000; r++) {
         seen[r].beat.step = r;
         seen[r].silent_s = r % 2 ? 11 : 0;
-        memset(seen[r].beat.call.what, 'w', sizeof seen[r].beat.call.what);
+        memset(seen[r].beat.call[0].what, 'w', sizeof seen[r].beat.call[0].what);
     }
     assert_int_equal(sy_watch_judge(&t), SY_WATCH_SILENT);
     memset(message, 'x', sizeof message);
@@ -271,11 +293,12 @@ int main(void)
         cmocka_unit_test(work_that_shows_progress_is_no_hang_however_long_others_wait),
         cmocka_unit_test(quiet_ranks_for_whom_nobody_waits_are_no_hang),
         cmocka_unit_test(wait_that_began_lately_is_no_hang),
-        cmocka_unit_test(rank_that_waits_elsewhere_is_named),
+        cmocka_unit_test(rank_that_waits_far_behind_is_named),
         cmocka_unit_test(collective_in_which_all_are_blames_nobody),
         cmocka_unit_test(rank_that_left_or_was_never_heard_is_not_missed),
         cmocka_unit_test(other_call_at_the_same_place_is_found_at_once_with_both_calls),
-        cmocka_unit_test(calls_of_other_communicators_or_numbers_are_not_compared),
+        cmocka_unit_test(other_call_that_is_over_is_found_behind_the_current_one),
+        cmocka_unit_test(calls_at_other_places_are_not_compared),
         cmocka_unit_test(thousand_ranks_and_a_dead_host_read_in_a_few_lines),
         cmocka_unit_test(message_of_ranks_that_all_differ_stays_in_its_buffer),
         cmocka_unit_test(rank_that_computes_longer_beyond_the_spread_is_a_straggler),
