@@ -24,7 +24,9 @@ static const struct {
      {"perf/grad_sync_wait_ms", "perf/param_gather_ms"},
      {NULL}},
     {"optimizer", {"perf/optimizer_ms"}, {NULL}},
-    {"waiting for data and other ranks", {"perf/data_wait_ms", "perf/sync_ms"}, {NULL}},
+    {"waiting for data and other ranks, digests",
+     {"perf/data_wait_ms", "perf/sync_ms", "perf/digest_ms"},
+     {NULL}},
 };
 
 static void add(const sy__page *page, const char *key, double sign, double *sum)

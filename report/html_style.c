@@ -26,7 +26,7 @@ static const char style[] =
     "p{margin:0 0 10px}\n"
     ".note,.empty,footer{color:var(--soft);font-size:13px}\n"
     "footer{padding-top:32px;padding-bottom:40px}\n"
-    ".tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(118px,1fr));gap:10px}\n"
+    ".tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(104px,1fr));gap:10px}\n"
     ".tile,.card{background:var(--card);border:1px solid var(--rule);border-radius:8px}\n"
     ".tile{padding:10px 14px}\n"
     ".tile b{display:block;font-size:21px;font-weight:650;line-height:1.3;"

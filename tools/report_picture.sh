@@ -15,7 +15,7 @@ trap 'rm -rf "$scratch"' EXIT
 mkdir -p "$(dirname "$picture")"
 # preferredColorScheme 1: light, whatever the desktop's
 chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --blink-settings=preferredColorScheme=1 \
-  --window-size=1180,1560 --screenshot="$scratch/report.png" "file://$scratch/report.html" 2>/dev/null
+  --window-size=1180,1740 --screenshot="$scratch/report.png" "file://$scratch/report.html" 2>/dev/null
 bytes=$(stat -c %s "$scratch/report.png")
 [ "$bytes" -lt 200000 ] || { echo "report_picture: $bytes bytes are more than 200 kB" >&2; exit 1; }
 mv "$scratch/report.png" "$picture"
