@@ -321,6 +321,11 @@ cleanup:
 
 const void *sy_config_get(const sy_config *config, const char *section)
 {
+    return sy_config_edit((sy_config *)config, section);
+}
+
+void *sy_config_edit(sy_config *config, const char *section)
+{
     for (int32_t i = 0; i < config->n_sections; i++) {
         if (strcmp(config->sections[i]->name, section) == 0) {
             return config->data[i];

@@ -83,6 +83,8 @@ void sy_config_destroy(sy_config **config);
 /* The section's struct, filled. Requires that the name was given to sy_config_parse. Lives as long
  * as the config. */
 const void *sy_config_get(const sy_config *config, const char *section);
+/* The same, writable: for what is derived after parsing and no key holds. */
+void *sy_config_edit(sy_config *config, const char *section);
 /* Was the key given by the file or an override (not defaulted)? "moe.top_k". */
 bool sy_config_was_set(const sy_config *config, const char *key);
 /* Set a field after parsing, as if by --set (derived defaults: sy_config_default keeps was_set

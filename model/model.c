@@ -234,15 +234,13 @@ cleanup:
     return st;
 }
 
-sy_status sy_model_end_step(sy_model *model, const int64_t *h_load, int32_t E, bool skipped,
-                            sy_stream *stream)
+sy_status sy_model_end_step(sy_model *model, const sy_step_end *end)
 {
     sy_status st = SY_OK;
     for (int32_t i = 0; i < model->n_layers; i++) {
         const sy_sublayer *ffn = &model->block[i].ffn;
         if (ffn->ops->end_step != NULL) {
-            const int64_t *load = h_load != NULL ? h_load + (int64_t)i * E : NULL;
-            SY_TRY(ffn->ops->end_step(ffn->self, load, skipped, stream));
+            SY_TRY(ffn->ops->end_step(ffn->self, end));
         }
     }
 cleanup:

@@ -9,6 +9,15 @@
 extern "C" {
 #endif
 
+/* What sublayers are told when a step has been decided. Sums over all ranks. */
+typedef struct sy_step_end {
+    const int64_t *h_load, *h_kept; /* [L, E] choices, and those not dropped; NULL: dense */
+    int32_t L, E;
+    int64_t routed_tokens;
+    bool skipped;
+    sy_stream *stream; /* has passed all of the step, and may be waited for */
+} sy_step_end;
+
 typedef struct sy_sublayer_ops {
     const char *name;
     /* Declare parameters under prefix, e.g. "layers/003". Not collective. */
@@ -23,9 +32,8 @@ typedef struct sy_sublayer_ops {
      * trains. */
     sy_status (*backward)(void *self, sy_pass *p, void *saved, const sy_tensor *x,
                           const sy_tensor *dy, sy_tensor *dx);
-    /* After the step's decision; h_load [E] choices of this layer over all ranks (NULL where the
-     * model is dense). The stream has passed all of the step, and may be waited for. (optional) */
-    sy_status (*end_step)(void *self, const int64_t *h_load, bool skipped, sy_stream *stream);
+    /* After the step's decision. (optional) */
+    sy_status (*end_step)(void *self, const sy_step_end *end);
     void (*destroy)(void *self);
 } sy_sublayer_ops;
 
