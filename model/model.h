@@ -32,9 +32,8 @@ sy_status sy_model_backward(sy_model *model, sy_pass *p, sy_model_saved *saved);
 /* DECODE: logits [V] wide of the last of the T tokens (T = 0 on ranks that only serve experts:
  * logits are not written). Collective as above. */
 sy_status sy_model_decode(sy_model *model, sy_pass *p, sy_tensor *logits);
-/* After the step's decision. h_load [L, E] over all ranks, NULL where dense. Not collective. */
-sy_status sy_model_end_step(sy_model *model, const int64_t *h_load, int32_t E, bool skipped,
-                            sy_stream *stream);
+/* After the step's decision. Not collective. */
+sy_status sy_model_end_step(sy_model *model, const sy_step_end *end);
 /* State of the sublayers that is not a parameter, as a state owner (parallel/state.h). Not
  * collective. */
 sy_status sy_model_walk(sy_model *model, sy_emit *emit, void *to);

@@ -41,6 +41,8 @@ enum {
     SY_SUM_Z,
     SY_SUM_OUTPUT, /* squares of what the sublayer gives, over routed tokens, */
     SY_SUM_INPUT,  /* and of what it gets */
+    SY_SUM_ROUTER, /* losses of the router's own, with their coefficients */
+    SY_SUM_METRIC, /* what the router wants to be seen, summed over routed tokens */
     SY_N_SUMS
 };
 enum { SY_DROP_PARTS = 8 }; /* a sequence is cut into, to say where drops are */

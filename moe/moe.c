@@ -34,7 +34,11 @@ static sy_status declare(void *self, const char *prefix, sy_params *params)
     snprintf(name, sizeof name, "%s/moe", prefix);
     snprintf(router.name, sizeof router.name, "%s/moe/router", prefix);
     snprintf(bias.name, sizeof bias.name, "%s/moe/bias", prefix);
-    SY_TRY(sy_params_declare(params, &router, &moe->router_w));
+    if (moe->router->host != NULL) {
+        SY_TRY(sy__host_route_declare(moe, prefix, &router, params));
+    } else {
+        SY_TRY(sy_params_declare(params, &router, &moe->router_w));
+    }
     if (moe->config->bias_update_rate > 0) {
         SY_TRY(sy_params_declare(params, &bias, &moe->bias));
     }
@@ -107,7 +111,7 @@ static sy_status choose(const sy__moe *moe, sy_pass *p, const sy_scores *s, int6
     int64_t T = s->z.shape[0];
     sy_tensor bias = moe->bias != NULL ? moe->bias->value : sy_tensor_none();
     c->T = T;
-    c->K = moe->router->slots(moe->config);
+    c->K = moe->layout.K;
     SY_TRY(sy_arena_2d(p->keep, SY_I32, T, c->K, &c->token));
     SY_TRY(sy_arena_2d(p->keep, SY_I32, T, c->K, &c->expert));
     SY_TRY(sy_arena_2d(p->keep, p->wide, T, c->K, &c->weight));
@@ -152,7 +156,9 @@ static sy_status count(const sy__moe *moe, sy_pass *p, sy__moe_saved *s)
         goto cleanup;
     }
     SY_TRY(sy_arena_2d(p->keep, SY_I64, n_scopes, E, &s->count));
-    if (scope == SY_AUX_GLOBAL_BATCH) {
+    if (moe->router->traits & SY_ROUTER_OWN_COUNT) {
+        SY_TRY(sy__host_route_count(p, s->host, &s->count));
+    } else if (scope == SY_AUX_GLOBAL_BATCH) {
         SY_TRY(sy_all_reduce(p->mesh->group[SY_DP], &(sy_comm_args){.stream = p->stream,
                                                                     .send = load.data,
                                                                     .recv = s->count.data,
@@ -213,7 +219,7 @@ cleanup:
 
 static int64_t recv_rows(const sy__moe *moe, const sy_pass *p)
 {
-    int64_t own = p->T_max * moe->router->slots(moe->config);
+    int64_t own = p->T_max * moe->layout.K;
     int64_t all = own * p->mesh->placement->ep;
     double rows = ceil(moe->config->recv_factor * (double)own);
     int64_t n = rows < (double)all ? (int64_t)rows : all;
@@ -232,8 +238,12 @@ static sy_status route(const sy__moe *moe, sy_pass *p, const sy_tensor *x, sy__m
     if (moe->config->pad_to_capacity && C >= 0) { /* the same shape on ranks with fewer tokens */
         spec.capacity = sy_capacity_slots(moe->config, eval, p->T_max);
     }
-    SY_TRY(score(moe, p, x, &s->scores));
-    SY_TRY(choose(moe, p, &s->scores, C, &s->choices));
+    if (moe->router->host != NULL) {
+        SY_TRY(sy__host_route_forward(moe, p, x, C, s));
+    } else {
+        SY_TRY(score(moe, p, x, &s->scores));
+        SY_TRY(choose(moe, p, &s->scores, C, &s->choices));
+    }
     if (p->stats != NULL) {
         SY_TRY(count(moe, p, s));
         SY_TRY(note_choices(p, &s->choices));
@@ -350,20 +360,15 @@ cleanup:
 
 /* Loss-free balancing: b_e += rate * sign(mean load - load_e), once per step. Wang et al. 2024
  * (arXiv 2408.15664); DeepSeek-V3 2.1.2. */
-static sy_status end_step(void *self, const int64_t *h_load, bool skipped, sy_stream *stream)
+static sy_status update_bias(sy__moe *moe, const sy_step_end *end)
 {
     sy_status st = SY_OK;
-    sy__moe *moe = self;
-    int64_t E = moe->config->experts;
-    double total = 0, *h_bias = moe->h_bias;
-    sy_tensor bias;
+    const int64_t E = moe->config->experts, *h_load = end->h_load + (int64_t)moe->layer * E;
+    double total = 0, *h_bias = moe->h_state;
+    sy_tensor bias = moe->bias->value;
 
-    if (moe->bias == NULL || skipped) {
-        return SY_OK;
-    }
-    bias = moe->bias->value;
-    SY_TRY(sy_copy_d2h(stream, moe->h_raw, bias.data, sy_tensor_bytes(&bias)));
-    SY_TRY(sy_stream_sync(stream));
+    SY_TRY(sy_copy_d2h(end->stream, moe->h_raw, bias.data, sy_tensor_bytes(&bias)));
+    SY_TRY(sy_stream_sync(end->stream));
     sy_convert(SY_F64, h_bias, bias.dtype, moe->h_raw, E);
     for (int64_t e = 0; e < E; e++) {
         total += (double)h_load[e];
@@ -373,8 +378,25 @@ static sy_status end_step(void *self, const int64_t *h_load, bool skipped, sy_st
         h_bias[e] += moe->config->bias_update_rate * ((gap > 0) - (gap < 0));
     }
     sy_convert(bias.dtype, moe->h_raw, SY_F64, h_bias, E);
-    SY_TRY(sy_copy_h2d(stream, bias.data, moe->h_raw, sy_tensor_bytes(&bias)));
-    SY_TRY(sy_stream_sync(stream));
+    SY_TRY(sy_copy_h2d(end->stream, bias.data, moe->h_raw, sy_tensor_bytes(&bias)));
+    SY_TRY(sy_stream_sync(end->stream));
+cleanup:
+    return st;
+}
+
+static sy_status end_step(void *self, const sy_step_end *end)
+{
+    sy_status st = SY_OK;
+    sy__moe *moe = self;
+    if (end->skipped) {
+        return SY_OK;
+    }
+    if (moe->bias != NULL) {
+        SY_TRY(update_bias(moe, end));
+    }
+    if (moe->layout.n_state > 0) {
+        SY_TRY(sy__host_route_end_step(moe, end));
+    }
 cleanup:
     return st;
 }
@@ -383,7 +405,7 @@ static void destroy(void *self)
 {
     sy__moe *moe = self;
     sy_free(&moe->h_raw);
-    sy_free(&moe->h_bias);
+    sy_free(&moe->h_state);
     sy_free(&moe);
 }
 
@@ -419,9 +441,11 @@ sy_status sy_moe_create(const sy_model_config *model, const sy_moe_config *confi
                    .gated = config->shared_gate},
         .has_shared = config->shared_experts > 0};
     SY_REQUIRE(moe->router != NULL, SY_ERR_USAGE, "unknown router '%s'", config->router);
-    if (config->bias_update_rate > 0) {
-        SY_TRY(sy_alloc(config->experts, sizeof *moe->h_bias, (void **)&moe->h_bias));
-        SY_TRY(sy_alloc(config->experts, sizeof(double), &moe->h_raw));
+    sy_router_layout_of(config, &moe->layout);
+    if (config->bias_update_rate > 0 || moe->layout.n_state > 0) {
+        int64_t n = config->experts > moe->layout.n_state ? config->experts : moe->layout.n_state;
+        SY_TRY(sy_alloc(n, sizeof *moe->h_state, (void **)&moe->h_state));
+        SY_TRY(sy_alloc(n, sizeof(double), &moe->h_raw));
     }
     *out = (sy_sublayer){&moe_ops, moe};
     moe = NULL;

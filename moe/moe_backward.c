@@ -6,7 +6,7 @@
  * rows. */
 static sy_status run_pass(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
                           const sy_plan_pass *pass, const sy_tensor *x, const sy_tensor *dy,
-                          sy_tensor *dwire, sy_tensor *g_wire)
+                          const sy_tensor *row_weight, sy_tensor *dwire, sy_tensor *g_wire)
 {
     sy_status st = SY_OK;
     int64_t mark = sy_arena_mark(p->scratch), H = x->shape[1];
@@ -21,7 +21,7 @@ static sy_status run_pass(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
     SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, H, &drows));
     SY_TRY(sy_arena_2d(p->scratch, p->wide, pass->R, 1, &dot));
     t = sy_stream_clock(p->stream);
-    SY_TRY(sy_dispatch(p, &s->plan, pass, dy, &dout, &s->plan.row_weight, &weight));
+    SY_TRY(sy_dispatch(p, &s->plan, pass, dy, &dout, row_weight, &weight));
     t = sy__moe_book(p, SY__MOE_DISPATCH, t);
     SY_TRY(sy_experts_backward(&moe->experts, p, &pass->expert_start, &rows, &h, &dout, &weight,
                                &drows, &dot));
@@ -40,11 +40,19 @@ static sy_status experts_backward(const sy__moe *moe, sy_pass *p, sy__moe_saved 
 {
     sy_status st = SY_OK;
     int64_t mark = sy_arena_mark(p->scratch), n = s->plan.n_wire;
-    sy_tensor dwire, g_wire;
+    sy_tensor dwire, g_wire, row_weight = s->plan.row_weight;
     SY_TRY(sy_arena_2d(p->scratch, p->compute, n, x->shape[1], &dwire));
     SY_TRY(sy_arena_2d(p->scratch, p->wide, n, 1, &g_wire));
+    if (s->choices.weight_grad.data != NULL) {
+        const sy_tensor *w = &s->choices.weight_grad;
+        SY_TRY(sy_arena_2d(p->scratch, p->wide, n, 1, &row_weight));
+        SY_TRY(sy_gather_rows(
+            p->stream, &(sy_gather_rows_args){.x = sy_tensor_2d(w->data, w->dtype, s->plan.N, 1),
+                                              .idx = s->plan.row_choice,
+                                              .y = row_weight}));
+    }
     for (int32_t q = 0; q < s->plan.n_passes; q++) {
-        SY_TRY(run_pass(moe, p, s, &s->plan.pass[q], x, dy, &dwire, &g_wire));
+        SY_TRY(run_pass(moe, p, s, &s->plan.pass[q], x, dy, &row_weight, &dwire, &g_wire));
     }
     SY_TRY(sy_combine_rows(p->stream, &(sy_combine_rows_args){.rows = dwire,
                                                               .token_start = s->plan.token_start,
@@ -105,11 +113,20 @@ static sy_status router_backward(const sy__moe *moe, sy_pass *p, const sy__moe_s
 {
     sy_status st = SY_OK;
     int64_t mark = sy_arena_mark(p->scratch);
-    sy_tensor dz;
+    sy_tensor dz, din;
     SY_TRY(sy_arena_2d(p->scratch, p->wide, x->shape[0], moe->config->experts, &dz));
-    SY_TRY(moe->router->backward(moe->config, p, &s->scores, &s->choices, g, &dz));
-    SY_TRY(losses(moe, p, s, &dz));
-    SY_TRY(router_linear_backward(moe, p, x, &dz, dx));
+    if (moe->router->host != NULL) {
+        SY_TRY(sy_zero(p->stream, dz.data, sy_tensor_bytes(&dz)));
+        SY_TRY(losses(moe, p, s, &dz));
+        SY_TRY(sy__host_route_backward(moe, p, s, g, &dz, &din));
+    } else {
+        SY_TRY(moe->router->backward(moe->config, p, &s->scores, &s->choices, g, &dz));
+        SY_TRY(losses(moe, p, s, &dz));
+        din = dz;
+    }
+    if (moe->router_w != NULL) {
+        SY_TRY(router_linear_backward(moe, p, x, &din, dx));
+    }
 cleanup:
     sy_arena_release(p->scratch, mark);
     return st;

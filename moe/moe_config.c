@@ -72,6 +72,8 @@ static const sy_config_key keys[] = {
     KEY(force_balance, SY_CFG_BOOL, "false", 0, 0, NULL,
         "For benchmarks only: experts are dealt round-robin whatever the router says. Labelled in "
         "every output."),
+    KEY(look_ahead, SY_CFG_BOOL, "false", 0, 0, NULL,
+        "Let a router that looks at later tokens (expert_choice) train this causal model."),
     KEY(expert_labels, SY_CFG_STR_LIST, "null", 0, 0, NULL,
         "Names of n kinds of experts: expert e belongs to name e mod n. Evaluation then says how "
         "the choices are shared out among them. merge --method btx writes its sources' names."),
@@ -177,7 +179,7 @@ const sy_config_section sy_moe_section = {
     .check = check,
 };
 
-static sy_status check_router(const sy_moe_config *m, const sy_config *config)
+static sy_status check_name(const sy_moe_config *m, const sy_config *config)
 {
     const char *const *names = sy_router_names();
     const char *near = NULL;
@@ -219,7 +221,7 @@ sy_status sy_moe_config_resolve(sy_config *config, int32_t n_layers, int32_t ffn
 {
     sy_status st = SY_OK;
     const sy_moe_config *m = sy_config_get(config, "moe");
-    SY_TRY(check_router(m, config));
+    SY_TRY(check_name(m, config));
     if (m->expert_hidden == 0) {
         SY_TRY(set_number(config, "moe.expert_hidden", ffn_hidden));
     }
@@ -238,6 +240,7 @@ sy_status sy_moe_config_resolve(sy_config *config, int32_t n_layers, int32_t ffn
         }
     }
     SY_TRY(check_any_layer(m, n_layers, config));
+    SY_TRY(sy_router_settle(config));
 cleanup:
     return st;
 }

@@ -30,13 +30,16 @@ typedef struct sy_moe_config {
     int32_t aux_loss_scope;
     bool force_balance;
     sy_str_list expert_labels;
+    bool look_ahead;
+    const void *own; /* the chosen router's section, set by resolving; NULL: it has none */
 } sy_moe_config;
 
 extern const sy_config_section sy_moe_section;
 
 /* Defaults that depend on other keys (expert_hidden = ffn_hidden, normalize_weights = top_k > 1,
    shared_hidden = shared_experts * expert_hidden) and checks that need other sections (layers
-   within model.layers, and one at least). After parsing. Not collective. */
+   within model.layers, and one at least), and what the router has to say. After parsing. Not
+   collective. */
 sy_status sy_moe_config_resolve(sy_config *config, int32_t n_layers, int32_t ffn_hidden);
 /* Is layer i (of n) a MoE layer? False for all where experts is 0. Not collective. */
 bool sy_moe_config_layer(const sy_moe_config *config, int32_t layer);

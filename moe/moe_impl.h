@@ -4,6 +4,7 @@
 
 #include "moe/exchange.h"
 #include "moe/experts.h"
+#include "moe/host_route.h"
 #include "moe/moe.h"
 #include "moe/shared.h"
 
@@ -16,13 +17,17 @@ typedef struct sy__moe {
     sy_experts experts;
     sy_shared shared;
     bool has_shared;
-    double *h_bias; /* [E], with h_raw [E] wide: where the bias is updated; NULL without it */
+    sy_router_layout layout;
+    sy_param *own[SY_ROUTER_PARAMS], *state; /* of a router on the host; NULL: it has none */
+    double *h_state; /* [E or n_state], with h_raw [the same] wide: where bias or state is updated;
+                        NULL without them */
     void *h_raw;
 } sy__moe;
 
 /* Lives in p->host; its tensors in p->keep, rows and h in p->saved. */
 typedef struct sy__moe_saved {
     sy_scores scores;
+    sy_host_route *host; /* NULL: the router is made of ops */
     sy_choices choices;
     sy_tensor count; /* [n_scopes, E] I64 for the balance loss */
     sy_plan plan;
@@ -42,6 +47,21 @@ sy_status sy__moe_fill_rows(const sy__moe *moe, sy_pass *p, const sy_plan *plan,
                             sy_tensor *rows, sy_tensor *h);
 sy_status sy__moe_backward(void *self, sy_pass *p, void *saved, const sy_tensor *x,
                            const sy_tensor *dy, sy_tensor *dx);
+
+/* Routers on the host (moe/host_route.c). From x to weighed choices within capacity C (< 0:
+ * unlimited). One host wait. */
+sy_status sy__host_route_forward(const sy__moe *moe, sy_pass *p, const sy_tensor *x, int64_t C,
+                                 sy__moe_saved *s);
+/* The loads that the router wants the balance loss to use. */
+sy_status sy__host_route_count(sy_pass *p, const sy_host_route *r, const sy_tensor *count);
+/* din [T, M] (from p->scratch) from g [T, K] and dz [T, E], the common losses' gradient; gradients
+ * of the router's own parameters +=. One host wait. */
+sy_status sy__host_route_backward(const sy__moe *moe, sy_pass *p, const sy__moe_saved *s,
+                                  const sy_tensor *g, const sy_tensor *dz, sy_tensor *din);
+/* `router` is the matrix as a router of ops has it. */
+sy_status sy__host_route_declare(sy__moe *moe, const char *prefix, sy_param_spec *router,
+                                 sy_params *params);
+sy_status sy__host_route_end_step(sy__moe *moe, const sy_step_end *end);
 
 /* Where the host's time goes; streams that run at once only. */
 typedef enum sy__moe_phase { SY__MOE_DISPATCH, SY__MOE_EXPERTS, SY__MOE_COMBINE } sy__moe_phase;

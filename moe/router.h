@@ -1,11 +1,14 @@
-/* Routers: ways to fill the list of choices. choose -> capacity (moe/capacity.h) -> weigh; backward
-   turns the router signal G into dz. A router is one file in moe/routers/, one line in
-   moe/routers.c, one line in meson.build, one row in a test table. */
+/* Routers: ways to fill the list of choices. A router is one file in moe/routers/, one line in
+   moe/routers_list.h, one line in meson.build, one row in the test tables, one preset.
+   Two kinds: those made of device ops (choose -> capacity -> weigh; the top-k family), and plain C
+   on host copies in double (SY_ROUTER_ON_HOST, moe/host_route.h), at the price of a host wait per
+   layer in forward and one in backward; docs/ROUTERS.md has all of them, and how to add one. */
 #ifndef SY_MOE_ROUTER_H
 #define SY_MOE_ROUTER_H
 
 #include "moe/moe_config.h"
-#include "model/pass.h"
+#include "moe/routers_list.h"
+#include "model/sublayer.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -20,6 +23,7 @@ typedef struct sy_choices {
     sy_tensor kept;          /* [T, K] U8, written by capacity; absent: all are kept */
     sy_tensor priority;      /* [T, K] wide, what capacity by probability sorts by */
     sy_tensor weight;        /* [T, K] wide: combine weights */
+    sy_tensor weight_grad;   /* [T, K] wide: what the experts' gradients use; absent: weight */
 } sy_choices;
 
 /* Scores of a micro-batch. All in p->keep. */
@@ -28,16 +32,63 @@ typedef struct sy_scores {
 } sy_scores; /* [T, E], [T, E], [T] wide */
 
 typedef enum sy_router_trait {
-    SY_ROUTER_ON_HOST = 1,     /* plain C on host copies, one counted wait per layer */
-    SY_ROUTER_NO_CAPACITY = 2, /* capacity is part of the choice */
-    SY_ROUTER_LOOKS_AHEAD = 4, /* a later token may decide an earlier one: not causal */
-    SY_ROUTER_RANDOM = 8
+    SY_ROUTER_ON_HOST = 1,        /* plain C on host copies: `host` below */
+    SY_ROUTER_NO_CAPACITY = 2,    /* capacity is part of the choice, or there is none */
+    SY_ROUTER_LOOKS_AHEAD = 4,    /* a later token may decide an earlier one, in evaluation too */
+    SY_ROUTER_NO_AUX = 8,         /* the balance loss has no place: its coefficient must be 0 */
+    SY_ROUTER_NO_Z = 16,          /* nor has the z-loss */
+    SY_ROUTER_OWN_COUNT = 32,     /* says itself which loads the balance loss counts */
+    SY_ROUTER_FIXED_WEIGHTS = 64, /* moe.score and moe.normalize_weights do not apply */
+    SY_ROUTER_TWO_WEIGHTS = 128   /* gradients use other weights than the output */
 } sy_router_trait;
+
+enum { SY_ROUTER_PIECES = 3, SY_ROUTER_PARAMS = 2 };
+
+/* What a router on the host owns beside slots. All optional but K. */
+typedef struct sy_router_layout {
+    int32_t K;        /* slots per token (default: top_k) */
+    int32_t M;        /* rows of its matrix W [M, H], in = x W^T (default: E; 0: no matrix) */
+    int32_t n_pieces; /* W in the file: "router", or pieces of equal height */
+    const char *piece[SY_ROUTER_PIECES];
+    bool zero_matrix; /* begins with zeros */
+    int32_t n_params; /* small parameters whose gradients the router computes */
+    struct {
+        const char *name;
+        int64_t shape[2];
+        sy_init init;
+        double std;
+    } param[SY_ROUTER_PARAMS];
+    int32_t n_state; /* numbers that are saved and that end_step changes; they begin with zeros */
+} sy_router_layout;
+
+struct sy_host_route; /* moe/host_route.h */
+
+/* Plain C on a micro-batch in double; T may be 0. */
+typedef struct sy_host_router_ops {
+    /* Change what differs from the defaults. (optional) */
+    void (*layout)(const sy_moe_config *config, sy_router_layout *out);
+    /* z [T, E] from in [T, M]. (optional: z is in) */
+    void (*score)(struct sy_host_route *r);
+    /* expert, weight [T, K] from z; routed tokens only. */
+    void (*choose)(struct sy_host_route *r);
+    /* dz += what comes from g [T, K] (0 where dropped) and from losses of its own; these to
+     * r->loss. dz already has the common losses. */
+    void (*backward)(struct sy_host_route *r);
+    /* din += from dz; gradients of own parameters +=. With `score` only. */
+    void (*score_backward)(struct sy_host_route *r);
+    /* State after a step that was not skipped, from sums over all ranks: the same on all of them,
+     * whatever the layout. (optional) */
+    void (*end_step)(const sy_moe_config *config, const sy_step_end *end, int32_t layer,
+                     double *state);
+} sy_host_router_ops;
 
 typedef struct sy_router_ops {
     const char *name, *source; /* source: paper and section */
     uint32_t traits;
-    int32_t (*slots)(const sy_moe_config *config); /* K: slots per token */
+    /* Settings that do not go together, through sy_config_error; after parsing. (optional) */
+    sy_status (*check)(const sy_moe_config *config, const sy_config *all);
+    const char *metric; /* name of r->metric per routed token, "moe/router_<metric>"; NULL: none */
+    const sy_host_router_ops *host;
     /* Fill token, expert and (where drop_policy is probability) priority. bias [E] wide may be
      * absent. */
     sy_status (*choose)(const sy_moe_config *config, sy_pass *p, const sy_scores *s,
@@ -53,6 +104,21 @@ typedef struct sy_router_ops {
 const sy_router_ops *sy_router_find(const char *name);
 /* All names, NULL-terminated. Not collective. */
 const char *const *sy_router_names(void);
+/* What the configuration's router owns, slots per token among it. Requires that there is such a
+ * router. Not collective. */
+void sy_router_layout_of(const sy_moe_config *config, sy_router_layout *out);
+/* Slots per token (K). Not collective. */
+int32_t sy_router_slots(const sy_moe_config *config);
+/* After parsing: refuse settings that do not go together, and another router's section; set
+ * defaults that depend on the router; config->own becomes the section of the chosen one. Not
+ * collective. */
+sy_status sy_router_settle(sy_config *config);
+
+/* The sections "moe.<name>" of routers with settings of their own. */
+#define SY_ROUTER_NO_SECTION(name)
+#define SY_ROUTER_SECTION(name) extern const sy_config_section sy_router_section_##name;
+SY_ROUTERS(SY_ROUTER_NO_SECTION, SY_ROUTER_SECTION)
+#undef SY_ROUTER_SECTION
 
 #ifdef __cplusplus
 }

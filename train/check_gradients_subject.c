@@ -40,7 +40,7 @@ static sy_status watch_choices(sy__subject *s)
     const int64_t rounds = (s->settings.train->global_batch + e->mesh->group[SY_DP]->size - 1) /
                            e->mesh->group[SY_DP]->size;
     const int64_t n = rounds * s->settings.model->layers * s->settings.model->seq_len *
-                      sy_router_find(moe->router)->slots(moe);
+                      sy_router_slots(moe);
     SY_TRY(sy_alloc(n, sizeof *s->h_chosen, (void **)&s->h_chosen));
     SY_TRY(sy_alloc(n, sizeof *s->h_kept, (void **)&s->h_kept));
     SY_TRY(sy_device_alloc(e->dev, n * (int64_t)sizeof(int32_t), SY_MEM_OTHER, &s->chosen));
@@ -108,7 +108,8 @@ sy_status sy__subject_evaluate(sy__subject *s)
     s->loss = r.loss;
     for (int32_t i = 0; i < s->settings.model->layers && moe->experts > 0; i++) {
         s->loss += moe->aux_loss_coeff * r.sums[i * SY_N_SUMS + SY_SUM_AUX] +
-                   moe->z_loss_coeff * r.sums[i * SY_N_SUMS + SY_SUM_Z];
+                   moe->z_loss_coeff * r.sums[i * SY_N_SUMS + SY_SUM_Z] +
+                   r.sums[i * SY_N_SUMS + SY_SUM_ROUTER];
     }
     SY_TRY(sy_copy_d2h(e->compute_stream, s->h_chosen, s->chosen,
                        e->stats.n_chosen * (int64_t)sizeof *s->h_chosen));

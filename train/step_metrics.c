@@ -6,6 +6,7 @@
 
 #include "core/alloc.h"
 #include "core/clock.h"
+#include "moe/router.h"
 #include "train/step_metrics_impl.h"
 
 _Static_assert((int32_t)SY_DROP_PARTS == (int32_t)SY_HEALTH_PARTS,
@@ -165,6 +166,25 @@ static double mean_of(const double *x, int32_t n)
     return n > 0 ? sum / n : 0;
 }
 
+/* What routers have beside the common losses. */
+static sy_status fill_router(sy_step_metrics *m, const sy_step_result *r)
+{
+    sy_status st = SY_OK;
+    const sy_router_ops *router = sy_router_find(m->trainer->settings->moe->router);
+    double tokens = r->routed_tokens > 0 ? (double)r->routed_tokens : 1;
+    char key[64];
+    if (router->host == NULL) {
+        return SY_OK;
+    }
+    SY_TRY(sy_metrics_set_f64(m->record, "moe/router_loss", layer_mean(m, r, SY_SUM_ROUTER)));
+    if (router->metric != NULL) {
+        snprintf(key, sizeof key, "moe/router_%s", router->metric);
+        SY_TRY(sy_metrics_set_f64(m->record, key, layer_mean(m, r, SY_SUM_METRIC) / tokens));
+    }
+cleanup:
+    return st;
+}
+
 static sy_status fill_moe(sy_step_metrics *m, const sy_step_result *r, sy_step_facts *facts)
 {
     sy_status st = SY_OK;
@@ -183,6 +203,7 @@ static sy_status fill_moe(sy_step_metrics *m, const sy_step_result *r, sy_step_f
     figures = sy_health_last(m->health);
     SY_TRY(sy_metrics_set_f64(rec, "moe/aux_loss", layer_mean(m, r, SY_SUM_AUX)));
     SY_TRY(sy_metrics_set_f64(rec, "moe/z_loss", layer_mean(m, r, SY_SUM_Z)));
+    SY_TRY(fill_router(m, r));
     SY_TRY(sy_metrics_set_f64(rec, "moe/drop_fraction", figures.drop_fraction));
     SY_TRY(sy_metrics_set_f64(rec, "moe/load_max_over_mean", figures.load_max_over_mean));
     SY_TRY(sy_metrics_set_f64(rec, "moe/router_entropy", mean_of(m->entropy, m->n_layers)));

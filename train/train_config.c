@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "core/alloc.h"
+#include "moe/router.h"
 #include "train/spikes.h"
 
 #define KEY(field, kind, def, lo, hi, choices, text)                                               \
@@ -77,10 +78,12 @@ const sy_config_section sy_train_section = {
 
 const sy_config_section *const *sy_train_sections(int32_t *n)
 {
+#define SECTION(name) &sy_router_section_##name,
     static const sy_config_section *const sections[] = {
-        &sy_run_section,      &sy_device_section, &sy_model_section, &sy_moe_section,
-        &sy_parallel_section, &sy_optim_section,  &sy_train_section, &sy_data_section,
-    };
+        &sy_run_section,   &sy_device_section,   &sy_model_section,
+        &sy_moe_section,   &sy_parallel_section, &sy_optim_section,
+        &sy_train_section, &sy_data_section,     SY_ROUTERS(SY_ROUTER_NO_SECTION, SECTION)};
+#undef SECTION
     *n = sizeof sections / sizeof sections[0];
     return sections;
 }
@@ -100,7 +103,7 @@ static void bind_sections(sy_run_settings *s)
 /* Rows of a micro-batch are counted in 32 bits. */
 static sy_status check_size(const sy_run_settings *s)
 {
-    int32_t K = s->moe->experts > 0 ? s->moe->top_k : 1;
+    int32_t K = s->moe->experts > 0 ? sy_router_slots(s->moe) : 1;
     int64_t T = (int64_t)s->train->micro_batch * s->model->seq_len;
     if (T > INT32_MAX / K) {
         return sy_config_error(s->config, "train.micro_batch",

@@ -3,11 +3,6 @@
    `normalize_weights`. */
 #include "moe/routers_impl.h"
 
-static int32_t slots(const sy_moe_config *config)
-{
-    return config->top_k;
-}
-
 /* Benchmarks only: choice k of token t is expert (t K + k) mod E, as scores that top-k then ranks.
  */
 static sy_status balanced_scores(const sy_moe_config *config, sy_pass *p, int64_t T, sy_tensor *out)
@@ -83,7 +78,6 @@ const sy_router_ops sy__router_topk = {
     .name = "topk",
     .source = "Mixtral (arXiv 2401.04088) 2.1; Switch (arXiv 2101.03961) 2.1; DeepSeek-V3 (arXiv "
               "2412.19437) 2.1.2",
-    .slots = slots,
     .choose = choose,
     .weigh = weigh,
     .backward = backward,

@@ -283,7 +283,11 @@ sy_status rig_end_step(moe_rig *rig, const int64_t *load, bool skipped, double *
     sy_status st = SY_OK;
     const sy_param *p = sy_params_find(rig->params, "layer/moe/bias");
     SY_REQUIRE(p != NULL, SY_ERR_INTERNAL, "the layer has no bias");
-    SY_TRY(rig->layer.ops->end_step(rig->layer.self, load, skipped, rig->stream));
+    SY_TRY(rig->layer.ops->end_step(rig->layer.self, &(sy_step_end){.h_load = load,
+                                                                    .L = 1,
+                                                                    .E = rig->moe.experts,
+                                                                    .skipped = skipped,
+                                                                    .stream = rig->stream}));
     SY_TRY(download(rig, p->value.data, rig->moe.experts, bias));
 cleanup:
     return st;

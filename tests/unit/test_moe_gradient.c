@@ -167,7 +167,8 @@ static double loss_of(rig *r, const sy_batch *batch, int64_t *loads)
     }
     for (int32_t i = 0; i < L; i++) {
         const double *sums = e->h_sums + 2 + (int64_t)i * SY_N_SUMS;
-        loss += moe->aux_loss_coeff * sums[SY_SUM_AUX] + moe->z_loss_coeff * sums[SY_SUM_Z];
+        loss += moe->aux_loss_coeff * sums[SY_SUM_AUX] + moe->z_loss_coeff * sums[SY_SUM_Z] +
+                sums[SY_SUM_ROUTER];
     }
     if (loads != NULL) {
         memset(loads, 0, N_LOADS * sizeof *loads); /* a dense model has none */
@@ -212,7 +213,9 @@ static void check_param(rig *r, const sy_param *p, const int64_t *loads, tally *
     for (int64_t i = 0; i < n; i++) {
         largest = fabs(grad[i]) > fabs(grad[largest]) ? i : largest;
     }
-    for (int32_t k = 0; k < PER_PARAM; k++) {
+    const bool routes = strstr(p->spec.name, "/moe/") != NULL &&
+                        strstr(p->spec.name, "/experts/") == NULL;
+    for (int32_t k = 0; k < (routes ? 3 * PER_PARAM : PER_PARAM); k++) {
         uint64_t draw = sy_rng_u64(9, sy_rng_stream_of(p->spec.name), (uint64_t)k);
         int64_t i = k == 0 ? largest : (int64_t)(draw % (uint64_t)n);
         double found = 0, gap;
@@ -289,6 +292,14 @@ static void gradient_is_that_of_the_loss(void **state)
     "model.embedding_multiplier=3", "model.residual_multiplier=0.4",                               \
         "model.attention_multiplier=0.9", "model.logits_scaling=1.7"
 
+/* One row per router on the host, with what only it has. */
+#define NO_LOSSES "moe.aux_loss_coeff=0", "moe.z_loss_coeff=0"
+#define ROUTER(router, ...)                                                                        \
+    {                                                                                              \
+        .name = "gradient_router_" router "_is_that_of_the_loss",                                  \
+        .set = {"moe.router=" router, __VA_ARGS__}, .with_mask = true                              \
+    }
+
 static const check_case cases[] = {
     {.name = "gradient_form_a_is_that_of_the_loss", .set = {"moe.top_k=2"}},
     {.name = "gradient_form_b_is_that_of_the_loss",
@@ -346,6 +357,26 @@ static const check_case cases[] = {
      .set = {"moe.capacity_factor=0.7", "moe.aux_loss_scope=global_batch"},
      .with_mask = true,
      .with_doc = true},
+    ROUTER("grouped", "moe.experts=4", "moe.grouped.groups=2", "moe.grouped.group_loss_coeff=0.4",
+           "moe.grouped.comm_loss_coeff=0.3"),
+    ROUTER("grouped", "moe.grouped.groups=2", "moe.grouped.group_score=top2",
+           "moe.bias_update_rate=0.1", "moe.score=sigmoid", "moe.routed_scale=2.5"),
+    ROUTER("gshard", "moe.capacity_factor=0.7"),
+    ROUTER("gshard", "moe.gshard.second=sampling", "moe.normalize_weights=false"),
+    ROUTER("noisy", NO_LOSSES, "moe.noisy.importance_coeff=0.3", "moe.noisy.load_coeff=0.2"),
+    ROUTER("sinkhorn", NO_LOSSES, "moe.recv_factor=0.2"),
+    ROUTER("sinkhorn", NO_LOSSES, "moe.top_k=1", "train.recompute=block"),
+    ROUTER("hash", NO_LOSSES),
+    ROUTER("top_p", "moe.top_p.entropy_coeff=0.2", "moe.top_p.threshold=0.6", "moe.jitter=0.3"),
+    ROUTER("remoe", NO_LOSSES, "moe.remoe.lambda=0.3", "moe.routed_scale=1.5"),
+    ROUTER("adamoe", "moe.adamoe.null_experts=3", "moe.top_k=3", "moe.aux_loss_scope=micro_batch"),
+    ROUTER("prototype", "moe.aux_loss_coeff=0", "moe.routed_scale=2"),
+    ROUTER("yuan", "moe.score=softmax"),
+    ROUTER("yuan", "moe.score=sigmoid", "moe.aux_loss_scope=micro_batch"),
+    ROUTER("cosine", "moe.cosine.dim=3", "moe.cosine.temperature=0.4", "moe.jitter=0.2"),
+    ROUTER("skywork", "moe.skywork.scale=1.5", "moe.capacity_factor=0.7"),
+    ROUTER("maskmoe", "moe.maskmoe.visible=3", "moe.maskmoe.frequent_ids=100"),
+    ROUTER("expert_choice", NO_LOSSES, "moe.look_ahead=true", "moe.expert_choice.factor=1.7"),
     {.name = "gradient_with_loss_weights_is_that_of_the_loss",
      .with_weight = true,
      .with_doc = true},
@@ -467,8 +498,11 @@ static void bias_moves_against_the_load(void **state)
         set_bias(&r, i / E, i % E, 0.5);
     }
     n_allocs = sy_alloc_total();
-    must(sy_model_end_step(r.e->model, loads, E, true, r.e->compute_stream));
-    must(sy_model_end_step(r.e->model, loads, E, false, r.e->compute_stream));
+    sy_step_end end = {.h_load = loads, .L = L, .E = E, .stream = r.e->compute_stream};
+    end.skipped = true;
+    must(sy_model_end_step(r.e->model, &end));
+    end.skipped = false;
+    must(sy_model_end_step(r.e->model, &end));
     assert_int_equal(sy_alloc_total(), n_allocs);
     for (int32_t i = 0; i < L * E; i++) {
         char name[SY_PARAM_NAME];
