@@ -392,7 +392,7 @@ class Help(harness.Case):
     def test_completion_knows_commands_options_their_words_and_keys(self):
         script = self.succeeds("completion", "bash").stdout
         for typed, wanted in ((["upcy"], "upcycle"), (["upcycle", "--top"], "--top-k"), (["upcycle", "--method", "gra"], "granular"),
-                              (["check", "gr"], "gradients"), (["train", "--set", "moe.top"], "moe.top_k="),
+                              (["check", "gr"], "gradients"), (["train", "--set", "moe.shared_e"], "moe.shared_experts="),
                               (["train", "--resume", "x"], "")):
             words = " ".join(["switchyard", *typed])
             ask = f"\nCOMP_WORDS=({words}); COMP_CWORD={len(typed)}; _switchyard; echo \"${{COMPREPLY[*]}}\""
