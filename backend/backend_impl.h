@@ -80,6 +80,9 @@ double sy__dry_clock(const sy_stream *stream);
 /* Run an op and tell the device's observer what it took. */
 sy_status sy__observe_op(sy_stream *stream, sy_op op, sy_call *run, const void *args,
                          size_t args_bytes);
+/* The same of a copy; src NULL: a fill with zero. */
+sy_status sy__observe_copy(sy_stream *stream, sy_copy_kind kind, void *dst, const void *src,
+                           int64_t bytes);
 
 /* Where addresses that nobody may touch begin: no processor maps it. Dry devices and measuring
  * arenas count up from here. */

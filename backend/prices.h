@@ -25,6 +25,7 @@ struct sy_prices {
 
 struct sy_observer {
     void (*op)(void *self, sy_op op, const void *args, double seconds);
+    void (*copy)(void *self, int64_t bytes, bool zero, double seconds);
     void *self;
 };
 

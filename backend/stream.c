@@ -71,7 +71,9 @@ static sy_status copy(sy_stream *stream, sy_copy_kind kind, void *dst, const voi
         return sy_error(SY_ERR_INTERNAL, "cannot copy %" PRId64 " bytes", bytes);
     }
     sy_pulse_beat();
-    return bytes == 0 ? SY_OK : stream->dev->vt->copy(stream, kind, dst, src, bytes);
+    return bytes == 0              ? SY_OK
+           : stream->dev->observer ? sy__observe_copy(stream, kind, dst, src, bytes)
+                                   : stream->dev->vt->copy(stream, kind, dst, src, bytes);
 }
 
 sy_status sy_copy_h2d(sy_stream *stream, void *dst, const void *h_src, int64_t bytes)
@@ -94,7 +96,9 @@ sy_status sy_zero(sy_stream *stream, void *dst, int64_t bytes)
     if (bytes < 0) {
         return sy_error(SY_ERR_INTERNAL, "cannot zero %" PRId64 " bytes", bytes);
     }
-    return bytes == 0 ? SY_OK : stream->dev->vt->zero(stream, dst, bytes);
+    return bytes == 0              ? SY_OK
+           : stream->dev->observer ? sy__observe_copy(stream, SY_COPY_D2D, dst, NULL, bytes)
+                                   : stream->dev->vt->zero(stream, dst, bytes);
 }
 
 sy_status sy_stream_call(sy_stream *stream, sy_call *fn, const void *args, int64_t args_bytes)

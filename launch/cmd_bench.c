@@ -12,6 +12,7 @@ static const struct {
     {"checkpoint", sy__bench_checkpoint},
     {"dispatch", sy__bench_dispatch},
     {"gemm", sy__bench_gemm},
+    {"machine", sy__bench_machine},
     {"step", sy__bench_step},
 };
 
@@ -28,7 +29,7 @@ static sy_status unknown(const char *name)
                                    "bench: unknown benchmark '%s' (did you mean '%s'?)", name, near)
                         : sy_error(SY_ERR_USAGE,
                                    "bench: unknown benchmark '%s'; there are "
-                                   "checkpoint, dispatch, gemm and step",
+                                   "checkpoint, dispatch, gemm, machine and step",
                                    name);
 }
 
@@ -54,7 +55,7 @@ cleanup:
 }
 
 static const sy_option options[] = {
-    {"precision", SY_OPTION_VALUE, "P", "fp32 or bf16 (gemm: both if not given)."},
+    {"precision", SY_OPTION_VALUE, "P", "fp32 or bf16 (gemm, machine: both if not given)."},
     {"threads", SY_OPTION_VALUE, "N", "Threads of each rank (default: its share of the cores)."},
     {"repeats", SY_OPTION_VALUE, "N", "Measurements of each figure; the median is printed."},
     {"shape", SY_OPTION_LIST, "MxNxK[xG]",
@@ -65,13 +66,15 @@ static const sy_option options[] = {
     {"set", SY_OPTION_LIST, "KEY=VALUE", "step: override a key of the configuration."},
     {"size", SY_OPTION_VALUE, "N", "checkpoint: bytes from each rank (default 512 MiB)."},
     {"dir", SY_OPTION_VALUE, "DIR", "checkpoint: where the files go (default: here)."},
+    {"output", SY_OPTION_VALUE, "FILE",
+     "machine: where the figures go that estimate --bench reads."},
     {"json", SY_OPTION_FLAG, NULL, "Print one JSON object."},
     {0},
 };
 
 const sy_command sy_cmd_bench = {
     .name = "bench",
-    .operands = "checkpoint|dispatch|gemm|step",
+    .operands = "checkpoint|dispatch|gemm|machine|step",
     .help = "Figures beside a ceiling measured in the same run: matrix products, row exchange, a "
             "training step, saving and loading.",
     .min_operands = 1,
