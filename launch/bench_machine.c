@@ -136,13 +136,19 @@ cleanup:
     return st;
 }
 
-/* What the process holds beside the arenas, after the first model, when little else was done. */
-static void note_program(machine_bench *b, const sy_engine *e)
+/* Beside the arenas there is what the process held when the first engine was made, and of the
+   streams' workspaces only what was touched counts. */
+static void note_memory(machine_bench *b, const sy_engine *e)
 {
-    const double held = (double)(sy_engine_peak_rss_bytes() - e->predicted_bytes);
-    if (b->machine.outside_bytes <= 0) {
-        b->machine.outside_bytes = held > 0 ? held : 0;
+    sy_machine *m = &b->machine;
+    const double workspace = (double)e->dev->ledger.now[SY_MEM_WORKSPACE];
+    const double arenas = (double)e->dev->ledger.total_now - workspace;
+    if (m->outside_bytes <= 0) {
+        m->outside_bytes = (double)e->base_rss_bytes;
     }
+    double touched = (double)sy_engine_rss_bytes() - m->outside_bytes - arenas;
+    double share = touched < 0 ? 0 : touched > workspace ? 1 : touched / workspace;
+    m->workspace_share = share > m->workspace_share ? share : m->workspace_share;
 }
 
 static sy_status run_model(machine_bench *b, int32_t model, const char *precision)
@@ -157,7 +163,7 @@ static sy_status run_model(machine_bench *b, int32_t model, const char *precisio
     SY_TRY(sy__bench_data_write(&data, &settings, b->steps + 1));
     SY_TRY(sy_trainer_create(&spec, &trainer));
     SY_TRY(run_steps(b, trainer));
-    note_program(b, trainer->engine);
+    note_memory(b, trainer->engine);
 cleanup:
     sy_trainer_destroy(&trainer);
     sy_run_settings_free(&settings);
@@ -193,12 +199,11 @@ cleanup:
 
 /* ---- rates ---- */
 
-/* The lower quartile: whatever disturbs only adds. */
 static sy_sample sample_of(calls *c)
 {
     const int32_t n = (int32_t)(c->n < MOST_TIMES ? c->n : MOST_TIMES);
-    sy__median(c->seconds, n); /* sorted */
-    return (sy_sample){.work = c->work, .seconds = c->seconds[n / 4], .calls = (double)c->n};
+    return (sy_sample){
+        .work = c->work, .seconds = sy__median(c->seconds, n), .calls = (double)c->n};
 }
 
 /* Fit all kinds for one border between near and far; the time-weighted error over all. */
@@ -268,11 +273,12 @@ static void print(const machine_bench *b, double error)
     char name[64];
     printf("%s: rates fitted to %d kinds of calls, off by %.1f %% of their time\n", b->machine.name,
            b->n_calls, 100 * error);
-    printf("peak GFLOP/s fp32 %.1f, bf16 %.1f; beside the arenas %.0f MiB; between ops %.2f us; "
+    printf("peak GFLOP/s fp32 %.1f, bf16 %.1f; the program %.0f MiB and %.0f %% of workspaces; "
+           "between ops %.2f us; "
            "caches hold %.1f MiB\n",
            b->machine.peak_flops[0] / 1e9, b->machine.peak_flops[1] / 1e9,
-           b->machine.outside_bytes / (1 << 20), 1e6 * b->machine.launch_s,
-           b->machine.near_bytes / (1 << 20));
+           b->machine.outside_bytes / (1 << 20), 100 * b->machine.workspace_share,
+           1e6 * b->machine.launch_s, b->machine.near_bytes / (1 << 20));
     for (int32_t i = 0; i < 2 * SY_N_COSTS; i++) {
         const sy_rate *r = &b->machine.rate[i >= SY_N_COSTS][i % SY_N_COSTS];
         if (r->call + r->flop + r->byte + r->far > 0) {

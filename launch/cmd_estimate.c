@@ -192,10 +192,11 @@ static sy_status estimate(const sy__estimate *e, json_t **out)
     SY_TRY(sy__estimate_settings(e, &own, &settings));
     SY_TRY(sy__estimate_run(e, &own, r));
     *out = sy__estimate_figures(e, &settings, r);
-    if (!sy_cli_given(e->cli, "short")) {
+    const bool whole = !sy_cli_given(e->cli, "short");
+    if (whole) {
         SY_TRY(add_layouts(e, *out, &best));
     }
-    if (e->machine.gpu || sy_cli_given(e->cli, "plot")) {
+    if ((whole && e->machine.gpu) || sy_cli_given(e->cli, "plot")) {
         SY_TRY(add_scaling(e, &best, *out));
     }
 cleanup:

@@ -64,6 +64,7 @@ typedef struct sy_machine {
     bool gpu;                    /* streams run beside each other and the host */
     double peak_flops[2];        /* of a rank: fp32, bf16; what MFU is a share of */
     double memory_bytes;         /* of a rank */
+    double workspace_share;      /* of the streams' workspaces: pages that are ever touched */
     double outside_bytes;        /* what a process holds beside the arenas */
     sy_rate rate[2][SY_N_COSTS]; /* [narrow] */
     bool roofline;

@@ -189,7 +189,7 @@ cleanup:
     return st;
 }
 
-static int64_t current_rss_bytes(void)
+int64_t sy_engine_rss_bytes(void)
 {
     long pages = 0, resident = 0;
     FILE *f = fopen("/proc/self/statm", "r");
@@ -253,7 +253,7 @@ sy_status sy_engine_create(const sy_engine_spec *spec, sy_engine **out)
     SY_TRY(sy_agree(spec->world, sy_alloc(1, sizeof *e, (void **)&e)));
     e->spec = *spec;
     e->settings = spec->settings;
-    e->base_rss_bytes = current_rss_bytes();
+    e->base_rss_bytes = sy_engine_rss_bytes();
     SY_TRY(build(e));
     e->predicted_bytes = e->dev->ledger.total_now;
     *out = e;

@@ -75,7 +75,8 @@ double sy_engine_flops_per_token(const sy_engine *engine, int64_t *active_params
 /* "memory: params 12 MiB, ..." of this rank, predicted before the first step. Into buf. Not
  * collective. */
 void sy_engine_memory_format(const sy_engine *engine, char *buf, size_t buf_bytes);
-/* The most memory this process has held so far (RSS). Not collective. */
+/* What this process holds now (RSS), and the most that it has held so far. Not collective. */
+int64_t sy_engine_rss_bytes(void);
 int64_t sy_engine_peak_rss_bytes(void);
 
 #ifdef __cplusplus

@@ -49,6 +49,7 @@ static void describe(const gpu *g, sy_machine *m)
     *m = (sy_machine){.gpu = true,
                       .peak_flops = {1e12 * g->fp32_tflops, 1e12 * g->bf16_tflops},
                       .memory_bytes = g->memory_gib * (double)(1 << 30),
+                      .workspace_share = 1,
                       .outside_bytes = 2.0 * (1 << 30),
                       .roofline = true,
                       .tile_rows = 128,
@@ -199,6 +200,7 @@ static sy_status take_machine(const reading *r, sy_machine *m)
     snprintf(m->name, sizeof m->name, "%s", name != NULL ? name : "a measured machine");
     SY_TRY(take(r, r->root, "memory_bytes", 1e18, &m->memory_bytes));
     SY_TRY(take(r, r->root, "program_bytes", 1e18, &m->outside_bytes));
+    SY_TRY(take(r, r->root, "workspace_share", 1, &m->workspace_share));
     SY_TRY(take(r, r->root, "near_bytes", 1e18, &m->near_bytes));
     SY_TRY(take(r, r->root, "call_us", 1e6, &launch_us));
     SY_TRY(take(r, r->root, "ranks", 1 << 20, &ranks));
@@ -286,12 +288,13 @@ sy_status sy_machine_write(const sy_machine *m, const char *path)
     sy_status st = SY_OK;
     char *hidden = NULL;
     json_t *root = json_pack(
-        "{s:s, s:i, s:s, s:i, s:f, s:f, s:f, s:f, s:{s:f, s:f}, s:{s:o, s:o}, s:o}", "format",
+        "{s:s, s:i, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:{s:f, s:f}, s:{s:o, s:o}, s:o}", "format",
         file_format, "version", FILE_VERSION, "name", m->name, "ranks", m->measured_ranks,
-        "memory_bytes", m->memory_bytes, "program_bytes", m->outside_bytes, "near_bytes",
-        m->near_bytes, "call_us", 1e6 * m->launch_s, "peak_gflops", precisions[0],
-        1e-9 * m->peak_flops[0], precisions[1], 1e-9 * m->peak_flops[1], "rates", precisions[0],
-        rates_of(m, false), precisions[1], rates_of(m, true), "collectives", curves_of(m));
+        "memory_bytes", m->memory_bytes, "program_bytes", m->outside_bytes, "workspace_share",
+        m->workspace_share, "near_bytes", m->near_bytes, "call_us", 1e6 * m->launch_s,
+        "peak_gflops", precisions[0], 1e-9 * m->peak_flops[0], precisions[1],
+        1e-9 * m->peak_flops[1], "rates", precisions[0], rates_of(m, false), precisions[1],
+        rates_of(m, true), "collectives", curves_of(m));
     SY_TRY(sy_asprintf(&hidden, "%s.tmp", path));
     SY_REQUIRE(root != NULL && json_dump_file(root, hidden, JSON_INDENT(1)) == 0, SY_ERR_IO,
                "'%s' cannot be written: %s", hidden, strerror(errno));

@@ -194,7 +194,9 @@ static void describe(const sy_trainer *trainer, const sy_rehearsal_spec *spec, s
     out->flops_per_token = sy_engine_flops_per_token(e, &out->active_params);
     out->tokens = (int64_t)s->train->global_batch * s->model->seq_len;
     memcpy(out->memory, e->dev->ledger.now, sizeof out->memory);
-    out->memory_total = e->predicted_bytes;
+    const int64_t workspace = out->memory[SY_MEM_WORKSPACE];
+    out->memory[SY_MEM_WORKSPACE] = (int64_t)(spec->machine->workspace_share * (double)workspace);
+    out->memory_total = e->predicted_bytes - workspace + out->memory[SY_MEM_WORKSPACE];
 }
 
 /* Gradients and parameters travel on a stream of their own; whatever else does is waited for. */

@@ -34,7 +34,7 @@ static void parse(const char *set, sy_run_settings *out)
 /* 1 us for every op, 1 GB/s between all. */
 static sy_machine plain_machine(bool gpu)
 {
-    sy_machine m = {.gpu = gpu, .peak_flops = {1e12, 1e12}, .ranks_per_node = 1 << 20};
+    sy_machine m = {.gpu = gpu, .peak_flops = {1e12, 1e12}, .workspace_share = 1, .ranks_per_node = 1 << 20};
     for (int32_t kind = 0; kind < SY_N_COSTS; kind++) {
         m.rate[0][kind] = m.rate[1][kind] = (sy_rate){.call = 1e-6};
     }

@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""estimate: figures that must agree with each other and with a run, a measured machine, and what is refused. No time is judged."""
+
+import json
+
+import harness
+
+
+class Estimate(harness.Case):
+    def estimate(self, *args, **options):
+        return json.loads(self.succeeds("estimate", *args, "--json", **options).stdout)
+
+    def shape(self):
+        path = self.folder / "shape.yaml"
+        path.write_text("model: {vocab_size: 320, hidden: 32, layers: 2, heads: 2, ffn_hidden: 48, seq_len: 16}\n"
+                        "moe: {experts: 4, top_k: 2}\n"
+                        "train: {steps: 10, global_batch: 16, micro_batch: 2}\n"
+                        "data: {tokenizer: bytes, train: [{path: /is/not/there}]}\n")
+        return path
+
+    def test_figures_agree_with_each_other(self):
+        plot = self.folder / "plot.svg"
+        o = self.estimate(self.shape(), "--gpus", 8, "--gpu", "h200", "--set", "parallel.ep=4", "--tokens", 1e9, "--plot", plot)
+        self.assertEqual((o["ranks"], o["ep"], o["rounds"], o["precision"]), (8, 4, 1, "bf16"))
+        self.assertEqual(sum(m["bytes"] for m in o["memory"]), o["memory_bytes"])
+        self.assertAlmostEqual(o["tokens_per_s"] * o["step_ms"] / 1e3, 16 * 16, places=6)
+        self.assertAlmostEqual(o["gpu_hours"], 1e9 / o["tokens_per_s"] / 3600 * 8, places=6)
+        self.assertAlmostEqual(o["mfu_percent"], 100 * o["tokens_per_s"] * o["mflop_per_token"] * 1e6 / (8 * 989e12), places=9)
+        # per layer: out and back, forward and backward; 2 x 16 tokens, 2 experts each, 32 numbers of 2 bytes
+        sent = {c["what"]: c for c in o["collectives"]}
+        for way in ("moe dispatch", "moe combine"):
+            self.assertEqual((sent[way]["ranks"], sent[way]["calls"], sent[way]["bytes"]), (4, 4, 4 * 32 * 2 * 32 * 2))
+        self.assertEqual({(x["ep"], x["micro_batch"]) for x in o["layouts"]}, {(e, b) for e in (1, 2, 4) for b in (1, 2)})
+        self.assertIn((o["best"]["ep"], o["best"]["micro_batch"]), {(x["ep"], x["micro_batch"]) for x in o["layouts"] if x["fits"]})
+        self.assertEqual([x["gpus"] for x in o["scaling"]], [2**i for i in range(3, 13)])
+        self.assertTrue(plot.read_text().startswith("<svg xmlns="))
+
+    def test_nothing_fits_says_what_is_missing(self):
+        big = ["--set", "model.hidden=16384", "--set", "model.ffn_hidden=65536", "--set", "model.layers=80", "--set", "model.heads=128"]
+        o = self.estimate(self.shape(), "--gpus", 8, *big)
+        self.assertFalse(o["fits"])
+        self.assertNotIn("best", o)
+        self.assertTrue(all("do not fit" in x["note"] for x in o["layouts"]))
+        for word in ("ZeRO-3", "tensor or pipeline"):
+            self.assertIn(word, o["missing"])
+
+    def test_machine_is_measured(self):
+        file = self.folder / "machine.json"
+        ranks = 2 if harness.LONG else 1
+        self.succeeds("bench", "machine", "--repeats", 1, "--threads", 1, "--precision", "fp32", "-o", file, ranks=ranks, seconds=400)
+        machine = json.loads(file.read_text())
+        self.assertEqual(machine["ranks"], ranks)
+        self.assertGreater(machine["rates"]["fp32"]["grouped_gemm TN"]["gflops"], 0)
+        self.assertGreater(machine["peak_gflops"]["fp32"], 0)
+        self.assertEqual(len(machine["collectives"]), 4 if ranks > 1 else 0)
+        o = self.estimate(self.shape(), "--gpus", ranks, "--bench", file)
+        self.assertGreater(o["step_ms"], 0)
+        self.fails(2, "has no figures for bf16", "estimate", self.shape(), "--gpus", ranks, "--bench", file, "--set", "device.precision=bf16")
+
+    def machine(self):
+        rate = {"call_us": 1.0, "gflops": 100.0, "gb_per_s": 10.0, "far_gb_per_s": 0.0}
+        points = [{"bytes": b, "us": 1 + b / 1e3} for b in (1e3, 1e6)]
+        return {"format": "switchyard machine", "version": 1, "name": "made up", "ranks": 2, "memory_bytes": 1e10, "program_bytes": 1e7,
+                "workspace_share": 0.5, "near_bytes": 1e6, "call_us": 0.25, "peak_gflops": {"fp32": 200.0, "bf16": 400.0},
+                "rates": {"fp32": {name: dict(rate) for name in ("add", "gemm NT", "copy")}, "bf16": {}},
+                "collectives": {name: points for name in ("all_to_all", "all_reduce", "reduce_scatter", "all_gather")}}
+
+    def test_measured_machine_is_read(self):
+        file = self.folder / "machine.json"
+        file.write_text(json.dumps(self.machine()))
+        o = self.estimate(self.shape(), "--gpus", 2, "--bench", file, "--set", "parallel.ep=2")
+        # streams of a CPU run at once: a step is the sum of its parts
+        parts = o["work"] + [c for c in o["collectives"] if c["what"] != "step head"]
+        self.assertAlmostEqual(o["step_ms"], sum(x["ms"] + x["calls"] * 0.25e-3 for x in parts), delta=1e-6 * o["step_ms"])
+        for damage, says in ((lambda m: m.pop("near_bytes"), "near_bytes"), (lambda m: m.update(version=2), "version 2"),
+                             (lambda m: m["rates"]["fp32"]["add"].update(call_us=-1), "call_us"),
+                             (lambda m: m["collectives"].update(all_reduce=[]), "all_reduce"), (lambda m: m.update(format="x"), "no file of"),
+                             (lambda m: m.update(ranks=1), "knows no collectives")):
+            broken = self.machine()
+            damage(broken)
+            file.write_text(json.dumps(broken))
+            self.fails(2, says, "estimate", self.shape(), "--gpus", 2, "--bench", file)
+        file.write_text(json.dumps(self.machine())[:300])
+        self.fails(2, "cannot be read", "estimate", self.shape(), "--gpus", 2, "--bench", file)
+
+    def test_impossible_questions_are_refused(self):
+        for says, args in (("did you mean 'h100'", ["--gpus", 8, "--gpu", "h10"]), ("--gpus N is missing", []),
+                           ("'0' is not a whole number", ["--gpus", 0]), ("is not --nodes 2", ["--gpus", 8, "--nodes", 2]),
+                           ("parallel.ep = 4 does not divide the 6 ranks", ["--gpus", 6, "--set", "parallel.ep=4"]),
+                           ("neither with .svg", ["--gpus", 8, "--plot", "x.png"]), ("give one of them", ["--gpu", "h100", "--bench", "x", "--gpus", 1]),
+                           ("cannot be read", ["--gpus", 8, "--bench", "/is/not/there"])):
+            self.fails(2, says, "estimate", self.shape(), *args)
+
+
+if __name__ == "__main__":
+    harness.main()
