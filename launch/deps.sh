@@ -26,6 +26,7 @@ command ninja ninja-build
 command python3 python3
 command mpirun openmpi-bin
 command ip iproute2
+command faketime faketime
 library ompi-c libopenmpi-dev
 library hdf5-openmpi libhdf5-openmpi-dev
 header oneapi/dnnl/dnnl.h libdnnl-dev

@@ -1,5 +1,6 @@
 #include "launch/env.h"
 
+#include <fcntl.h>
 #include <mpi.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -25,10 +26,16 @@ static void on_signal(int signum)
 sy_status sy_env_catch_signals(void)
 {
     sy_status st = SY_OK;
-    static const int signals[] = {SIGUSR1, SIGTERM, SIGINT};
+    static const int signals[] = {SIGUSR1, SIGTERM, SIGINT, SIGHUP};
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    struct sigaction before = {0}, ignore = {.sa_handler = SIG_IGN};
     sigemptyset(&action.sa_mask);
+    sigaction(SIGPIPE, &ignore, NULL); /* nobody reads the log any more: training goes on */
+    sigaction(SIGHUP, NULL, &before);
     for (size_t i = 0; i < sizeof signals / sizeof signals[0]; i++) {
+        if (signals[i] == SIGHUP && before.sa_handler == SIG_IGN) {
+            continue; /* nohup */
+        }
         SY_REQUIRE(sigaction(signals[i], &action, NULL) == 0, SY_ERR_INTERNAL,
                    "signal %d cannot be caught", signals[i]);
     }
@@ -122,11 +129,25 @@ static int32_t default_threads(int32_t local_size)
     return threads > 0 ? threads : 1;
 }
 
+/* A stream that was closed leaves its number to the next file, and log lines would go into that.
+   What stands there instead cannot be written, so results that are lost are noticed. */
+static void hold_streams(void)
+{
+    int fd = 0;
+    while (fd >= 0 && fd <= STDERR_FILENO) {
+        fd = open("/dev/null", O_RDONLY);
+    }
+    if (fd > STDERR_FILENO) {
+        close(fd);
+    }
+}
+
 sy_status sy_env_open(int *argc, char ***argv, sy_env *env)
 {
     sy_status st = SY_OK, faults;
     int rank = 0;
     *env = (sy_env){.local_size = 1};
+    hold_streams();
     if (launcher_rank() != NULL) {
         SY_TRY(die_with_launcher());
         SY_TRY(init_mpi(argc, argv));

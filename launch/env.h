@@ -21,8 +21,8 @@ typedef struct sy_env {
 sy_status sy_env_open(int *argc, char ***argv, sy_env *env);
 /* Finalize MPI. Collective. */
 void sy_env_close(sy_env *env);
-/* From now on SIGUSR1, SIGTERM and SIGINT ask to stop; a second one of them ends the process at
- * once. Not collective. */
+/* From now on SIGUSR1, SIGTERM, SIGINT and, if it was not ignored, SIGHUP ask to stop; a second one
+   of them ends the process at once. SIGPIPE is ignored. Not collective. */
 sy_status sy_env_catch_signals(void);
 bool sy_env_stop_requested(void);
 /* Has this process rank 0? Known before sy_env_open, for messages about the command line. Not

@@ -133,7 +133,7 @@ int main(int argc, char **argv)
     int exit_code = 0;
 
     if (answered(argc, argv)) {
-        return argc < 2 ? 2 : 0;
+        return argc < 2 ? 2 : fflush(stdout) == 0 ? 0 : 1;
     }
     st = sy_env_open(&argc, &argv, &env);
     if (env.world != NULL) {
