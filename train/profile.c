@@ -58,7 +58,7 @@ cleanup:
 
 void sy_profile_before(sy_profile *p, int64_t step)
 {
-    if (p->n > 0 && step == p->first && start(p) != SY_OK) {
+    if (p->n > 0 && step == p->first && !p->is_on && start(p) != SY_OK) {
         give_up(p);
     }
 }
@@ -159,6 +159,7 @@ void sy_profile_finish(sy_profile *p)
     }
     sy_span_discard();
     p->is_on = false;
+    p->n = 0; /* a run that goes back some steps is not profiled twice */
 }
 
 void sy_profile_after(sy_profile *p, int64_t step)
