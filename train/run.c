@@ -284,6 +284,7 @@ static sy_status start(run *r)
     how_int = (int32_t)how;
     SY_TRY(sy_host_broadcast(r->world, &how_int, sizeof how_int, 0, "run start"));
     how = (sy_run_start)how_int;
+    sy_pulse_phase(how == SY_RUN_CONTINUE || r->spec->init_from != NULL ? "load" : "start");
     if (how == SY_RUN_CONTINUE) {
         SY_TRY(check_resume(r, &path));
     } else if (r->spec->init_from != NULL) {
@@ -293,7 +294,6 @@ static sy_status start(run *r)
     SY_TRY(sy_agree(r->world, sy_config_echo(r->settings->config, &r->config_yaml)));
     SY_TRY(sy_trainer_create(&trainer, &r->trainer));
     if (path != NULL) {
-        sy_pulse_phase("load");
         SY_TRY(load(r, path, how == SY_RUN_CONTINUE ? SY_LOAD_ALL : SY_LOAD_MODEL));
         SY_TRY(sy_tokenizer_files_read(path, r->world, &r->tokenizer));
     }
