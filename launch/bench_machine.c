@@ -338,6 +338,8 @@ sy_status sy__bench_machine(const sy__bench *bench)
     SY_REQUIRE(precision == NULL || strcmp(precision, "fp32") == 0 ||
                    strcmp(precision, "bf16") == 0,
                SY_ERR_USAGE, "--precision: '%s' is not fp32 or bf16", precision);
+    SY_REQUIRE(!bench->json, SY_ERR_USAGE,
+               "bench machine prints no JSON; -o FILE writes what estimate --bench reads");
     SY_TRY(sy_agree(b.world, sy_alloc(MOST_SAMPLES, sizeof *b.call, (void **)&b.call)));
     SY_TRY(sy_agree(b.world, sy_comm_world(false, &b.self)));
     SY_TRY(measure(&b));

@@ -145,12 +145,12 @@ sy_status sy__estimate_missing(const sy__estimate *e, char **out)
     SY_TRY(sy_asprintf(
         out,
         "The smallest layout (ep %d, micro-batch 1, train.recompute=block) needs %.1f GiB on each "
-        "rank: parameters %.1f, gradients %.1f, optimizer %.1f, the rest %.1f; %.1f are free. %s "
+        "rank: parameters %.1f, gradients %.1f, optimizer %.1f, the rest %.1f; %.1f are free.%s "
         "ZeRO-2 (gradients shared out) would leave %.1f, ZeRO-3 (parameters too) %.1f; tensor or "
         "pipeline parallelism over %.0f ranks would leave %.1f. Switchyard has none of these: take "
         "more ranks with a larger ep, a GPU with more memory, or a smaller model.",
         v.ep, gib(all), gib(params), gib(grads), gib(optim), gib(all - params - grads - optim),
-        gib(room), enough ? "It fits: set train.recompute." : "", gib(zero2), gib(zero3),
+        gib(room), enough ? " It fits: set train.recompute." : "", gib(zero2), gib(zero3),
         all > room ? (double)(int64_t)(all / room + 1) : 2.0,
         gib(all / (all > room ? (double)(int64_t)(all / room + 1) : 2.0))));
 cleanup:

@@ -244,8 +244,11 @@ static void print_choices(const json_t *o)
     if (missing != NULL) {
         printf("nothing fits. %s\n", json_string_value(missing));
     }
-    print_rows("the fastest one over more ranks, the global batch growing with them", scaling,
-               json_object_get(o, "scaling"));
+    print_rows(best != NULL
+                   ? "the fastest one over more ranks, the global batch growing with them"
+                   : "the configuration's layout over more ranks, the global batch growing "
+                     "with them",
+               scaling, json_object_get(o, "scaling"));
 }
 
 void sy__estimate_print(const json_t *all)
