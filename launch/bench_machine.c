@@ -137,18 +137,20 @@ cleanup:
 }
 
 /* Beside the arenas there is what the process held when the first engine was made, and of the
-   streams' workspaces only what was touched counts. */
+   streams' workspaces only what was touched counts: the least of all models, because what earlier
+   ones left in the heap only adds. */
 static void note_memory(machine_bench *b, const sy_engine *e)
 {
     sy_machine *m = &b->machine;
     const double workspace = (double)e->dev->ledger.now[SY_MEM_WORKSPACE];
     const double arenas = (double)e->dev->ledger.total_now - workspace;
-    if (m->outside_bytes <= 0) {
+    if (m->outside_bytes <= 0) { /* the first one */
         m->outside_bytes = (double)e->base_rss_bytes;
+        m->workspace_share = 1;
     }
     double touched = (double)sy_engine_rss_bytes() - m->outside_bytes - arenas;
     double share = touched < 0 ? 0 : touched > workspace ? 1 : touched / workspace;
-    m->workspace_share = share > m->workspace_share ? share : m->workspace_share;
+    m->workspace_share = share < m->workspace_share ? share : m->workspace_share;
 }
 
 static sy_status run_model(machine_bench *b, int32_t model, const char *precision)
