@@ -308,8 +308,14 @@ static sy_status run_call(sy_stream *stream, const void *args)
     mpi_call c = *(const mpi_call *)args;
     if (stream) {
         const sy_device *dev = sy_stream_device(stream);
+        const bool sends = c.args.send != NULL, receives = c.args.recv != NULL;
         c.args.send = sy_device_host_view(dev, c.args.send);
         c.args.recv = sy_device_host_view(dev, c.args.recv);
+        SY_REQUIRE(sends == (c.args.send != NULL) && receives == (c.args.recv != NULL),
+                   SY_ERR_UNSUPPORTED,
+                   "'%s': MPI cannot reach the memory of backend '%s', and this version has no "
+                   "NCCL: run one rank, or take device.backend: cpu",
+                   c.args.what, dev->name);
     }
     sy__comm_begun(c.comm);
     SY_TRY(run[c.which](&c));

@@ -11,20 +11,25 @@
 #include "moe/decoder.h"
 #include "moe/moe.h"
 #include "parallel/agree.h"
+#include "parallel/units.h"
+#include "train/room.h"
 
 int32_t sy_engine_experts(const sy_engine *engine)
 {
     return engine->settings->moe->experts;
 }
 
-static sy_status open_device(sy_engine *e)
+/* place, n_places: of this rank on its node. */
+static sy_status open_device(sy_engine *e, int32_t place, int32_t n_places)
 {
     sy_status st = SY_OK;
     const sy_device_config *c = e->settings->device;
     sy_device_spec spec = {.backend = c->backend,
                            .threads = c->threads > 0 ? c->threads : e->spec.threads,
                            .dry = e->spec.dry || e->spec.prices != NULL,
-                           .prices = e->spec.prices};
+                           .prices = e->spec.prices,
+                           .place = place,
+                           .n_places = n_places};
     SY_TRY(sy_device_open(&spec, &e->dev));
     SY_TRY(sy_ops_require_all(e->dev));
     SY_TRY(sy_device_config_dtype(e->settings->config, e->dev->name, &e->compute));
@@ -218,18 +223,25 @@ cleanup:
     return st;
 }
 
-/* What passes work in. The twin that is measured first is made by all ranks together. */
-static sy_status create_work(sy_engine *e)
+/* A dry twin, made by all ranks together, tells what passes will need; the device must have it. */
+static sy_status measure_work(sy_engine *e, sy_engine **twin)
 {
     sy_status st = SY_OK;
-    sy_engine *twin = NULL;
     if (!e->spec.dry) {
-        SY_TRY(measure(&e->spec, &twin));
+        SY_TRY(measure(&e->spec, twin));
+        SY_TRY(sy_room_check(e->dev, *twin));
     }
+cleanup:
+    return st;
+}
+
+/* What passes work in. */
+static sy_status create_work(sy_engine *e, const sy_engine *twin)
+{
+    sy_status st = SY_OK;
     SY_TRY(init_arenas(e, twin));
     SY_TRY(create_fixed(e));
 cleanup:
-    sy_engine_destroy(&twin);
     return st;
 }
 
@@ -238,11 +250,18 @@ static sy_status build(sy_engine *e)
 {
     sy_status st = SY_OK;
     sy_comm *world = e->spec.world;
-    SY_TRY(sy_agree(world, open_device(e)));
+    sy_engine *twin = NULL;
+    const bool real = !e->spec.dry && e->spec.prices == NULL;
+    int32_t place = 0, n_places = 1;
+    SY_TRY(real ? sy_units_place(world, &place, &n_places) : SY_OK);
+    SY_TRY(sy_agree(world, open_device(e, place, n_places)));
+    SY_TRY(real ? sy_units_apart(world, e->dev->name, e->dev->unit) : SY_OK);
     SY_TRY(create_mesh(e));
+    SY_TRY(sy_agree(world, measure_work(e, &twin)));
     SY_TRY(sy_agree(world, create_memory(e)));
-    SY_TRY(sy_agree(world, create_work(e)));
+    SY_TRY(sy_agree(world, create_work(e, twin)));
 cleanup:
+    sy_engine_destroy(&twin);
     return st;
 }
 

@@ -61,11 +61,11 @@ static sy_status choose(sy_device *dev, int count)
 {
     sy_status st = SY_OK;
     sy__cuda_device *self = sy__cuda_device_of(dev);
-    const char *shared = getenv("SWITCHYARD_SHARE_GPU");
+    const char *shared = getenv("SY_SHARE_GPU");
     const bool may_share = shared && strcmp(shared, "1") == 0;
     SY_REQUIRE(may_share || count == 1 || dev->n_places <= count, SY_ERR_USAGE,
                "%d ranks on this node, but only %d GPUs: start at most one rank per GPU, or set "
-               "SWITCHYARD_SHARE_GPU=1 to let ranks share one",
+               "SY_SHARE_GPU=1 to let ranks share one",
                dev->n_places, count);
     self->ordinal = dev->place % count;
     SY_TRY(sy_cuda_enter(dev));

@@ -36,6 +36,8 @@ cudaError_t cudaGetLastError(void)
     return cudaSuccess;
 }
 
+static int64_t n_given; /* bytes of device memory now in use */
+
 /* ---- the device ---- */
 
 cudaError_t cudaGetDeviceCount(int *count)
@@ -89,7 +91,9 @@ cudaError_t cudaRuntimeGetVersion(int *version)
 
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
 {
-    *free_bytes = *total_bytes = (size_t)8 << 30;
+    const char *mib = getenv("EMULATOR_MIB");
+    *total_bytes = (size_t)(mib ? atoi(mib) : 8192) << 20;
+    *free_bytes = *total_bytes - (size_t)__atomic_load_n(&n_given, __ATOMIC_RELAXED);
     return cudaSuccess;
 }
 
@@ -111,6 +115,7 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
     char *ptr = base + mapped - PAGE - room;
     mprotect(base + mapped - PAGE, PAGE, PROT_NONE);
     *(head *)(void *)base = (head){bytes, mapped};
+    __atomic_fetch_add(&n_given, (int64_t)bytes, __ATOMIC_RELAXED);
     memset(ptr + bytes, CANARY, room - bytes);
     *out = ptr;
     return cudaSuccess;
@@ -129,6 +134,7 @@ cudaError_t cudaFree(void *ptr)
             abort();
         }
     }
+    __atomic_fetch_sub(&n_given, (int64_t)h.bytes, __ATOMIC_RELAXED);
     munmap(base, h.mapped);
     return cudaSuccess;
 }

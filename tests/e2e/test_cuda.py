@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""The CUDA backend without a GPU: what a machine without a driver says, and whole runs on the emulator of the tests."""
+
+import os
+import subprocess
+
+import harness
+
+EMULATED = os.environ.get("SWITCHYARD_EMULATED")
+
+
+class NoDriver(harness.Case):
+    def setUp(self):
+        super().setUp()
+        shown = subprocess.run([harness.PROGRAM, "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
+        self.built = " cuda" in shown
+        if harness.has_gpu():
+            self.skipTest("this machine has a GPU")
+
+    def test_auto_takes_the_cpu(self):
+        self.succeeds("train", self.config(device={"backend": "auto"}), "--run-dir", self.folder / "run", "--set",
+                      "train.steps=1")
+
+    def test_cuda_is_refused_with_the_reason_on_all_ranks(self):
+        words = ["device.backend"] + (["driver", "device.backend: cpu"] if self.built else ["-Dcuda=enabled"])
+        self.fails(2, words, "train", self.config(device={"backend": "cuda"}), "--run-dir", self.folder / "run", ranks=2)
+
+
+class Emulated(harness.Case):
+    def setUp(self):
+        super().setUp()
+        if not EMULATED:
+            self.skipTest("no C++ compiler, so no emulator")
+
+    def test_run_has_the_losses_of_the_cpu_and_its_checkpoint_goes_on_there(self):
+        config = {"train": {"steps": 3, "checkpoint_every": 2}}
+        self.train(self.config(**config), "cpu")
+        emulated = self.config(**config, device={"backend": "cuda_emulated"})
+        self.train(emulated, "run", program=[EMULATED])
+        self.near(self.losses("run"), self.losses("cpu"), 2e-4)
+        self.train(self.config(train={"steps": 4, "checkpoint_every": 2}), "run", "--resume")
+        self.assertEqual(len(self.losses("run")), 4)
+
+    def test_model_too_large_is_refused_with_what_takes_how_much(self):
+        path = self.config(device={"backend": "cuda_emulated"})
+        self.fails(2, ["GPU memory", "params", "train.micro_batch", "are free"], "train", path, "--run-dir",
+                   self.folder / "run", program=[EMULATED], env={"EMULATOR_MIB": "65"})
+
+    def test_two_ranks_on_one_gpu_are_refused_unless_asked_for(self):
+        path = self.config(device={"backend": "cuda_emulated"})
+        self.fails(2, ["ranks 0 and 1", "the same GPU", "SY_SHARE_GPU"], "train", path, "--run-dir",
+                   self.folder / "run", program=[EMULATED], ranks=2)
+
+
+if __name__ == "__main__":
+    harness.main()
