@@ -261,6 +261,11 @@ static int32_t id_of(const char *text)
     return end != text && *end == '\0' && id >= 0 && id < INT32_MAX ? (int32_t)id : -1;
 }
 
+static bool is_sentinel(const sy_data_config *data, int32_t id)
+{
+    return id <= data->sentinel_id && id > data->sentinel_id - data->sentinels;
+}
+
 /* Ids that say what is asked must be told from each other and from the sentinels. */
 static sy_status check_modes(const sy_data_config *data, const sy_config *config)
 {
@@ -275,11 +280,10 @@ static sy_status check_modes(const sy_data_config *data, const sy_config *config
             return sy_config_error(config, "data.mode_ids", "data.mode_ids: '%s' is no id",
                                    data->mode_ids.item[i]);
         }
-        if (ul2 && id <= data->sentinel_id && id > data->sentinel_id - data->sentinels) {
+        if (ul2 && is_sentinel(data, id)) {
             return sy_config_error(config, "data.mode_ids",
-                                   "data.mode_ids: %d is a sentinel, too (data.sentinel_id %d and "
-                                   "the %d ids below it)",
-                                   id, data->sentinel_id, data->sentinels - 1);
+                                   "data.mode_ids: %d is a sentinel, too (%d .. %d)", id,
+                                   data->sentinel_id - data->sentinels + 1, data->sentinel_id);
         }
         for (int32_t j = 0; j < i; j++) {
             if (id_of(data->mode_ids.item[j]) == id) {
@@ -298,6 +302,11 @@ static sy_status check_objective(const sy_data_config *data, const sy_config *co
         return sy_config_error(config, "data.objective",
                                "data.objective ul2 needs data.sentinels, as many ids that no text "
                                "has, and data.sentinel_id, the largest of them");
+    }
+    if (ul2 && is_sentinel(data, data->eod)) {
+        return sy_config_error(config, "data.eod", "data.eod: %d is a sentinel, too (%d .. %d)",
+                               data->eod, data->sentinel_id - data->sentinels + 1,
+                               data->sentinel_id);
     }
     if (data->objective != SY_OBJECTIVE_CAUSAL && data->mask_documents) {
         return sy_config_error(config, "data.mask_documents",

@@ -36,7 +36,7 @@ static sy_status add_choice(sy_quiz *q, int64_t line, const char *context, const
     SY_TRY(sy_tokenizer_encode(q->tokenizer, context, n_context, ids, &before));
     SY_TRY(sy_tokenizer_encode(q->tokenizer, whole, n_context + n_text, ids, &n));
     before = before < n ? before : n - 1; /* a choice may grow together with its context */
-    SY_REQUIRE(n_text > 0 && before >= 1 && n - before <= q->S, SY_ERR_USAGE,
+    SY_REQUIRE(before >= 1 && n - before <= q->S, SY_ERR_USAGE,
                "'%s', line %" PRId64 ": a context of %" PRId64 " and a choice of %" PRId64
                " tokens; wanted are 1 at least, and a choice of at most model.seq_len %d",
                q->path, line, before, n - before, q->S);
@@ -78,8 +78,9 @@ static sy_status add_question(sy_quiz *q, int64_t line, const json_t *object)
                q->path, line, (int64_t)json_integer_value(answer), n);
     for (int64_t i = 0; i < n; i++) {
         const char *text = json_string_value(json_array_get(choices, (size_t)i));
-        SY_REQUIRE(text != NULL, SY_ERR_USAGE,
-                   "'%s', line %" PRId64 ": choice %" PRId64 " is no text", q->path, line, i);
+        SY_REQUIRE(text != NULL && text[0] != '\0', SY_ERR_USAGE,
+                   "'%s', line %" PRId64 ": choice %" PRId64 " is %s", q->path, line, i,
+                   text == NULL ? "no text" : "empty");
         SY_TRY(
             add_choice(q, line, json_string_value(context), text, i == json_integer_value(answer)));
     }

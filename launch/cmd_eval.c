@@ -229,6 +229,7 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     SY_REQUIRE(n + n_quizzes > 0, SY_ERR_USAGE,
                "eval: --data names no data to evaluate on, and --choices no questions");
     SY_TRY(sy_cli_i64(cli, "stride", 1, INT32_MAX, &stride));
+    SY_REQUIRE(stride == 0 || n > 0, SY_ERR_USAGE, "eval: --stride goes with --data");
     SY_TRY(sy_agree(env->world, sy_alloc(n, sizeof *results, (void **)&results)));
     SY_TRY(sy_agree(env->world, sy_alloc(n_quizzes, sizeof *quizzes, (void **)&quizzes)));
     SY_TRY(sy_model_load(cli->operand[0], set, n_set, SY_USE_EVAL, env, &model));

@@ -146,7 +146,7 @@ class Choices(Trained):
         for bad, words in [("{", "line 2"), ('{"context": "a"}', "line 2"), ('{"context": "a", "choices": ["b"], "answer": 0}', "1 choices"),
                            ('{"context": "a", "choices": ["b", "c"], "answer": 2}', "answer 2"),
                            ('{"context": "", "choices": ["b", "c"], "answer": 0}', "line 2"),
-                           ('{"context": "a", "choices": ["b", ""], "answer": 0}', "line 2"),
+                           ('{"context": "a", "choices": ["b", ""], "answer": 0}', "line 2: choice 1 is empty"),
                            ('{"context": "a", "choices": ["b", "%s"], "answer": 0}' % ("c" * 33), "model.seq_len 32"),
                            ('{"context": "a", "choices": ["b", 3], "answer": 0}', "choice 1 is no text")]:
             with self.subTest(bad[:60]):
@@ -155,6 +155,8 @@ class Choices(Trained):
         (self.folder / "empty.jsonl").write_text("\n\n")
         self.fails(2, "no questions", "eval", self.run_dir, "--choices", self.folder / "empty.jsonl")
         self.fails(2, "none.jsonl", "eval", self.run_dir, "--choices", self.folder / "none.jsonl", ranks=2)
+        (self.folder / "good.jsonl").write_text(good)
+        self.fails(2, "--stride goes with --data", "eval", self.run_dir, "--choices", self.folder / "good.jsonl", "--stride", 4)
 
 
 class Generate(Trained):

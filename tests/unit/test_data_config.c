@@ -83,6 +83,8 @@ static void data_config_bad_values_are_refused_with_their_line(void **state)
          "run.yaml:5", "mode_ids: 5 is a sentinel"},
         {"data:\n  objective: ul2\n  sentinels: 5\n  sentinel_id: 9\n  mode_ids: [9, 10, 4]\n",
          "run.yaml:5", "mode_ids: 9 is a sentinel"},
+        {"data:\n  objective: ul2\n  sentinels: 5\n  sentinel_id: 9\n  eod: 5\n", "run.yaml:5",
+         "eod: 5 is a sentinel, too (5 .. 9)"},
         {"data:\n  train:\n    - {path: a, weight: 1e308}\n    - {path: b, weight: 1e308}\n",
          "run.yaml:", "not finite"},
         {"data:\n  split: [1e308, 1e308, 1]\n", "run.yaml:2", "data.split"},
