@@ -100,9 +100,11 @@ static sy_status check_leftover(const loader *l)
     sy_status st = SY_OK;
     for (int64_t i = 0; i < l->cat.n_items; i++) {
         const char *path = l->cat.item[i].path;
-        bool ours = l->what == SY_LOAD_ALL ? strncmp(path, "tokenizer/", 10) != 0 &&
-                                                 strcmp(path, SY__RECEIPT_PATH) != 0
-                                           : l->what == SY_LOAD_MODEL && is_model(path);
+        bool ours = l->what == SY_LOAD_ALL
+                        ? strncmp(path, "tokenizer/", 10) != 0 &&
+                              strncmp(path, SY_STATE_MEMO, strlen(SY_STATE_MEMO)) != 0 &&
+                              strcmp(path, SY__RECEIPT_PATH) != 0
+                        : l->what == SY_LOAD_MODEL && is_model(path);
         SY_REQUIRE(!ours || l->wanted[i], SY_ERR_USAGE,
                    "checkpoint '%s' has a dataset '/%s' that this configuration has not: it is of "
                    "another model or kind",

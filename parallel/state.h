@@ -10,6 +10,10 @@
 extern "C" {
 #endif
 
+/* Fields below this path are memories that a run may lose: what a file has of them and the state
+   has not is left behind. */
+#define SY_STATE_MEMO "state/memo/"
+
 /* A part of a field that this rank holds, contiguous in memory AND in the row-major global tensor
    (so it is one range of the file). Every rank reads its parts; `write` is true on exactly one rank
    for each element. */
@@ -68,7 +72,7 @@ typedef struct sy_state {
     const char *config_yaml; /* the complete configuration */
     const sy_blob *blobs;
     int32_t n_blobs;
-    bool unsynced; /* the file is read while it goes to the disk: see sy_checkpoint_sync */
+    bool unsynced;         /* the file is read while it goes to the disk: see sy_checkpoint_sync */
     int64_t receipt_bytes; /* room kept for "x/receipt", a text that is known later; 0: none */
 } sy_state;
 

@@ -6,6 +6,7 @@
 
 #include "core/alloc.h"
 #include "moe/decoder.h"
+#include "train/probe.h"
 #include "train/spikes.h"
 #include "train/train_config.h"
 
@@ -144,6 +145,25 @@ static sy_status want_if_there(checker *c, const char *path, bool is_float, int3
     return find(c, path) != NULL ? want(c, path, is_float, n_dim, shape) : SY_OK;
 }
 
+static sy_status want_probe(checker *c, const sy_run_settings *s)
+{
+    sy_status st = SY_OK;
+    int64_t T = 0;
+    int32_t n_layers = 0, K = 0;
+    char name[96];
+    if (sy_probe_shape(s, &T, &n_layers, &K)) {
+        const int64_t one = 1, all[] = {T, (int64_t)n_layers * K};
+        sy_probe_dataset(T, K, "taken", name, sizeof name);
+        SY_TRY(want_if_there(c, name, false, 1, &one));
+        sy_probe_dataset(T, K, "ids", name, sizeof name);
+        SY_TRY(want_if_there(c, name, false, 1, &one));
+        sy_probe_dataset(T, K, "choices", name, sizeof name);
+        SY_TRY(want_if_there(c, name, false, 2, all));
+    }
+cleanup:
+    return st;
+}
+
 static sy_status want_state(checker *c, const sy_run_settings *s)
 {
     static const char *const name[] = {"state/step", "state/data_step", "state/tokens_seen",
@@ -161,6 +181,7 @@ static sy_status want_state(checker *c, const sy_run_settings *s)
     }
     SY_TRY(want_if_there(c, "state/window_loss", true, 1, &(int64_t){SY_SPIKE_MEMORY}));
     SY_TRY(want_if_there(c, "state/window_grad_norm", true, 1, &(int64_t){SY_SPIKE_MEMORY}));
+    SY_TRY(want_probe(c, s));
     if (s->moe->experts > 0) {
         SY_TRY(want_if_there(c, "state/loads", false, 2,
                              (int64_t[]){s->model->layers, s->moe->experts}));

@@ -418,12 +418,28 @@ static void write_metrics(run *r, int64_t step)
     sy_step_metrics_book(r->metrics, from);
 }
 
+/* Look at the routing of the probe. */
+static sy_status take_probe(run *r)
+{
+    sy_status st = SY_OK;
+    const double from = sy_clock_s();
+    sy_span_begin(SY_SPAN_PHASE, "probe", -1, -1);
+    SY_TRY(sy_probe_take(r->trainer->probe, r->trainer->count.step));
+    if (is_root(r)) {
+        st = sy_step_metrics_probe(r->metrics, r->trainer->probe, sy_clock_s() - from);
+    }
+cleanup:
+    sy_span_end();
+    return st;
+}
+
 /* *stopped: a rank was asked to stop during evaluation. */
 static sy_status after_step(run *r, const sy_step_result *result, bool *stopped)
 {
     sy_status st = SY_OK;
     const sy_train_config *c = r->settings->train;
     bool last = result->step == c->steps, eval = last || due(result->step, c->eval_every);
+    bool probe = r->trainer->probe != NULL && due(result->step, c->probe_every);
 
     if (is_root(r)) {
         st = log_step(r, result);
@@ -436,7 +452,8 @@ static sy_status after_step(run *r, const sy_step_result *result, bool *stopped)
         sy_span_end();
         SY_TRY(st);
     }
-    if (is_root(r) && (last || eval || due(result->step, c->log_every))) {
+    SY_TRY(probe ? take_probe(r) : SY_OK);
+    if (is_root(r) && (last || eval || probe || due(result->step, c->log_every))) {
         write_metrics(r, result->step);
     }
     if (sy_saves_due(&r->saves, result->save_now)) {
@@ -551,6 +568,9 @@ static sy_status loop(run *r, bool *stopped)
     sy_status st = SY_OK;
     const sy_train_config *c = r->settings->train;
     sy_step_result result;
+    if (r->trainer->probe != NULL && r->trainer->probe->n_taken == 0) {
+        SY_TRY(take_probe(r)); /* what the first look is compared with */
+    }
     while (r->trainer->count.step < c->steps && !*stopped) {
         sy_profile_before(&r->profile, r->trainer->count.step + 1);
         SY_TRY(step(r, &result));

@@ -273,3 +273,18 @@ sy_status sy_step_metrics_fill(sy_step_metrics *m, const sy_step_result *r,
 cleanup:
     return st;
 }
+
+sy_status sy_step_metrics_probe(sy_step_metrics *m, const sy_probe *probe, double probe_s)
+{
+    sy_status st = SY_OK;
+    char key[64];
+    for (int32_t k = 0; k < probe->n_layers; k++) {
+        snprintf(key, sizeof key, "moe/layer_%d/routing_overlap", m->layer[k]);
+        SY_TRY(sy_metrics_set_f64(m->record, key, probe->overlap[k]));
+    }
+    SY_TRY(sy_metrics_set_f64(m->record, "moe/routing_overlap",
+                              mean_of(probe->overlap, probe->n_layers)));
+    SY_TRY(sy_metrics_set_f64(m->record, "perf/probe_ms", 1e3 * probe_s));
+cleanup:
+    return st;
+}

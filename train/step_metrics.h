@@ -42,6 +42,9 @@ void sy_step_metrics_book(sy_step_metrics *metrics, double from_s);
 sy_status sy_step_metrics_fill(sy_step_metrics *metrics, const sy_step_result *r,
                                double checkpoint_stall_s, sy_step_facts *facts);
 
+/* Add what a probe of the routing said, and how long it took. Not collective. */
+sy_status sy_step_metrics_probe(sy_step_metrics *metrics, const sy_probe *probe, double probe_s);
+
 #ifdef __cplusplus
 }
 #endif

@@ -64,6 +64,9 @@ static const sy_config_key keys[] = {
     KEY(digest_every, SY_CFG_I64, "100", 0, 1e15, NULL,
         "Steps between comparisons of what several ranks hold alike, which are made before "
         "checkpoints too. 0: never."),
+    KEY(probe_every, SY_CFG_I64, "100", 0, 1e15, NULL,
+        "Steps between two looks at how a few sequences, always the same, are routed "
+        "(routing_overlap). 0: never."),
     KEY(freeze, SY_CFG_STR_LIST, "null", 0, 0, NULL,
         "Shell patterns on dataset paths below /model: parameters that do not train."),
     {0},

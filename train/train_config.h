@@ -44,7 +44,7 @@ typedef struct sy_train_config {
     int32_t spike_window;
     int32_t skip_limit;
     int64_t skip_batches;
-    int64_t digest_every;
+    int64_t digest_every, probe_every;
     sy_str_list freeze;
 } sy_train_config;
 

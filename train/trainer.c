@@ -135,6 +135,9 @@ static sy_status walk_history(void *self, sy_emit *emit, void *to)
     SY_TRY(emit_numbers(t, "state/window_loss", SY_F64, t->spikes.loss, window, true, emit, to));
     SY_TRY(emit_numbers(t, "state/window_grad_norm", SY_F64, t->spikes.grad_norm, window, true,
                         emit, to));
+    if (t->probe != NULL) {
+        SY_TRY(sy_probe_walk(t->probe, emit, to));
+    }
     if (t->h_loads != NULL) {
         sy_box all = {.n_dim = 2,
                       .shape = {t->settings->model->layers, sy_engine_experts(t->engine)}};
@@ -179,6 +182,7 @@ static sy_status build_local(sy_trainer *t)
         SY_TRY(sy_alloc((int64_t)t->settings->model->layers * sy_engine_experts(e),
                         sizeof *t->h_loads, (void **)&t->h_loads));
     }
+    SY_TRY(sy_probe_create(e, t->loader, &t->probe));
     SY_TRY(sy_params_init(e->params, (uint64_t)t->settings->run->seed, e->compute_stream));
     SY_TRY(sy_optimizer_sync_masters(t->opt, e->compute_stream));
     SY_TRY(sy_stream_sync(e->compute_stream));
@@ -217,6 +221,7 @@ void sy_trainer_destroy(sy_trainer **trainer)
     if (t == NULL) {
         return;
     }
+    sy_probe_destroy(&t->probe);
     sy_sample_log_close(&t->samples);
     sy_loader_destroy(&t->loader);
     sy_grad_sync_destroy(&t->grads);

@@ -7,6 +7,7 @@
 #include "data/loader.h"
 #include "optim/optimizer.h"
 #include "train/engine.h"
+#include "train/probe.h"
 #include "train/spikes.h"
 
 #ifdef __cplusplus
@@ -78,6 +79,7 @@ typedef struct sy_trainer {
     FILE *samples; /* NULL: nobody asked (train/sample_log.h) */
     sy_train_counters count;
     sy_spikes spikes;
+    sy_probe *probe;  /* NULL: none */
     int64_t *h_loads; /* [L, E] rows that the last step sent to each expert; NULL: dense */
     sy_step_votes votes;
     sy_step_times time; /* of the step under way */

@@ -28,11 +28,12 @@ class Trouble(harness.Case):
 
 
 class Nonfinite(Trouble):
-    """Two ranks: 2 micro-batches of 2 layers on each, so 4 passages of a layer's fault point per step."""
+    """Two ranks: 2 micro-batches of 2 layers on each, so 4 passages of a layer's fault point per step.
+    The router passes 4 more before the first step, for the probe."""
 
     def test_one_bad_element_on_one_rank_skips_the_step_on_all_and_is_named(self):
-        faults = {2: ("moe.logits:6:nan:1", "the router's scores of layer 1, on rank 1"),
-                  3: ("moe.logits:9:inf:0", "the router's scores of layer 0, on rank 0"),
+        faults = {2: ("moe.logits:10:nan:1", "the router's scores of layer 1, on rank 1"),
+                  3: ("moe.logits:13:inf:0", "the router's scores of layer 0, on rank 0"),
                   5: ("model.activation:17:nan:1", "what the MoE of layer 1 receives, on rank 1"),
                   6: ("model.activation:22:inf:0", "the loss, on rank 0"),
                   8: ("train.gradient:8:nan:1", "the gradient of model/embed, on rank 1")}
