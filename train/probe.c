@@ -12,18 +12,20 @@
 bool sy_probe_shape(const sy_run_settings *s, int64_t *T, int32_t *n_layers, int32_t *K)
 {
     const int64_t S = s->model->seq_len, G = s->train->global_batch;
-    const sy_router_ops *router = sy_router_find(s->moe->router);
     int64_t n = SY_PROBE_TOKENS / S;
     *n_layers = 0;
     for (int32_t i = 0; i < s->model->layers; i++) {
         *n_layers += sy_moe_config_layer(s->moe, i);
     }
-    if (*n_layers == 0 || router == NULL || s->train->probe_every == 0) {
+    if (*n_layers == 0 || s->train->probe_every == 0) {
         return false;
     }
-    n = n < G ? n : G; /* no dearer than a step */
+    *K = sy_router_slots(s->moe);
+    n = n < G ? n : G; /* no dearer than a step, and of bounded size where K is large */
+    while (n > 1 && n * S * *n_layers * *K > SY_PROBE_CHOICES) {
+        n /= 2;
+    }
     *T = (n > 0 ? n : 1) * S;
-    *K = router->slots(s->moe);
     return true;
 }
 

@@ -11,7 +11,10 @@
 extern "C" {
 #endif
 
-enum { SY_PROBE_TOKENS = 4096 }; /* about so many tokens are followed */
+enum {
+    SY_PROBE_TOKENS = 4096,    /* about so many tokens are followed, */
+    SY_PROBE_CHOICES = 4 << 20 /* and so many choices in all layers */
+};
 
 typedef struct sy_probe {
     sy_engine *engine; /* borrowed, as is the loader */
