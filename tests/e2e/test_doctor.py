@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import resource
 import subprocess
 import unittest
@@ -50,7 +51,7 @@ class Doctor(harness.Case):
                                   "pairs"})
         self.assertEqual(self.hosts, [{"name": os.uname().nodename, "ranks": 2}])
         self.finds(found, "ok", "pairs", "on one host:")
-        self.finds(found, "ok", "files", "written and synced")
+        self.finds({"any": found["ok"] + found["note"]}, "any", "files", "written and synced")  # a busy disk is slow
         self.finds(found, "ok", "files", "locks work")
         self.assertEqual(list(self.folder.iterdir()), [])
 
@@ -61,7 +62,8 @@ class Doctor(harness.Case):
         self.assertIn(f"\n{len(found['problem'])} problem", job.stdout)
         for level in found.values():
             for finding in level:
-                self.assertIn(finding["text"].split(" ")[0], job.stdout)
+                words = re.sub(r"[0-9.]+", "#", finding["text"])  # figures differ from call to call
+                self.assertIn(words, re.sub(r"[0-9.]+", "#", job.stdout))
         self.assertEqual(self.hosts[0]["ranks"], 1)
 
     def test_limits_that_stop_a_job_are_problems(self):
