@@ -173,8 +173,9 @@ static void warn_unheard(sy_watch *w)
 /* The second observer acts when the first does not answer, or has left. */
 static bool may_act(const sy_watch *w)
 {
-    const int32_t first = w->observer[0].rank;
-    return w->world->rank == first || w->table.seen[first].gone || w->table.blamed[first];
+    const sy_watch_seen *first = &w->table.seen[w->observer[0].rank];
+    return w->world->rank == w->observer[0].rank || first->gone ||
+           (first->heard && first->silent_s >= w->table.timeout_s);
 }
 
 void sy__watch_observe(sy_watch *w)
