@@ -1,4 +1,5 @@
-/* Causal grouped-query attention, forward (Dao et al. 2022): a block has 32 queries of one head and
+/* Causal grouped-query attention, forward (Dao et al. 2022), in fp32 and for what the tensor-core
+   kernels do not take: a block has 32 queries of one head and
    walks the keys in tiles of 32, keeping the running maximum and sum of each query. */
 #include "backend/cuda/attention_impl.cuh"
 
@@ -75,16 +76,14 @@ sy_status sy__cuda_attention(sy_stream *stream, const sy_attention_args *args)
     if (sy_tensor_numel(&args->q) == 0) {
         return SY_OK;
     }
+    if (sy__cuda_attention_fits(args)) {
+        return sy__cuda_attention_tensor(stream, args);
+    }
     SY_TRY(require_shared("attention", stream, shared_bytes, D));
     SY_TRY(by_type(args->q.dtype, [&](auto zero) {
         using T = decltype(zero);
-        const attention_shape s = {args->q.shape[0] / B,
-                                   args->k.shape[0] / B,
-                                   D,
-                                   (int32_t)(n_heads / args->k.shape[1]),
-                                   (float)args->scale,
-                                   data<int32_t>(args->doc),
-                                   data<int32_t>(args->q_start)};
+        const attention_shape s = shape_of_attention(args->q, args->k, args->doc, args->B,
+                                                     args->scale, data<int32_t>(args->q_start));
         return launch(stream, "attention",
                       dim3(blocks_for(s.Sq, ROWS), (unsigned)n_heads, (unsigned)B), THREADS,
                       shared_bytes, attention_kernel<T>, heads_of<T>(args->q), heads_of<T>(args->k),

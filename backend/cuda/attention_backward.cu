@@ -146,6 +146,11 @@ sy_status backward(sy_stream *stream, const sy_attention_backward_args *args,
     SY_TRY(require_workspace("attention_backward", n * (int64_t)sizeof *delta));
     SY_TRY(launch(stream, "attention_backward", blocks_for(n, THREADS / 32), THREADS, 0,
                   delta_kernel<T>, heads_of<T>(args->o), dout, delta, n, n_heads, s.D));
+    if (sy__cuda_attention_backward_fits(args)) {
+        SY_TRY(sy__cuda_attention_tensor_backward(stream, args, delta));
+        goto cleanup;
+    }
+    SY_TRY(require_shared("attention_backward", stream, 6 * tile_bytes(s.D), s.D));
     SY_TRY(launch(stream, "attention_backward", dim3(tiles, (unsigned)n_heads, B), THREADS,
                   5 * tile_bytes(s.D), query_grad_kernel<T>, q, k, v, dout, heads_of<T>(args->dq),
                   of, s));
@@ -160,21 +165,14 @@ cleanup:
 
 sy_status sy__cuda_attention_backward(sy_stream *stream, const sy_attention_backward_args *args)
 {
-    const int64_t B = args->B, D = args->q.shape[2];
     sy_status st = SY_OK;
     if (args->q.shape[0] == 0) {
         return SY_OK;
     }
-    SY_TRY(require_shared("attention_backward", stream, 6 * tile_bytes(D), D));
     SY_TRY(by_type(args->q.dtype, [&](auto zero) {
         using T = decltype(zero);
-        const attention_shape s = {args->q.shape[0] / B,
-                                   args->k.shape[0] / B,
-                                   D,
-                                   (int32_t)(args->q.shape[1] / args->k.shape[1]),
-                                   (float)args->scale,
-                                   data<int32_t>(args->doc),
-                                   nullptr};
+        const attention_shape s =
+            shape_of_attention(args->q, args->k, args->doc, args->B, args->scale, nullptr);
         return backward<T>(stream, args, s);
     }));
 cleanup:

@@ -28,6 +28,16 @@ struct attention_shape {
     const int32_t *doc, *q_start; /* NULL: one document; from position 0 */
 };
 
+inline attention_shape shape_of_attention(const sy_tensor &q, const sy_tensor &k,
+                                          const sy_tensor &doc, int32_t B, double scale,
+                                          const int32_t *q_start)
+{
+    return {q.shape[0] / B, k.shape[0] / B,
+            q.shape[2],     (int32_t)(q.shape[1] / k.shape[1]),
+            (float)scale,   static_cast<const int32_t *>(doc.data),
+            q_start};
+}
+
 /* Elements between two rows of a tile. */
 __device__ inline int64_t pitch(const attention_shape &s)
 {
@@ -105,5 +115,14 @@ inline sy_status require_shared(const char *op, const sy_stream *stream, size_t 
 }
 
 } // namespace
+
+/* The same in bf16 on tensor cores (attention_tensor.cu), for what fits: heads of at most 128 in
+   rows that can be read 16 bytes at a time. delta [rows, heads]: <dout, o>. */
+bool sy__cuda_attention_fits(const sy_attention_args *args);
+sy_status sy__cuda_attention_tensor(sy_stream *stream, const sy_attention_args *args);
+bool sy__cuda_attention_backward_fits(const sy_attention_backward_args *args);
+sy_status sy__cuda_attention_tensor_backward(sy_stream *stream,
+                                             const sy_attention_backward_args *args,
+                                             const float *delta);
 
 #endif

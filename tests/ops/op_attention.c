@@ -78,6 +78,7 @@ static const op_case attention_cases[] = {
     {.B = 1, .S = 9, .Skv = 20, .Nh = 2, .Nkv = 2, .D = 8},
     {.B = 1, .S = 64, .Nh = 2, .Nkv = 1, .D = 64},
     {.B = 2, .S = 129, .Nh = 2, .Nkv = 2, .D = 24, .mode = DOCS},
+    {.B = 2, .S = 70, .Nh = 2, .Nkv = 1, .D = 80, .pad = 8, .mode = DOCS},
     {.B = 2, .S = 300, .Nh = 4, .Nkv = 2, .D = 64, .pad = 256},
 };
 
@@ -140,6 +141,7 @@ static const op_case attention_backward_cases[] = {
     {.B = 2, .S = 40, .Nh = 6, .Nkv = 2, .D = 16, .pad = 16, .mode = DOCS},
     {.B = 1, .S = 64, .Nh = 2, .Nkv = 1, .D = 64},
     {.B = 2, .S = 129, .Nh = 2, .Nkv = 2, .D = 24, .mode = DOCS},
+    {.B = 2, .S = 70, .Nh = 2, .Nkv = 1, .D = 80, .pad = 8, .mode = DOCS},
     {.B = 2, .S = 300, .Nh = 4, .Nkv = 2, .D = 64, .pad = 256},
 };
 

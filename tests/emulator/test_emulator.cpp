@@ -1,0 +1,114 @@
+/* The emulator finds what it is for: each wrong kernel runs in a process of its own, which must not
+   survive it; a right one does. */
+#include <cstdio>
+#include <cstdlib>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cuda_runtime.h>
+
+namespace
+{
+
+enum { N = 64 };
+
+__global__ void sums_kernel(int *x)
+{
+    __shared__ int part[N];
+    part[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    int sum = part[N - 1 - threadIdx.x];
+    for (int i = 16; i > 0; i /= 2) {
+        sum += __shfl_xor_sync(~0u, sum, i);
+    }
+    x[threadIdx.x] = sum;
+}
+
+__global__ void barrier_in_a_branch_kernel(int *x)
+{
+    if (threadIdx.x < 40) {
+        __syncthreads();
+    } else {
+        x[0] = 1;
+        __syncthreads();
+    }
+}
+
+__global__ void barrier_after_some_left_kernel(int *x)
+{
+    if (threadIdx.x == 5) {
+        return;
+    }
+    x[threadIdx.x] = 1;
+    __syncthreads();
+}
+
+__global__ void shuffle_of_half_a_warp_kernel(int *x)
+{
+    if (threadIdx.x % 32 < 16) {
+        x[threadIdx.x] = __shfl_xor_sync(~0u, x[threadIdx.x], 1);
+    }
+}
+
+__global__ void far_write_kernel(int *x)
+{
+    x[threadIdx.x + N] = 1; /* a block ends at a page that nobody may touch */
+}
+
+__global__ void near_write_kernel(int *x)
+{
+    x[threadIdx.x == 0 ? N - 1 : 0] =
+        1; /* the block has one element less: found when it is freed */
+}
+
+int run(void (*kernel)(int *), int n)
+{
+    int *x = nullptr;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(1);
+    config.blockDim = dim3(N);
+    cudaMalloc((void **)&x, (size_t)n * sizeof *x);
+    cudaMemset(x, 0, (size_t)n * sizeof *x);
+    for (int i = 0; i < n; i++) {
+        x[i] = i;
+    }
+    cudaLaunchKernelEx(&config, kernel, x);
+    const int first = x[0], last = x[n - 1];
+    cudaFree(x);
+    return kernel == sums_kernel && (first != 1520 || last != 496); /* 32 + .. + 63, 0 + .. + 31 */
+}
+
+/* Does the process that runs it end well? */
+bool survives(void (*kernel)(int *), int n)
+{
+    const pid_t child = fork();
+    if (child == 0) {
+        if (!freopen("/dev/null", "w", stderr)) {
+            _exit(1);
+        }
+        _exit(run(kernel, n));
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+bool expect(const char *what, bool wanted, void (*kernel)(int *), int n)
+{
+    const bool ok = survives(kernel, n) == wanted;
+    printf("%s: %s\n", what, ok ? "ok" : "FAILED");
+    return ok;
+}
+
+} // namespace
+
+int main()
+{
+    bool ok = expect("right_kernel_passes", true, sums_kernel, N);
+    ok &= expect("barriers_at_two_lines_end_it", false, barrier_in_a_branch_kernel, N);
+    ok &= expect("barrier_that_a_thread_misses_ends_it", false, barrier_after_some_left_kernel, N);
+    ok &= expect("shuffle_that_lanes_miss_ends_it", false, shuffle_of_half_a_warp_kernel, N);
+    ok &= expect("write_far_behind_the_end_ends_it", false, far_write_kernel, N);
+    ok &= expect("write_just_behind_the_end_ends_it", false, near_write_kernel, N - 1);
+    return ok ? 0 : 1;
+}
