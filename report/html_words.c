@@ -46,7 +46,7 @@ const char *sy__format_value(double value, sy__unit unit, char *buf, size_t buf_
     int power = 0;
     switch (unit) {
     case SY__COUNT:
-        return fabs(value) < 1e3 || fabs(value) >= 1e6
+        return fabs(value) < 1e3 || fabs(value) >= 1e5
                    ? sy_format_count(value, buf, buf_bytes)
                    : sy__format_step(llround(value), buf, buf_bytes);
     case SY__STEPS:
