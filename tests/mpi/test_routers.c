@@ -1,0 +1,257 @@
+/* Routers on the host in training: the same steps on one rank and on all of them with the experts
+   spread, state that end_step changes included; and bit for bit the same after a checkpoint. */
+#include "tests/support/mpi_assert.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "checkpoint/saver.h"
+#include "core/rng.h"
+#include "data/token_writer.h"
+#include "parallel/agree.h"
+#include "train/trainer.h"
+
+enum { E = 12, L = 2, N_STEPS = 6, N_FIRST = 3, MAX_SET = 8, N_TOKENS = 1500 };
+
+static const char config_text[] =
+    "run: {seed: 5}\n"
+    "device: {backend: ref, threads: 1}\n"
+    "model: {vocab_size: 256, hidden: 16, layers: 2, heads: 4, kv_heads: 2, ffn_hidden: 24,"
+    " seq_len: 8, init_std: 0.2}\n"
+    "moe: {experts: 12, top_k: 2, expert_hidden: 8, min_capacity: 1}\n"
+    "optim: {lr: 0.01, warmup_steps: 2}\n"
+    "train: {steps: 6, global_batch: 7, micro_batch: 2}\n";
+
+static char folder[64];
+
+/* What every rank saw of the steps. */
+typedef struct record {
+    double loss[N_STEPS], norm[N_STEPS], sums[N_STEPS][L * SY_N_SUMS];
+    int64_t load[N_STEPS][L * E], kept[N_STEPS][L * E];
+} record;
+
+/* ---- data ---- */
+
+static sy_status write_tokens(const char *prefix)
+{
+    sy_status st = SY_OK;
+    sy_token_writer *writer = NULL;
+    int32_t id = 0;
+    SY_TRY(sy_token_writer_create(prefix, 256, &writer));
+    /* No id twice in a sequence: a sequence that begins with one and the same id has tokens that
+       are equal but for rounding, and expert choice has to take one of them. */
+    for (int64_t i = 0; i < N_TOKENS; i++) {
+        id = (int32_t)((id + 1 + (int32_t)(sy_rng_u64(3, SY_RNG_TEST, (uint64_t)i) % 7)) % 256);
+        SY_TRY(sy_token_writer_append(writer, &id, 1));
+    }
+    SY_TRY(sy_token_writer_end_document(writer));
+    SY_TRY(sy_token_writer_finish(writer));
+cleanup:
+    sy_token_writer_destroy(&writer);
+    return st;
+}
+
+static int set_up(void **state)
+{
+    (void)state;
+    sy_comm *world = mpi_test_world();
+    sy_status st = SY_OK;
+    if (world->rank == 0) {
+        char prefix[80];
+        strcpy(folder, "/tmp/sy_routers_XXXXXX");
+        st = mkdtemp(folder) != NULL ? SY_OK : SY_ERR_IO;
+        snprintf(prefix, sizeof prefix, "%s/t", folder);
+        st = st == SY_OK ? write_tokens(prefix) : st;
+    }
+    assert_all_ok(st);
+    assert_all_ok(sy_host_broadcast(world, folder, sizeof folder, 0, "folder"));
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    static const char *const files[] = {"t.bin", "t.idx", "saved.h5"};
+    char path[96];
+    bool ok = true;
+    if (mpi_test_world()->rank == 0) {
+        for (int32_t i = 0; i < 3; i++) {
+            snprintf(path, sizeof path, "%s/%s", folder, files[i]);
+            ok = unlink(path) == 0 && ok;
+        }
+        ok = rmdir(folder) == 0 && ok;
+    }
+    assert_all(ok);
+    return 0;
+}
+
+/* ---- runs ---- */
+
+static sy_status open_trainer(sy_comm *part, int32_t ep, const char *const *set,
+                              sy_run_settings *settings, sy_trainer **out)
+{
+    sy_status st = SY_OK;
+    char data[96], experts[32];
+    const char *overrides[MAX_SET + 2] = {data, experts};
+    int32_t n = 2;
+    snprintf(data, sizeof data, "data.train=[{path: %s/t}]", folder);
+    snprintf(experts, sizeof experts, "parallel.ep=%d", ep);
+    for (int32_t i = 0; i < MAX_SET && set[i] != NULL; i++) {
+        overrides[n++] = set[i];
+    }
+    SY_TRY(
+        sy_run_settings_parse(config_text, sizeof config_text - 1, "test", overrides, n, settings));
+    SY_TRY(sy_trainer_create(&(sy_trainer_spec){.settings = settings, .world = part, .threads = 1},
+                             out));
+cleanup:
+    return st;
+}
+
+static sy_status take_steps(sy_trainer *t, int32_t from, int32_t to, record *rec)
+{
+    sy_status st = SY_OK;
+    for (int32_t i = from; i < to; i++) {
+        sy_step_result r;
+        SY_TRY(sy_trainer_step(t, false, &r));
+        SY_REQUIRE(r.verdict == SY_STEP_DONE && isfinite(r.loss), SY_ERR_NUMERIC, "step %d", i);
+        rec->loss[i] = r.loss;
+        rec->norm[i] = r.grad_norm;
+        memcpy(rec->sums[i], r.sums, sizeof rec->sums[i]);
+        memcpy(rec->load[i], r.load, sizeof rec->load[i]);
+        memcpy(rec->kept[i], r.kept, sizeof rec->kept[i]);
+    }
+cleanup:
+    return st;
+}
+
+/* Steps [0, N_STEPS), saved on the way if path is not NULL; or, again, [N_FIRST, N_STEPS) from
+ * what was saved. */
+static sy_status train(sy_comm *part, int32_t ep, const char *const *set, const char *path,
+                       bool again, record *rec)
+{
+    sy_status st = SY_OK;
+    sy_run_settings settings = {0};
+    sy_trainer *t = NULL;
+    sy_state state;
+    SY_TRY(open_trainer(part, ep, set, &settings, &t));
+    state = sy_trainer_state(t, config_text);
+    if (again) {
+        SY_TRY(sy_checkpoint_load(path, &state, SY_LOAD_ALL, t->engine->mesh->io));
+    } else {
+        SY_TRY(take_steps(t, 0, N_FIRST, rec));
+    }
+    if (path != NULL && !again) {
+        state = sy_trainer_state(t, config_text);
+        SY_TRY(sy_checkpoint_save(path, &state, t->engine->mesh->io));
+    }
+    SY_TRY(take_steps(t, N_FIRST, N_STEPS, rec));
+cleanup:
+    sy_trainer_destroy(&t);
+    sy_run_settings_free(&settings);
+    return st;
+}
+
+static double gap(const double *a, const double *b, int32_t n)
+{
+    double worst = 0;
+    for (int32_t i = 0; i < n; i++) {
+        double g = fabs(a[i] - b[i]) / (1e-9 + fabs(a[i]));
+        worst = g <= worst ? worst : g;
+    }
+    return worst;
+}
+
+static void assert_alike(const char *name, const record *one, const record *all)
+{
+    const double loss = gap(one->loss, all->loss, N_STEPS),
+                 norm = gap(one->norm, all->norm, N_STEPS);
+    const double sums = gap(one->sums[0], all->sums[0], N_STEPS * L * SY_N_SUMS);
+    const bool loads = memcmp(one->load, all->load, sizeof one->load) == 0 &&
+                       memcmp(one->kept, all->kept, sizeof one->kept) == 0;
+    const bool ok = loss <= 1e-9 && norm <= 1e-8 && sums <= 1e-8 && loads;
+    if (!ok && mpi_test_world()->rank == 0) {
+        print_error("%s: loss %.2e, norm %.2e, sums %.2e, loads %s\n", name, loss, norm, sums,
+                    loads ? "same" : "differ");
+    }
+    assert_all(mpi_test_world()->rank != 0 || ok);
+}
+
+static bool same_bits(const record *a, const record *b)
+{
+    const int32_t n = N_STEPS - N_FIRST;
+    return memcmp(a->loss + N_FIRST, b->loss + N_FIRST, sizeof a->loss[0] * n) == 0 &&
+           memcmp(a->norm + N_FIRST, b->norm + N_FIRST, sizeof a->norm[0] * n) == 0 &&
+           memcmp(a->sums[N_FIRST], b->sums[N_FIRST], sizeof a->sums[0] * n) == 0 &&
+           memcmp(a->load[N_FIRST], b->load[N_FIRST], sizeof a->load[0] * n) == 0;
+}
+
+typedef struct router_case {
+    const char *name;
+    const char *set[MAX_SET];
+} router_case;
+
+static void training_does_not_depend_on_layout_or_restart(void **state)
+{
+    static record one, all, resumed;
+    const router_case *c = *state;
+    sy_comm *world = mpi_test_world(), *part = NULL;
+    const int32_t ep = E % world->size == 0 ? world->size : 1;
+    sy_status st = SY_OK;
+    char path[96];
+    memset(&resumed, 0, sizeof resumed);
+    snprintf(path, sizeof path, "%s/saved.h5", folder);
+    assert_all_ok(sy_comm_split(world, world->rank == 0 ? 0 : -1, world->rank, NULL, "one", &part));
+    if (part != NULL) {
+        st = train(part, 1, c->set, NULL, false, &one);
+    }
+    sy_comm_destroy(&part);
+    assert_all_ok(st);
+    assert_all_ok(train(world, ep, c->set, path, false, &all));
+    assert_alike(c->name, &one, &all);
+    assert_all_ok(train(world, ep, c->set, path, true, &resumed));
+    assert_all(same_bits(&all, &resumed));
+}
+
+/* One row per router on the host, with settings that make all of it work. */
+#define ROUTER(router, ...)                                                                        \
+    {                                                                                              \
+        .name = "router_" router "_does_not_depend_on_layout_or_restart", .set = {                 \
+            "moe.router=" router,                                                                  \
+            __VA_ARGS__                                                                            \
+        }                                                                                          \
+    }
+static const router_case cases[] = {
+    ROUTER("grouped", "moe.grouped.groups=4", "moe.grouped.groups_kept=2",
+           "moe.grouped.group_score=top2", "moe.bias_update_rate=0.01", "moe.score=sigmoid"),
+    ROUTER("gshard", "moe.capacity_factor=0.8"),
+    ROUTER("noisy", "train.recompute=block"),
+    ROUTER("sinkhorn", "train.recompute=moe"),
+    ROUTER("hash", "moe.recv_factor=0.3"),
+    ROUTER("top_p", "moe.top_p.threshold=0.5"),
+    ROUTER("remoe", "moe.remoe.lambda=0.1", "moe.recv_factor=0.1"),
+    ROUTER("expert_choice", "moe.look_ahead=true"),
+    ROUTER("adamoe", "moe.top_k=3", "moe.adamoe.null_experts=6"),
+    ROUTER("prototype", "moe.top_k=3"),
+    ROUTER("yuan", "moe.shared_experts=1"),
+    ROUTER("cosine", "moe.jitter=0.1"),
+    ROUTER("skywork", "moe.capacity_factor=0.7", "moe.skywork.keep=0.5"),
+    ROUTER("maskmoe", "moe.maskmoe.visible=4", "moe.maskmoe.frequent_ids=100"),
+    ROUTER("grin", "moe.grin.near=0.5", "train.recompute=block", "moe.recv_factor=0.4"),
+};
+enum { N_CASES = sizeof cases / sizeof cases[0] };
+
+int main(void)
+{
+    struct CMUnitTest tests[N_CASES];
+    for (int32_t i = 0; i < N_CASES; i++) {
+        tests[i] = (struct CMUnitTest){.name = cases[i].name,
+                                       .test_func = training_does_not_depend_on_layout_or_restart,
+                                       .setup_func = set_up,
+                                       .teardown_func = tear_down,
+                                       .initial_state = (void *)(uintptr_t)&cases[i]};
+    }
+    return mpi_test_main("routers", tests, N_CASES);
+}
