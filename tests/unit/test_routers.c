@@ -542,6 +542,77 @@ static void adamoe_balance_loss_of_equal_logits_is_one(void **state)
     close_rig(&k);
 }
 
+/* K (E + m) picks of one token: two true ones, one null that counts as a third of one for each. */
+static void adamoe_balance_loss_shares_the_nulls_out(void **state)
+{
+    (void)state;
+    rig k;
+    static const double in[7] = {3, -2, 2, -4, 2.5, -6, -7};
+    double sum = 0, cost = 0;
+    rig_open(&k, SET("moe.router=adamoe", "moe.adamoe.null_experts=3", "moe.top_k=3",
+                     "moe.aux_loss_coeff=0.5"));
+    choose(&k, 1, in);
+    k.router->host->backward(&k.r);
+    for (int32_t e = 0; e < 7; e++) {
+        const double f = e == 0 || e == 2 ? 1.0 / 3 : e >= 4 ? 1.0 / 9 : 0;
+        sum += exp(in[e]);
+        cost += 7 * f * exp(in[e]);
+    }
+    assert_near(k.r.loss, 0.5 * cost / sum, 1e-12);
+    close_rig(&k);
+}
+
+/* Two groups of two, both kept. Of the fixture's choices (0,1) (1,2) (0,1) (2,3) the groups have 5
+   and 3, and get 3 and 2 tokens. */
+static void grouped_losses_of_the_fixture_are_those_by_hand(void **state)
+{
+    (void)state;
+    static const char *const one[2] = {"moe.grouped.group_loss_coeff=1",
+                                       "moe.grouped.comm_loss_coeff=1"};
+    static const double f[2][2] = {{2.0 / 8 * 5, 2.0 / 8 * 3}, {2.0 / 8 * 3, 2.0 / 8 * 2}};
+    for (int32_t i = 0; i < 2; i++) {
+        rig k;
+        double wanted = 0;
+        rig_open(&k, SET("moe.router=grouped", "moe.grouped.groups=2", "moe.grouped.groups_kept=2",
+                         one[i]));
+        choose(&k, 4, golden);
+        k.router->host->backward(&k.r);
+        for (int32_t t = 0; t < 4; t++) {
+            double part[2] = {0};
+            for (int32_t e = 0; e < 4; e++) {
+                part[e / 2] += exp(golden[t * 4 + e]);
+            }
+            wanted += (f[i][0] * part[0] + f[i][1] * part[1]) / (part[0] + part[1]) / 4;
+        }
+        assert_near(k.r.loss, wanted, 1e-12);
+        close_rig(&k);
+    }
+}
+
+/* The same token of the global batch draws the same, wherever it stands; another one otherwise. */
+static void draws_belong_to_the_tokens_of_the_global_batch(void **state)
+{
+    (void)state;
+    enum { T = 8, E = 4 };
+    rig k;
+    double z[T * E], in[T * 2 * E] = {0};
+    rig_open(&k, SET("moe.router=noisy"));
+    choose(&k, T, in);
+    memcpy(z, k.z, sizeof z);
+    for (int32_t t = 0; t < T; t++) {
+        k.token_glb[t] = 2 * t + 1;
+    }
+    k.router->host->score(&k.r);
+    for (int32_t i = 0; i < T / 2 * E; i++) {
+        assert_true(k.z[i] == z[(2 * (i / E) + 1) * E + i % E]);
+        assert_true(k.z[i] != z[i]);
+    }
+    k.r.stream++;
+    k.router->host->score(&k.r);
+    assert_true(k.z[0] != z[E]);
+    close_rig(&k);
+}
+
 /* All groups kept, or one group: plain top-k. Negative scores of kept groups still win. */
 static void grouped_with_all_groups_is_plain_top_k(void **state)
 {
@@ -786,6 +857,9 @@ int main(void)
         cmocka_unit_test(skywork_coefficient_follows_the_drops),
         cmocka_unit_test(adamoe_nulls_take_choices_away),
         cmocka_unit_test(adamoe_balance_loss_of_equal_logits_is_one),
+        cmocka_unit_test(adamoe_balance_loss_shares_the_nulls_out),
+        cmocka_unit_test(grouped_losses_of_the_fixture_are_those_by_hand),
+        cmocka_unit_test(draws_belong_to_the_tokens_of_the_global_batch),
         cmocka_unit_test(grouped_with_all_groups_is_plain_top_k),
         cmocka_unit_test(gshard_keeps_the_second_in_proportion),
         cmocka_unit_test(prototype_groups_do_not_see_each_other),
