@@ -30,7 +30,8 @@ static sy__role classify(const char *name, char from[SY_PARAM_NAME])
     if (ends_with(name, "/moe/router")) {
         return SY__ROLE_ROUTER;
     }
-    if (ends_with(name, "/moe/bias") || ends_with(name, "/moe/shared/router")) {
+    if (ends_with(name, "/moe/bias") || ends_with(name, "/moe/state") ||
+        ends_with(name, "/moe/shared/router")) {
         return SY__ROLE_ZERO;
     }
     if (part != NULL) {
@@ -127,6 +128,12 @@ static sy_status find_sources(sy_recipe *r, int32_t tensor, const char *name)
                    "'%s' has no moments of '%s', which it did not train (train.freeze), to carry "
                    "over to '%s'",
                    source->path, name, to->name);
+        SY_REQUIRE(item->from[s] >= 0 || strstr(to->name, "/moe/") == NULL ||
+                       strcmp(name, to->name) != 0,
+                   SY_ERR_USAGE,
+                   "'%s' of the new model's router is nothing that '%s' could fill: moe.router %s "
+                   "cannot be made from a model that does not have it; use topk",
+                   to->name, source->path, spec->moe->router);
         SY_REQUIRE(item->from[s] >= 0, SY_ERR_USAGE, "'%s' has no tensor '%s' to fill '%s' with",
                    source->path, name, to->name);
         const sy_source_tensor *from = &source->tensor[item->from[s]];

@@ -1,0 +1,32 @@
+#!/usr/bin/env python3
+"""The presets of routers: there is one for every router, each trains, and goes on after a restart as if there had been none."""
+
+import random
+
+import harness
+from harness import ROOT
+
+PRESETS = sorted((ROOT / "configs/routers").glob("*.yaml"))
+SMALL = ("model.layers=2", "model.seq_len=32", "model.hidden=32", "model.ffn_hidden=48", "moe.expert_hidden=24", "train.global_batch=3",
+         "train.micro_batch=1", "train.log_every=1", "data.valid=null")
+
+
+class Presets(harness.Case):
+    def test_every_router_has_a_preset_that_trains(self):
+        draw = random.Random(4)
+        data = harness.write_tokens(self.folder / "text", [[draw.randrange(256) for _ in range(2000)]])
+        settings = [word for s in (*SMALL, f"data.train=[{{path: {data}}}]") for word in ("--set", s)]
+        routers = set()
+        for preset in PRESETS:
+            with self.subTest(preset.name):
+                run = self.folder / preset.stem
+                self.succeeds("train", preset, "--run-dir", run, *settings, "--set", "train.steps=2")
+                lines = [line for line in preset.read_text().splitlines() if line.startswith("  router: ")]
+                routers.add(lines[0].split()[1] if lines else "topk")
+                self.assertEqual(len(self.metrics(run)), 2)
+        known = {p.stem for p in (ROOT / "moe/routers").glob("*.c")}
+        self.assertEqual(routers, known)
+
+
+if __name__ == "__main__":
+    harness.main()
