@@ -29,7 +29,7 @@ typedef struct sy_host_route {
     double *param[SY_ROUTER_PARAMS], *dparam[SY_ROUTER_PARAMS];
     double *state, *bias; /* bias [E]: NULL without moe.bias_update_rate */
     double *note;         /* [T, E] zeros: for backward, whatever it wants of forward */
-    double *scratch;      /* [max(E, M)] */
+    double *scratch;      /* [2 (E + M + T)]; weighing uses the first E */
     double *g, *dz, *din; /* backward: [T, K], [T, E], [T, M] */
     double loss, metric;  /* sums over this micro-batch; loss with its coefficient */
 } sy_host_route;

@@ -1,7 +1,7 @@
 /* Routers: ways to fill the list of choices. A router is one file in moe/routers/, one line in
    moe/routers_list.h, one line in meson.build, one row in the test tables, one preset.
    Two kinds: those made of device ops (choose -> capacity -> weigh; the top-k family), and plain C
-   on host copies in double (SY_ROUTER_ON_HOST, moe/host_route.h), at the price of a host wait per
+   on host copies in double (moe/host_route.h), at the price of a host wait per
    layer in forward and one in backward; docs/ROUTERS.md has all of them, and how to add one. */
 #ifndef SY_MOE_ROUTER_H
 #define SY_MOE_ROUTER_H
@@ -32,14 +32,13 @@ typedef struct sy_scores {
 } sy_scores; /* [T, E], [T, E], [T] wide */
 
 typedef enum sy_router_trait {
-    SY_ROUTER_ON_HOST = 1,        /* plain C on host copies: `host` below */
-    SY_ROUTER_NO_CAPACITY = 2,    /* capacity is part of the choice, or there is none */
-    SY_ROUTER_LOOKS_AHEAD = 4,    /* a later token may decide an earlier one, in evaluation too */
-    SY_ROUTER_NO_AUX = 8,         /* the balance loss has no place: its coefficient must be 0 */
-    SY_ROUTER_NO_Z = 16,          /* nor has the z-loss */
-    SY_ROUTER_OWN_COUNT = 32,     /* says itself which loads the balance loss counts */
-    SY_ROUTER_FIXED_WEIGHTS = 64, /* moe.score and moe.normalize_weights do not apply */
-    SY_ROUTER_TWO_WEIGHTS = 128   /* gradients use other weights than the output */
+    SY_ROUTER_NO_CAPACITY = 1,    /* capacity is part of the choice, or there is none */
+    SY_ROUTER_LOOKS_AHEAD = 2,    /* a later token may decide an earlier one, in evaluation too */
+    SY_ROUTER_NO_AUX = 4,         /* the balance loss has no place: its coefficient must be 0 */
+    SY_ROUTER_NO_Z = 8,           /* nor has the z-loss */
+    SY_ROUTER_OWN_COUNT = 16,     /* says itself which loads the balance loss counts */
+    SY_ROUTER_FIXED_WEIGHTS = 32, /* moe.score and moe.normalize_weights do not apply */
+    SY_ROUTER_TWO_WEIGHTS = 64    /* gradients use other weights than the output */
 } sy_router_trait;
 
 enum { SY_ROUTER_PIECES = 3, SY_ROUTER_PARAMS = 2 };
