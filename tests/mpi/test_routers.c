@@ -164,7 +164,7 @@ static double gap(const double *a, const double *b, int32_t n)
     return worst;
 }
 
-static void assert_alike(const char *name, const record *one, const record *all)
+static void assert_all_alike(const char *name, const record *one, const record *all)
 {
     const double loss = gap(one->loss, all->loss, N_STEPS),
                  norm = gap(one->norm, all->norm, N_STEPS);
@@ -210,7 +210,7 @@ static void training_does_not_depend_on_layout_or_restart(void **state)
     sy_comm_destroy(&part);
     assert_all_ok(st);
     assert_all_ok(train(world, ep, c->set, path, false, &all));
-    assert_alike(c->name, &one, &all);
+    assert_all_alike(c->name, &one, &all);
     assert_all_ok(train(world, ep, c->set, path, true, &resumed));
     assert_all(same_bits(&all, &resumed));
 }

@@ -10,9 +10,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/alloc.h"
 #include "core/rng.h"
 #include "moe/host_route.h"
+#include "tests/support/router_config.h"
 
 enum { MAX_T = 64, MAX_E = 12, MAX_M = 36, MAX_LIST = 8 };
 
@@ -33,28 +33,6 @@ typedef struct rig {
    computed from it by other code in double. */
 static const double golden[16] = {2,   1, 0.5,  -1,   0,  3,   1,   -2,
                                   1.5, 1, -0.5, 0.25, -1, 0.5, 2.5, 1.25};
-
-static const sy_config_section *const *sections(int32_t *n)
-{
-#define SECTION(name) &sy_router_section_##name,
-    static const sy_config_section *const all[] = {&sy_moe_section,
-                                                   SY_ROUTERS(SY_ROUTER_NO_SECTION, SECTION)};
-    *n = sizeof all / sizeof all[0];
-    return all;
-}
-
-/* "moe.key=value" strings, NULL behind them; one layer. */
-static sy_status configure(const char *const *set, sy_config **out)
-{
-    int32_t n_set = 0, n = 0;
-    const sy_config_section *const *all = sections(&n);
-    sy_status st;
-    while (set[n_set] != NULL) {
-        n_set++;
-    }
-    st = sy_config_parse(all, n, "", 0, "test", set, n_set, out);
-    return st == SY_OK ? sy_moe_config_resolve(*out, 1, 8) : st;
-}
 
 static void rig_open(rig *k, const char *const *set)
 {
@@ -159,11 +137,6 @@ static void close_rig(rig *k)
     sy_config_destroy(&k->config);
 }
 
-#define SET(...)                                                                                   \
-    (const char *const[])                                                                          \
-    {                                                                                              \
-        "moe.experts=4", __VA_ARGS__, NULL                                                         \
-    }
 #define NONE -1
 
 /* ---- the golden fixture ---- */
@@ -772,71 +745,6 @@ static void routers_without_tokens_give_nothing(void **state)
     }
 }
 
-/* ---- what is refused ---- */
-
-typedef struct refusal {
-    const char *set[5], *says;
-} refusal;
-
-static void settings_that_do_not_go_together_are_refused(void **state)
-{
-    (void)state;
-    static const refusal cases[] = {
-        {{"moe.router=sinkhorn", "moe.aux_loss_coeff=0.01"}, "set it to 0"},
-        {{"moe.router=expert_choice"}, "moe.look_ahead"},
-        {{"moe.router=remoe", "moe.capacity_factor=1.25"}, "set it to null"},
-        {{"moe.router=remoe", "moe.eval_capacity_factor=1.25"}, "moe.eval_capacity_factor"},
-        {{"moe.router=remoe", "moe.normalize_weights=true"}, "leave it at false"},
-        {{"moe.router=remoe", "moe.aux_loss_scope=global_batch"}, "sequence"},
-        {{"moe.router=top_p", "moe.score=sigmoid"}, "leave it at softmax"},
-        {{"moe.remoe.alpha=1.3"}, "belongs to the router 'remoe'"},
-        {{"moe.router=yuan", "moe.hash.seed=4"}, "set moe.router to hash"},
-        {{"moe.router=gshard", "moe.top_k=1"}, "set it to 2"},
-        {{"moe.router=gshard", "moe.aux_loss_scope=global_batch"}, "micro_batch"},
-        {{"moe.router=grouped", "moe.grouped.groups=3"}, "does not divide"},
-        {{"moe.router=grouped", "moe.grouped.groups=4"}, "at least 2"},
-        {{"moe.router=prototype", "moe.top_k=3"}, "equal size"},
-        {{"moe.router=maskmoe", "moe.maskmoe.visible=1"}, "moe.top_k 2"},
-        {{"moe.router=noisy", "moe.bias_update_rate=0.1"}, "topk or grouped"},
-        {{"moe.router=noisy", "moe.force_balance=true"}, "topk"},
-        {{"moe.router=adamoe", "moe.top_k=1"}, "no gradient"},
-        {{"moe.router=sinkhron"}, "did you mean 'sinkhorn'"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        sy_config *config = NULL;
-        const char *set[8] = {"moe.experts=4"};
-        memcpy(set + 1, cases[i].set, sizeof cases[i].set);
-        assert_int_equal(configure(set, &config), SY_ERR_USAGE);
-        if (strstr(sy_error_message(), cases[i].says) == NULL) {
-            fail_msg("'%s' is not in: %s", cases[i].says, sy_error_message());
-        }
-        sy_error_clear();
-        sy_config_destroy(&config);
-    }
-}
-
-/* A checkpoint holds every section: what it says of other routers are their defaults. */
-static void configuration_written_out_is_accepted_again(void **state)
-{
-    (void)state;
-    const char *const *names = sy_router_names();
-    for (int32_t i = 0; names[i] != NULL; i++) {
-        sy_config *config = NULL, *again = NULL;
-        char name[64], *text = NULL;
-        int32_t n = 0;
-        const sy_config_section *const *all = sections(&n);
-        snprintf(name, sizeof name, "moe.router=%s", names[i]);
-        assert_int_equal(configure(SET(name, "moe.look_ahead=true"), &config), SY_OK);
-        assert_int_equal(sy_config_echo(config, &text), SY_OK);
-        assert_int_equal(sy_config_parse(all, n, text, strlen(text), "again", NULL, 0, &again),
-                         SY_OK);
-        assert_int_equal(sy_moe_config_resolve(again, 1, 8), SY_OK);
-        sy_config_destroy(&again);
-        sy_config_destroy(&config);
-        sy_free(&text);
-    }
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -865,8 +773,6 @@ int main(void)
         cmocka_unit_test(prototype_groups_do_not_see_each_other),
         cmocka_unit_test(maskmoe_rare_tokens_see_few_experts),
         cmocka_unit_test(routers_without_tokens_give_nothing),
-        cmocka_unit_test(settings_that_do_not_go_together_are_refused),
-        cmocka_unit_test(configuration_written_out_is_accepted_again),
     };
     return cmocka_run_group_tests_name("routers", tests, NULL, NULL);
 }
