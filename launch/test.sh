@@ -5,9 +5,9 @@
 #
 #   --long         also what takes minutes
 #   --no-install   install nothing
-#   --suite NAME   only this one: lint unit ops mpi fuzz parity e2e (suites), check sanitize (passes)
+#   --suite NAME   only this one: lint unit ops mpi fuzz parity e2e (suites), check cuda sanitize (passes)
 #
-# check: unit and mpi tests once more on the hostile CPU backend. sanitize: unit and fuzz tests in a build with address and undefined sanitizers.
+# check: unit and mpi tests once more on the hostile CPU backend. cuda: unit tests on a GPU, where there is one. sanitize: unit and fuzz tests in a build with address and undefined sanitizers.
 # The last line reads `N passed, N failed, N skipped`; exit status 0 only if nothing failed. Logs: build/meson-logs, build-asan/meson-logs.
 set -euo pipefail
 
@@ -15,7 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 usage() { sed -n '2,11s/^# \{0,1\}//p' launch/test.sh >&2; exit 2; }
 
 suites=(lint unit ops mpi fuzz parity e2e)
-passes=(check sanitize)
+passes=(check cuda sanitize)
 long=no install=() only=
 while [ $# -gt 0 ]; do
   case $1 in
@@ -121,6 +121,9 @@ main_build() {
   done
   if wanted check; then
     SY_TEST_BACKEND=check run check build unit mpi
+  fi
+  if wanted cuda && build/launch/switchyard --version | grep -q ' cuda' && nvidia-smi -L 2>/dev/null | grep -q GPU; then
+    SY_TEST_BACKEND=cuda run cuda build unit
   fi
 }
 

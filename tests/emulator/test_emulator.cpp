@@ -81,6 +81,7 @@ int run(void (*kernel)(int *), int n)
 /* Does the process that runs it end well? */
 bool survives(void (*kernel)(int *), int n)
 {
+    fflush(stdout);
     const pid_t child = fork();
     if (child == 0) {
         if (!freopen("/dev/null", "w", stderr)) {
