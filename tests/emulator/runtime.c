@@ -152,16 +152,29 @@ cudaError_t cudaFreeHost(void *ptr)
     return cudaSuccess;
 }
 
+/* Large stretches of zeros are pages given back: the system hands out zeros, when they are used. */
+static void fill(void *dst, int value, size_t bytes)
+{
+    char *first = (char *)up((size_t)dst, PAGE), *end = (char *)dst + bytes;
+    end -= (uintptr_t)end % PAGE;
+    if (value != 0 || end <= first || madvise(first, (size_t)(end - first), MADV_DONTNEED) != 0) {
+        memset(dst, value, bytes);
+        return;
+    }
+    memset(dst, 0, (size_t)(first - (char *)dst));
+    memset(end, 0, (size_t)((char *)dst + bytes - end));
+}
+
 cudaError_t cudaMemset(void *dst, int value, size_t bytes)
 {
-    memset(dst, value, bytes);
+    fill(dst, value, bytes);
     return cudaSuccess;
 }
 
 cudaError_t cudaMemsetAsync(void *dst, int value, size_t bytes, cudaStream_t stream)
 {
     (void)stream;
-    memset(dst, value, bytes);
+    fill(dst, value, bytes);
     return cudaSuccess;
 }
 
