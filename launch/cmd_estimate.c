@@ -9,6 +9,7 @@
 #include "launch/commands_impl.h"
 #include "launch/estimate_impl.h"
 #include "launch/settings.h"
+#include "moe/router.h"
 #include "train/machine.h"
 
 enum { MAX_RANKS = 1 << 20, TEXT_BYTES = 64, OWN_OVERRIDES = 6 };
@@ -182,6 +183,19 @@ cleanup:
     return st;
 }
 
+/* What makes the figures say less than they seem to. */
+static void warn_of(const sy__estimate *e, const sy_run_settings *settings)
+{
+    if (settings->train->global_batch < e->ranks) {
+        sy_warn("train.global_batch = %d leaves %d of %d ranks without work",
+                settings->train->global_batch, e->ranks - settings->train->global_batch, e->ranks);
+    }
+    if (settings->moe->experts > 0 && sy_router_find(settings->moe->router)->host != NULL) {
+        sy_warn("moe.router %s chooses on the host, and what that takes is not in these times",
+                settings->moe->router);
+    }
+}
+
 static sy_status estimate(const sy__estimate *e, json_t **out)
 {
     sy_status st = SY_OK;
@@ -190,6 +204,7 @@ static sy_status estimate(const sy__estimate *e, json_t **out)
     sy__variant own = {0}, best = {0};
     SY_TRY(sy_alloc(1, sizeof *r, (void **)&r));
     SY_TRY(sy__estimate_settings(e, &own, &settings));
+    warn_of(e, &settings);
     SY_TRY(sy__estimate_run(e, &own, r));
     *out = sy__estimate_figures(e, &settings, r);
     const bool whole = !sy_cli_given(e->cli, "short");

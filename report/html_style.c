@@ -114,7 +114,7 @@ static const char style[] =
     "\"DejaVu Sans Mono\",monospace}\n"
     "@media(max-width:600px){header,main,footer{padding:0 14px}header{padding-top:20px}"
     ".tick,.name{font-size:15px}.h text{font-size:17px}.card{padding:12px 10px 8px}"
-    "th,td{padding:6px 7px}}\n"
+    "th,td{padding:6px 7px}table:not(.share) td:first-child{min-width:8em}svg{overflow:visible}}\n"
     "@media print{body{background:#fff}.card,.tile,details{break-inside:avoid}}\n";
 
 typedef struct rgb {

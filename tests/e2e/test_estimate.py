@@ -35,6 +35,12 @@ class Estimate(harness.Case):
         self.assertEqual([x["gpus"] for x in o["scaling"]], [2**i for i in range(3, 13)])
         self.assertTrue(plot.read_text().startswith("<svg xmlns="))
 
+    def test_ranks_without_work_and_routers_on_the_host_are_told(self):
+        said = self.succeeds("estimate", self.shape(), "--gpus", 24, "--short", "--set", "moe.router=sinkhorn").stderr
+        self.assertIn("leaves 8 of 24 ranks without work", said)
+        self.assertIn("moe.router sinkhorn chooses on the host", said)
+        self.assertEqual(self.succeeds("estimate", self.shape(), "--gpus", 8, "--short").stderr, "")
+
     def test_nothing_fits_says_what_is_missing(self):
         big = ["--set", "model.hidden=16384", "--set", "model.ffn_hidden=65536", "--set", "model.layers=80", "--set", "model.heads=128"]
         o = self.estimate(self.shape(), "--gpus", 8, *big)
