@@ -276,6 +276,7 @@ sy_status sy_comm_split(sy_comm *comm, int32_t color, int32_t key, sy_device *de
     SY_TRY(sy_agree(comm, comm->ops->split(comm, color, key, dev, &part)));
     if (part) {
         snprintf(part->name, sizeof part->name, "%s", name);
+        part->timeout_s = comm->timeout_s;
     }
     *out = part;
     part = NULL;
@@ -305,6 +306,7 @@ void sy__comm_end_job(sy_comm *comm, int32_t exit_code)
     if (sy_thread_start("sy-end", end_by_force, (void *)(intptr_t)exit_code, &thread) != SY_OK) {
         _exit(exit_code);
     }
+    sy__comm_device_abort();
     comm->ops->abort(comm, exit_code);
     _exit(exit_code);
 }

@@ -1,6 +1,6 @@
 /* Collectives: ops on a stream. They take a stream, return at once, and are done when an event
    recorded after them has passed; there are no request objects. comm_self (size 1), comm_mpi (host
-   memory, cpu devices) and later comm_nccl fill one table. Collectives of one communicator are
+   memory, cpu devices) and comm_nccl (GPUs) fill one table. Collectives of one communicator are
    called in one program order on every rank. */
 #ifndef SY_PARALLEL_COMM_H
 #define SY_PARALLEL_COMM_H
@@ -48,6 +48,8 @@ struct sy_comm {
     sy_device *dev; /* whose memory it moves; NULL: host memory */
     int32_t rank, size;
     char name[16];
+    double timeout_s; /* the longest that a call waits for others while it is enqueued; 0: for ever.
+                         Parts of a split have that of the whole */
     void *self;
     int64_t n_issued;                 /* collectives enqueued; written by the owner's thread */
     volatile int64_t n_begun, n_done; /* collectives that wait for others, or did; and those that
@@ -104,7 +106,7 @@ sy_status sy_comm_rehearse_group(const sy_comm *world, int32_t size, int32_t str
 /* Collective over comm, all six. Errors are SY_ERR_COMM naming what, layer, comm and rank; on a
  * stream they come out at its next wait. */
 /* recv[0..n-1] = reduction of send over all ranks; send == recv is allowed; every rank gets the
-   same bits. SY_MAX and SY_MIN of floats: a NaN wins. */
+   same bits. SY_MAX and SY_MIN of floats: a NaN wins; GPUs have none: SY_ERR_UNSUPPORTED. */
 sy_status sy_all_reduce(sy_comm *comm, const sy_comm_args *args);
 /* Rank r gets elements r*n .. r*n+n-1 of the reduction of send [size*n]; recv may be its own block
  * of send. */

@@ -40,6 +40,8 @@ void sy__recorder_forget(const sy_comm *comm);
 /* The oldest call that waits for other ranks, and true; else the last call, and false; and those
    before it, newest first: n in all. Any thread. */
 bool sy__recorder_last(sy_comm_call *out, int32_t n);
+/* The oldest call of this communicator that is not done; place 0: there is none. Any thread. */
+void sy__recorder_first(const sy_comm *comm, sy_comm_call *out);
 /* Calls of communicators of several ranks since the last sy_comm_calls_take: the k-th of them from
    0 on, false where it is not kept (any more), and its signature. */
 bool sy__recorder_call(int64_t k, sy_comm_call *out, uint64_t *signature);
@@ -58,5 +60,21 @@ void sy__comm_end_job(sy_comm *comm, int32_t exit_code);
 sy_status sy__comm_self_create(const char *name, sy_device *dev, sy__end_job *end, sy_comm **out);
 /* Collective over MPI_COMM_WORLD. */
 sy_status sy__comm_mpi_world(sy_comm **out);
+
+/* Can the host, and so MPI, not reach the memory of dev (NULL: host memory)? */
+bool sy__comm_device_is_apart(const sy_device *dev);
+/* Of the ranks of *host, over the memory of such a dev; *host is taken once nothing but the network
+   can fail. Collective over *host, and it succeeds on all its ranks or on none. */
+sy_status sy__comm_device_create(sy_comm **host, sy_device *dev, sy_comm **out);
+/* The first error that the network of devices met while calls were under way, once: SY_ERR_COMM
+   naming step, call and rank. Any thread. */
+sy_status sy__comm_device_check(void);
+/* Abort every communicator of devices, so that nothing in the process waits for others. It may
+   hang. Any thread. */
+void sy__comm_device_abort(void);
+/* The same, over NCCL. */
+sy_status sy__comm_nccl_create(sy_comm **host, sy_device *dev, sy_comm **out);
+sy_status sy__comm_nccl_check(void);
+void sy__comm_nccl_abort(void);
 
 #endif

@@ -308,14 +308,8 @@ static sy_status run_call(sy_stream *stream, const void *args)
     mpi_call c = *(const mpi_call *)args;
     if (stream) {
         const sy_device *dev = sy_stream_device(stream);
-        const bool sends = c.args.send != NULL, receives = c.args.recv != NULL;
         c.args.send = sy_device_host_view(dev, c.args.send);
         c.args.recv = sy_device_host_view(dev, c.args.recv);
-        SY_REQUIRE(sends == (c.args.send != NULL) && receives == (c.args.recv != NULL),
-                   SY_ERR_UNSUPPORTED,
-                   "'%s': MPI cannot reach the memory of backend '%s', and this version has no "
-                   "NCCL: run one rank, or take device.backend: cpu",
-                   c.args.what, dev->name);
     }
     sy__comm_begun(c.comm);
     SY_TRY(run[c.which](&c));
@@ -510,13 +504,24 @@ static sy_status mpi_split(sy_comm *comm, int32_t color, int32_t key, sy_device 
     sy_status st = SY_OK;
     const mpi_comm *self = comm->self;
     MPI_Comm part = MPI_COMM_NULL;
+    sy_comm *made = NULL;
     SY_TRY(setup_try(MPI_Comm_split(self->comm, color < 0 ? MPI_UNDEFINED : color, key, &part),
                      "split a communicator"));
     *out = NULL;
     if (part != MPI_COMM_NULL) {
-        SY_TRY(adopt(part, comm->name, dev, out));
+        const bool apart = sy__comm_device_is_apart(dev);
+        SY_TRY(adopt(part, comm->name, apart ? NULL : dev, &made));
+        made->timeout_s = comm->timeout_s;
+        if (apart && made->size > 1) {
+            SY_TRY(sy__comm_device_create(&made, dev, out));
+            goto cleanup;
+        }
+        made->dev = dev;
+        *out = made;
+        made = NULL;
     }
 cleanup:
+    sy_comm_destroy(&made);
     return st;
 }
 

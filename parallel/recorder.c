@@ -111,6 +111,21 @@ bool sy__recorder_last(sy_comm_call *out, int32_t n)
     return found;
 }
 
+void sy__recorder_first(const sy_comm *comm, sy_comm_call *out)
+{
+    const int64_t n_done = __atomic_load_n(&comm->n_done, __ATOMIC_ACQUIRE);
+    *out = (sy_comm_call){0};
+    pthread_mutex_lock(&recorder.lock);
+    const int64_t first = recorder.n > RING ? recorder.n - RING : 0;
+    for (int64_t i = first; i < recorder.n && out->place == 0; i++) {
+        const entry *e = &recorder.ring[i % RING];
+        if (e->comm == comm && e->number > n_done) {
+            *out = call_of(e);
+        }
+    }
+    pthread_mutex_unlock(&recorder.lock);
+}
+
 int64_t sy_comm_calls_take(void)
 {
     pthread_mutex_lock(&recorder.lock);

@@ -232,6 +232,17 @@ static void check_observers(sy_watch *w)
     }
 }
 
+/* The network of devices reports errors to nobody but who asks: the main thread may wait for ever.
+ */
+static void check_devices(const sy_watch *w)
+{
+    const sy_status st = sy__comm_device_check();
+    if (st != SY_OK) {
+        sy_log(SY_LOG_ERROR, "%s; the job ends", sy_error_message());
+        sy__comm_end_job(w->world, sy_status_exit_code(st));
+    }
+}
+
 /* ---- the thread ---- */
 
 static void look_at_the_clock(sy_watch *w)
@@ -264,6 +275,7 @@ static void *run_watch(void *arg)
     while (!atomic_load(&w->leaving)) {
         observe_self(w, w->awake_s - last_s);
         last_s = w->awake_s;
+        check_devices(w);
         tell(w, SY__WATCH_BEAT);
         if (sy__watch_observes(w)) {
             sy__watch_observe(w);
@@ -296,6 +308,7 @@ sy_status sy_watch_open(sy_comm *world, double timeout_s, sy_watch **out)
     sy_watch *w = NULL;
     bool all_have = false;
     *out = NULL;
+    world->timeout_s = timeout_s > 0 ? timeout_s : 0;
     if (timeout_s <= 0 || world->size == 1) {
         return SY_OK;
     }

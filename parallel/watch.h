@@ -17,7 +17,8 @@ extern "C" {
 typedef struct sy_watch sy_watch;
 
 /* Start watching. timeout_s 0, or a world of one rank: *out is NULL, and nobody watches. Where no
-   socket can be had the run goes on unwatched, with a warning. Collective over world, which
+   socket can be had the run goes on unwatched, with a warning. Communicators that are split from
+   world from now on know the timeout (comm->timeout_s). Collective over world, which
    outlives the watch. */
 sy_status sy_watch_open(sy_comm *world, double timeout_s, sy_watch **out);
 /* This rank leaves, in peace. Not collective; NULL is fine. */

@@ -12,9 +12,9 @@ import sys
 import lint_lib
 
 # Objects that may hold mutable globals: log, thread-local status, allocation counters, fault points, the stop flag,
-# the flight recorder, the recorder of spans, the pulse and the stack that the watchdog asked for; and the page-fault handler of the check backend.
+# the flight recorder, the communicators over NCCL, the recorder of spans, the pulse and the stack that the watchdog asked for; and the page-fault handler of the check backend.
 MUTABLE = {
-    "log.c.o", "status.c.o", "alloc.c.o", "fault.c.o", "span.c.o", "signals.c.o", "recorder.c.o", "pulse.c.o", "watch_stack.c.o", "check_trap.c.o",
+    "log.c.o", "status.c.o", "alloc.c.o", "fault.c.o", "span.c.o", "signals.c.o", "recorder.c.o", "pulse.c.o", "watch_stack.c.o", "comm_nccl.c.o", "check_trap.c.o",
 }
 # What a C++ compiler adds for exceptions: one pointer per type, shared by the objects of a program.
 OF_THE_COMPILER = "DW.ref."

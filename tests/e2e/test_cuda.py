@@ -51,6 +51,27 @@ class Emulated(harness.Case):
         self.fails(2, ["ranks 0 and 1", "the same GPU", "SY_SHARE_GPU"], "train", path, "--run-dir",
                    self.folder / "run", program=[EMULATED], ranks=2)
 
+    def several(self, **env):
+        return {"program": [EMULATED], "ranks": 2, "env": {"SY_SHARE_GPU": "1", **env}}
+
+    def test_two_ranks_over_nccl_have_the_losses_of_the_cpu(self):
+        for i, (zero, moe) in enumerate([(1, {}), (0, {"capacity_factor": 1.0, "pad_to_capacity": True})]):
+            config = {"train": {"steps": 3}, "parallel": {"ep": 2, "zero": zero}, "moe": moe}
+            self.train(self.config(**config), f"cpu{i}", ranks=2)
+            self.train(self.config(**config, device={"backend": "cuda_emulated"}), f"run{i}",
+                       **self.several(**({"EMULATOR_NCCL_OLD": "1"} if i else {})))
+            self.near(self.losses(f"run{i}"), self.losses(f"cpu{i}"), 2e-4)
+
+    def test_versions_of_nccl_that_differ_are_refused(self):
+        path = self.config(device={"backend": "cuda_emulated"}, parallel={"ep": 2})
+        self.fails(2, ["the version of NCCL", "21800", "22809"], "train", path, "--run-dir", self.folder / "run",
+                   **self.several(EMULATOR_NCCL_VERSION="21800"))
+
+    def test_error_that_nobody_waits_for_ends_the_job_and_is_named(self):
+        path = self.config(device={"backend": "cuda_emulated"}, parallel={"ep": 2, "timeout_s": 30})
+        self.fails(1, ["step 2", "over ep", "of layer", "failed under way on rank 1 of 2", "unhandled system error"],
+                   "train", path, "--run-dir", self.folder / "run", **self.several(EMULATOR_NCCL_FAULT="60"))
+
 
 if __name__ == "__main__":
     harness.main()

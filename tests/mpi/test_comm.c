@@ -120,6 +120,13 @@ static int64_t reduced(int32_t size, sy_reduce reduce, int64_t i)
 static const sy_dtype reducible[] = {SY_F32, SY_F64, SY_I32, SY_I64, SY_U8};
 static const int64_t sizes[] = {0, 1, 2, 3, 17, 1000, 40001};
 
+/* NCCL has no maximum of floats in which a NaN wins. */
+static bool may_reduce(const rig *r, const sy_comm_args *a)
+{
+    const bool nccl = r->comm->size > 1 && strncmp(r->dev->name, "cuda", 4) == 0;
+    return !nccl || a->reduce == SY_SUM || !sy_dtype_is_float(a->dtype);
+}
+
 static void all_reduce_any_type_and_size_is_the_reduction(void **state)
 {
     rig *r = *state;
@@ -134,6 +141,10 @@ static void all_reduce_any_type_and_size_is_the_reduction(void **state)
             for (int64_t i = 0; i < a.n; i++) {
                 put(a.dtype, r->h_send, i, payload(r->comm->rank, i));
                 put(a.dtype, expected, i, reduced(r->comm->size, a.reduce, i));
+            }
+            if (!may_reduce(r, &a)) {
+                assert_all_status(sy_all_reduce(r->comm, &a), SY_ERR_UNSUPPORTED);
+                continue;
             }
             size_t bytes = (size_t)a.n * sy_dtype_bytes(a.dtype);
             assert_all_ok(
@@ -187,6 +198,9 @@ static void all_reduce_max_of_a_nan_is_nan_on_every_rank(void **state)
         float *x = r->h_send, *y = r->h_recv;
         x[0] = r->comm->rank == who ? NAN : 1.0F;
         x[1] = r->comm->rank == who ? 0.0F : -0.0F;
+        if (!may_reduce(r, &a)) {
+            return;
+        }
         exchange(r, sy_all_reduce, &a);
         assert_all(isnan(y[0]));
         assert_all(y[1] == 0 && !signbit(y[1]));

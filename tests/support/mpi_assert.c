@@ -4,6 +4,7 @@
 
 #include <mpi.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "core/alloc.h"
 #include "core/log.h"
@@ -63,6 +64,7 @@ int mpi_test_main(const char *name, const struct CMUnitTest *tests, size_t n_tes
             (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr))) {
             return 1;
         }
+        cmocka_set_test_filter(getenv("SY_TEST_FILTER"));
         n_failed = _cmocka_run_group_tests(name, tests, n_tests, NULL, NULL);
         MPI_Comm_free(&verdict_comm);
         sy_comm_destroy(&test_world);

@@ -12,7 +12,8 @@
 
 #include "parallel/comm.h"
 
-/* Starts MPI (MPI_THREAD_MULTIPLE), runs the cases on every rank, ends MPI. Rank 0 speaks. Memory
+/* Starts MPI (MPI_THREAD_MULTIPLE), runs the cases on every rank (SY_TEST_FILTER: those whose names
+   match), ends MPI. Rank 0 speaks. Memory
    that is still held at the end is a failure too. */
 int mpi_test_main(const char *name, const struct CMUnitTest *tests, size_t n_tests);
 /* The world of the test, host memory. */

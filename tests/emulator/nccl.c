@@ -1,0 +1,506 @@
+/* NCCL of the emulator. Between every two ranks runs a channel each way, in memory that the
+   processes share; a collective is a set of messages and, at its end, a reduction in the order of
+   ranks. Like a communicator that does not block, a call only says what is to be done:
+   ncclCommGetAsyncError does it, a piece each time it asks. A message says which call it belongs
+   to, so that ranks which call different things, or different sizes, are told so, where NCCL would
+   hang or mix up data. Every call of a group must be of one communicator.
+
+   EMULATOR_NCCL_VERSION=VERSION: what rank 1 of the job answers, where not 22809.
+   EMULATOR_NCCL_OLD: there is no ncclAlltoAll, as before 2.28.
+   EMULATOR_NCCL_FAULT=CALL: from so many calls on, from 1, rank 1 of the job waits in one for ever,
+   as for a stream that never ends, while the communicator's state is an error. */
+#include <fcntl.h>
+#include <math.h>
+#include <nccl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "parallel/nccl_table.h"
+
+enum { CHANNEL_BYTES = 64 << 10 };
+
+typedef enum kind { MESSAGE = 1, ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, BROADCAST } kind;
+
+typedef struct channel {
+    int32_t full; /* atomic */
+    int32_t kind;
+    int64_t total, n; /* bytes of the message, and of this piece */
+    char data[CHANNEL_BYTES];
+} channel;
+
+typedef struct shared {
+    int32_t n_joined; /* atomic */
+    int32_t unused[15];
+    channel between[]; /* [size, size] sender, receiver */
+} shared;
+
+typedef struct message {
+    bool sends, begun;
+    int32_t peer;
+    char *data;
+    int64_t bytes, total, done;
+} message;
+
+struct ncclComm {
+    char name[128];
+    shared *shared;
+    size_t shared_bytes;
+    int32_t rank, size;
+    bool joined;
+    ncclResult_t state;
+    kind kind;
+    message *message; /* [2 * size] of the call under way */
+    int32_t n_messages;
+    /* a reduction: of size parts of n elements into recv */
+    char *parts;
+    void *recv;
+    size_t n;
+    ncclDataType_t type;
+    ncclRedOp_t op;
+};
+
+static _Thread_local struct {
+    int32_t depth;
+    ncclComm_t comm;
+} group;
+
+static size_t bytes_of(ncclDataType_t type)
+{
+    switch (type) {
+    case ncclInt32:
+    case ncclFloat32:
+        return 4;
+    case ncclInt64:
+    case ncclFloat64:
+        return 8;
+    default:
+        return 1;
+    }
+}
+
+/* ---- what is asked for ---- */
+
+/* What is asked of rank 1 alone. */
+static const char *asked(const char *variable)
+{
+    const char *rank = getenv("OMPI_COMM_WORLD_RANK");
+    return rank && strcmp(rank, "1") == 0 ? getenv(variable) : NULL;
+}
+
+static bool is_faulty(void)
+{
+    static int32_t n_calls;
+    const char *text = asked("EMULATOR_NCCL_FAULT");
+    return text && __atomic_add_fetch(&n_calls, 1, __ATOMIC_RELAXED) >= atoi(text);
+}
+
+/* A call begins. */
+static ncclResult_t begin(ncclComm_t comm, kind kind)
+{
+    if (comm->state != ncclSuccess) {
+        return comm->state == ncclInProgress ? ncclInvalidUsage : comm->state;
+    }
+    comm->kind = kind;
+    comm->n_messages = 0;
+    if (is_faulty()) {
+        __atomic_store_n(&comm->state, ncclSystemError, __ATOMIC_RELEASE);
+        for (;;) {
+            pause();
+        }
+    }
+    return ncclSuccess;
+}
+
+static void add(ncclComm_t comm, bool sends, int32_t peer, const void *data, size_t bytes)
+{
+    if (bytes > 0) {
+        comm->message[comm->n_messages++] =
+            (message){.sends = sends, .peer = peer, .data = (char *)data, .bytes = (int64_t)bytes};
+    }
+}
+
+static ncclResult_t go(ncclComm_t comm)
+{
+    return comm->state = ncclInProgress;
+}
+
+/* ---- what is done ---- */
+
+static void send_piece(ncclComm_t comm, message *m)
+{
+    channel *c = &comm->shared->between[comm->rank * comm->size + m->peer];
+    if (!__atomic_load_n(&c->full, __ATOMIC_ACQUIRE)) {
+        const int64_t rest = m->bytes - m->done;
+        c->n = rest < CHANNEL_BYTES ? rest : CHANNEL_BYTES;
+        c->total = m->total = m->bytes;
+        c->kind = (int32_t)comm->kind;
+        memcpy(c->data, m->data + m->done, (size_t)c->n);
+        m->done += c->n;
+        m->begun = true;
+        __atomic_store_n(&c->full, 1, __ATOMIC_RELEASE);
+    }
+}
+
+/* What does not fit is thrown away. */
+static bool receive_piece(ncclComm_t comm, message *m)
+{
+    channel *c = &comm->shared->between[m->peer * comm->size + comm->rank];
+    bool fits = true;
+    if (__atomic_load_n(&c->full, __ATOMIC_ACQUIRE)) {
+        fits = c->total == m->bytes && c->kind == (int32_t)comm->kind;
+        if (fits) {
+            memcpy(m->data + m->done, c->data, (size_t)c->n);
+        }
+        m->total = c->total;
+        m->done += c->n;
+        m->begun = true;
+        __atomic_store_n(&c->full, 0, __ATOMIC_RELEASE);
+    }
+    return fits;
+}
+
+#define REDUCTION(name, T, lower, upper)                                                           \
+    static void name(T *out, const T *part, size_t n, int32_t size, ncclRedOp_t op)                \
+    {                                                                                              \
+        for (size_t i = 0; i < n; i++) {                                                           \
+            T all = part[i];                                                                       \
+            for (int32_t p = 1; p < size; p++) {                                                   \
+                const T x = part[(size_t)p * n + i];                                               \
+                all = op == ncclSum ? (T)(all + x) : op == ncclMax ? upper : lower;                \
+            }                                                                                      \
+            out[i] = all;                                                                          \
+        }                                                                                          \
+    }
+REDUCTION(reduce_f32, float, fminf(all, x), fmaxf(all, x))
+REDUCTION(reduce_f64, double, fmin(all, x), fmax(all, x))
+REDUCTION(reduce_i32, int32_t, x<all ? x : all, x> all ? x : all)
+REDUCTION(reduce_i64, int64_t, x<all ? x : all, x> all ? x : all)
+REDUCTION(reduce_u8, uint8_t, x<all ? x : all, x> all ? x : all)
+#undef REDUCTION
+
+static void reduce(ncclComm_t c)
+{
+    void *parts = c->parts;
+    switch (c->type) {
+    case ncclFloat32:
+        reduce_f32(c->recv, parts, c->n, c->size, c->op);
+        break;
+    case ncclFloat64:
+        reduce_f64(c->recv, parts, c->n, c->size, c->op);
+        break;
+    case ncclInt32:
+        reduce_i32(c->recv, parts, c->n, c->size, c->op);
+        break;
+    case ncclInt64:
+        reduce_i64(c->recv, parts, c->n, c->size, c->op);
+        break;
+    default:
+        reduce_u8(c->recv, parts, c->n, c->size, c->op);
+        break;
+    }
+    free(c->parts);
+    c->parts = NULL;
+}
+
+static void join(ncclComm_t comm)
+{
+    if (__atomic_load_n(&comm->shared->n_joined, __ATOMIC_ACQUIRE) == comm->size) {
+        comm->joined = true;
+        comm->state = ncclSuccess;
+        if (comm->rank == 0) {
+            shm_unlink(comm->name);
+        }
+    }
+}
+
+static void progress(ncclComm_t comm)
+{
+    bool fits = true, done = true;
+    for (int32_t i = 0; i < comm->n_messages; i++) {
+        message *m = &comm->message[i];
+        if (!m->begun || m->done < m->total) {
+            if (m->sends) {
+                send_piece(comm, m);
+            } else {
+                fits = receive_piece(comm, m) && fits;
+            }
+        }
+        done = done && m->begun && m->done >= m->total;
+    }
+    if (!fits) {
+        comm->state = ncclInvalidUsage;
+    } else if (done) {
+        if (comm->parts) {
+            reduce(comm);
+        }
+        comm->state = ncclSuccess;
+    }
+}
+
+ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *state)
+{
+    if (!comm->joined) {
+        join(comm);
+    } else if (__atomic_load_n(&comm->state, __ATOMIC_ACQUIRE) == ncclInProgress) {
+        progress(comm);
+    }
+    *state = __atomic_load_n(&comm->state, __ATOMIC_ACQUIRE);
+    return ncclSuccess;
+}
+
+/* ---- the calls ---- */
+
+/* Everybody's part of n elements is reduced here; the own one stands at `own`. */
+static void receive_parts(ncclComm_t comm, const void *own, void *recv, size_t n,
+                          ncclDataType_t type, ncclRedOp_t op)
+{
+    const size_t bytes = n * bytes_of(type);
+    if (n == 0) {
+        return;
+    }
+    comm->parts = malloc((size_t)comm->size * bytes);
+    comm->recv = recv;
+    comm->n = n;
+    comm->type = type;
+    comm->op = op;
+    for (int32_t p = 0; p < comm->size; p++) {
+        if (p == comm->rank) {
+            memcpy(comm->parts + (size_t)p * bytes, own, bytes);
+        } else {
+            add(comm, false, p, comm->parts + (size_t)p * bytes, bytes);
+        }
+    }
+}
+
+ncclResult_t ncclAllReduce(const void *send, void *recv, size_t n, ncclDataType_t type,
+                           ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream)
+{
+    const ncclResult_t result = begin(comm, ALL_REDUCE);
+    (void)stream;
+    if (result != ncclSuccess) {
+        return result;
+    }
+    receive_parts(comm, send, recv, n, type, op);
+    for (int32_t p = 0; p < comm->size; p++) {
+        if (p != comm->rank) {
+            add(comm, true, p, send, n * bytes_of(type));
+        }
+    }
+    return go(comm);
+}
+
+ncclResult_t ncclReduceScatter(const void *send, void *recv, size_t n, ncclDataType_t type,
+                               ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream)
+{
+    const ncclResult_t result = begin(comm, REDUCE_SCATTER);
+    const size_t bytes = n * bytes_of(type);
+    const char *block = send;
+    (void)stream;
+    if (result != ncclSuccess) {
+        return result;
+    }
+    receive_parts(comm, block + (size_t)comm->rank * bytes, recv, n, type, op);
+    for (int32_t p = 0; p < comm->size; p++) {
+        if (p != comm->rank) {
+            add(comm, true, p, block + (size_t)p * bytes, bytes);
+        }
+    }
+    return go(comm);
+}
+
+ncclResult_t ncclAllGather(const void *send, void *recv, size_t n, ncclDataType_t type,
+                           ncclComm_t comm, cudaStream_t stream)
+{
+    const ncclResult_t result = begin(comm, ALL_GATHER);
+    const size_t bytes = n * bytes_of(type);
+    char *block = recv;
+    (void)stream;
+    if (result != ncclSuccess) {
+        return result;
+    }
+    memmove(block + (size_t)comm->rank * bytes, send, bytes);
+    for (int32_t p = 0; p < comm->size; p++) {
+        if (p != comm->rank) {
+            add(comm, true, p, block + (size_t)comm->rank * bytes, bytes);
+            add(comm, false, p, block + (size_t)p * bytes, bytes);
+        }
+    }
+    return go(comm);
+}
+
+ncclResult_t ncclBroadcast(const void *send, void *recv, size_t n, ncclDataType_t type, int root,
+                           ncclComm_t comm, cudaStream_t stream)
+{
+    const ncclResult_t result = begin(comm, BROADCAST);
+    const size_t bytes = n * bytes_of(type);
+    (void)stream;
+    if (result != ncclSuccess) {
+        return result;
+    }
+    if (comm->rank != root) {
+        add(comm, false, root, recv, bytes);
+        return go(comm);
+    }
+    memmove(recv, send, bytes);
+    for (int32_t p = 0; p < comm->size; p++) {
+        if (p != root) {
+            add(comm, true, p, recv, bytes);
+        }
+    }
+    return go(comm);
+}
+
+static ncclResult_t add_to_group(ncclComm_t comm, bool sends, int peer, const void *data,
+                                 size_t bytes)
+{
+    ncclResult_t result = ncclSuccess;
+    if (group.depth == 0 || (group.comm && group.comm != comm)) {
+        return ncclInvalidUsage;
+    }
+    if (!group.comm) {
+        group.comm = comm;
+        result = begin(comm, MESSAGE);
+    }
+    if (result == ncclSuccess) {
+        add(comm, sends, peer, data, bytes);
+    }
+    return result;
+}
+
+ncclResult_t ncclSend(const void *send, size_t n, ncclDataType_t type, int peer, ncclComm_t comm,
+                      cudaStream_t stream)
+{
+    (void)stream;
+    return add_to_group(comm, true, peer, send, n * bytes_of(type));
+}
+
+ncclResult_t ncclRecv(void *recv, size_t n, ncclDataType_t type, int peer, ncclComm_t comm,
+                      cudaStream_t stream)
+{
+    (void)stream;
+    return add_to_group(comm, false, peer, recv, n * bytes_of(type));
+}
+
+ncclResult_t ncclGroupStart(void)
+{
+    group.depth++;
+    return ncclSuccess;
+}
+
+ncclResult_t ncclGroupEnd(void)
+{
+    const ncclComm_t comm = group.comm;
+    group.comm = NULL;
+    group.depth--;
+    return comm ? go(comm) : ncclSuccess;
+}
+
+static ncclResult_t all_to_all(const void *send, void *recv, size_t n, ncclDataType_t type,
+                               ncclComm_t comm, cudaStream_t stream)
+{
+    const ncclResult_t result = begin(comm, MESSAGE);
+    const size_t bytes = n * bytes_of(type);
+    (void)stream;
+    for (int32_t p = 0; p < comm->size && result == ncclSuccess; p++) {
+        add(comm, true, p, (const char *)send + (size_t)p * bytes, bytes);
+        add(comm, false, p, (char *)recv + (size_t)p * bytes, bytes);
+    }
+    return result == ncclSuccess ? go(comm) : result;
+}
+
+/* ---- life ---- */
+
+ncclResult_t ncclGetVersion(int *version)
+{
+    const char *text = asked("EMULATOR_NCCL_VERSION");
+    *version = text ? atoi(text) : 22809;
+    return ncclSuccess;
+}
+
+ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
+{
+    static int32_t n_made;
+    snprintf(id->internal, sizeof id->internal, "/sy_nccl_%d_%d", (int)getpid(),
+             __atomic_add_fetch(&n_made, 1, __ATOMIC_RELAXED));
+    return ncclSuccess;
+}
+
+const char *ncclGetErrorString(ncclResult_t result)
+{
+    return result == ncclSystemError    ? "unhandled system error"
+           : result == ncclInvalidUsage ? "invalid usage"
+                                        : "another error";
+}
+
+const char *ncclGetLastError(ncclComm_t comm)
+{
+    (void)comm;
+    return "an emulation";
+}
+
+ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int n_ranks, ncclUniqueId id, int rank,
+                                    ncclConfig_t *config)
+{
+    ncclComm_t c = calloc(1, sizeof *c);
+    if (config->blocking) {
+        return ncclInvalidArgument;
+    }
+    c->rank = rank;
+    c->size = n_ranks;
+    c->state = ncclInProgress;
+    c->message = calloc((size_t)n_ranks * 2, sizeof *c->message);
+    c->shared_bytes = sizeof *c->shared + (size_t)(n_ranks * n_ranks) * sizeof(channel);
+    snprintf(c->name, sizeof c->name, "%s", id.internal);
+    const int fd = shm_open(c->name, O_CREAT | O_RDWR, 0600);
+    if (fd < 0 || ftruncate(fd, (off_t)c->shared_bytes) != 0) {
+        return ncclSystemError;
+    }
+    c->shared = mmap(NULL, c->shared_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    close(fd);
+    if (c->shared == MAP_FAILED) {
+        return ncclSystemError;
+    }
+    __atomic_add_fetch(&c->shared->n_joined, 1, __ATOMIC_ACQ_REL);
+    *comm = c;
+    return ncclInProgress;
+}
+
+ncclResult_t ncclCommFinalize(ncclComm_t comm)
+{
+    comm->n_messages = 0;
+    return go(comm);
+}
+
+ncclResult_t ncclCommDestroy(ncclComm_t comm)
+{
+    munmap(comm->shared, comm->shared_bytes);
+    free(comm->parts);
+    free(comm->message);
+    free(comm);
+    return ncclSuccess;
+}
+
+ncclResult_t ncclCommAbort(ncclComm_t comm)
+{
+    if (!comm->joined) {
+        shm_unlink(comm->name);
+    }
+    return ncclCommDestroy(comm);
+}
+
+sy_status sy_nccl_load(sy_nccl *out)
+{
+    *out = (sy_nccl){.ncclAlltoAll = getenv("EMULATOR_NCCL_OLD") ? NULL : all_to_all};
+#define FIND(name) out->name = name;
+    SY_NCCL_FUNCTIONS(FIND)
+#undef FIND
+    return SY_OK;
+}
+
+void sy_nccl_unload(sy_nccl *lib)
+{
+    (void)lib;
+}
