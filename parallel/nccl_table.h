@@ -43,9 +43,9 @@ typedef struct sy_nccl {
     sy_nccl_all_to_all *ncclAlltoAll; /* NULL: the library has none */
 } sy_nccl;
 
-/* Find the library and its functions; SY_ERR_UNSUPPORTED says what is missing. */
+/* Find the library and its functions; SY_ERR_UNSUPPORTED says what is missing. Not collective. */
 sy_status sy_nccl_load(sy_nccl *out);
-/* Requires that nothing of the library is in use. */
+/* Requires that nothing of the library is in use. Not collective. */
 void sy_nccl_unload(sy_nccl *lib);
 
 #ifdef __cplusplus

@@ -51,15 +51,15 @@ class Emulated(harness.Case):
         self.fails(2, ["ranks 0 and 1", "the same GPU", "SY_SHARE_GPU"], "train", path, "--run-dir",
                    self.folder / "run", program=[EMULATED], ranks=2)
 
-    def several(self, **env):
-        return {"program": [EMULATED], "ranks": 2, "env": {"SY_SHARE_GPU": "1", **env}}
+    def several(self, ranks=2, **env):
+        return {"program": [EMULATED], "ranks": ranks, "env": {"SY_SHARE_GPU": "1", **env}}
 
-    def test_two_ranks_over_nccl_have_the_losses_of_the_cpu(self):
-        for i, (zero, moe) in enumerate([(1, {}), (0, {"capacity_factor": 1.0, "pad_to_capacity": True})]):
+    def test_several_ranks_over_nccl_have_the_losses_of_the_cpu(self):
+        padded = {"capacity_factor": 1.0, "pad_to_capacity": True}
+        for i, (ranks, zero, moe, env) in enumerate([(4, 1, {}, {}), (2, 0, padded, {"EMULATOR_NCCL_OLD": "1"})]):
             config = {"train": {"steps": 3}, "parallel": {"ep": 2, "zero": zero}, "moe": moe}
-            self.train(self.config(**config), f"cpu{i}", ranks=2)
-            self.train(self.config(**config, device={"backend": "cuda_emulated"}), f"run{i}",
-                       **self.several(**({"EMULATOR_NCCL_OLD": "1"} if i else {})))
+            self.train(self.config(**config), f"cpu{i}", ranks=ranks)
+            self.train(self.config(**config, device={"backend": "cuda_emulated"}), f"run{i}", **self.several(ranks, **env))
             self.near(self.losses(f"run{i}"), self.losses(f"cpu{i}"), 2e-4)
 
     def test_versions_of_nccl_that_differ_are_refused(self):

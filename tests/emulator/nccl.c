@@ -20,7 +20,7 @@
 
 #include "parallel/nccl_table.h"
 
-enum { CHANNEL_BYTES = 64 << 10 };
+enum { CHANNEL_BYTES = 256 << 10 };
 
 typedef enum kind { MESSAGE = 1, ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, BROADCAST } kind;
 
