@@ -159,6 +159,25 @@ void sy_cli_free(sy_cli *cli)
 
 enum { HELP_COLUMN = 31, HELP_WIDTH = 100 };
 
+void sy_cli_wrap(sy_text *out, int64_t line, int32_t column, const char *words)
+{
+    bool first = true;
+    sy_text_printf(out, "%*s", (int)(column - (out->n - line)), "");
+    for (const char *word = words; *word != '\0'; word += strspn(word, " ")) {
+        int n = (int)strcspn(word, " ");
+        if (!first && out->n - line + 1 + n > HELP_WIDTH) {
+            sy_text_puts(out, "\n");
+            line = out->n;
+            sy_text_printf(out, "%*s", (int)column, "");
+            first = true;
+        }
+        sy_text_printf(out, first ? "%.*s" : " %.*s", n, word);
+        first = false;
+        word += n;
+    }
+    sy_text_puts(out, "\n");
+}
+
 /* An option's words, and its help in a column of its own. */
 static void put_option(sy_text *out, const sy_option *o)
 {
@@ -169,28 +188,18 @@ static void put_option(sy_text *out, const sy_option *o)
         sy_text_puts(out, "\n");
         line = out->n;
     }
-    sy_text_printf(out, "%*s", (int)(HELP_COLUMN - (out->n - line)), "");
-    for (const char *word = o->help; *word != '\0'; word += strspn(word, " ")) {
-        int n = (int)strcspn(word, " ");
-        bool first = out->n - line == HELP_COLUMN;
-        if (!first && out->n - line + 1 + n > HELP_WIDTH) {
-            sy_text_puts(out, "\n");
-            line = out->n;
-            sy_text_printf(out, "%*s", HELP_COLUMN, "");
-            first = true;
-        }
-        sy_text_printf(out, first ? "%.*s" : " %.*s", n, word);
-        word += n;
-    }
-    sy_text_puts(out, "\n");
+    sy_cli_wrap(out, line, HELP_COLUMN, o->help);
 }
 
 sy_status sy_cli_help(const sy_command *command, char **out)
 {
     sy_text text = {0};
     const bool any = command->options[0].name != NULL;
-    sy_text_printf(&text, "Usage: switchyard %s %s%s\n\n%s\n%s", command->name, command->operands,
-                   any ? " [OPTIONS]" : "", command->help, any ? "\nOptions:\n" : "");
+    sy_text_printf(&text, "Usage: switchyard %s%s%s%s\n\n", command->name,
+                   command->operands[0] != '\0' ? " " : "", command->operands,
+                   any ? " [OPTIONS]" : "");
+    sy_cli_wrap(&text, text.n, 0, command->help);
+    sy_text_puts(&text, any ? "\nOptions:\n" : "");
     for (const sy_option *o = command->options; o->name != NULL; o++) {
         put_option(&text, o);
     }

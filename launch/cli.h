@@ -3,6 +3,7 @@
 #define SY_LAUNCH_CLI_H
 
 #include "launch/env.h"
+#include "report/text.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -48,6 +49,9 @@ typedef struct sy_command {
  * collective. */
 sy_status sy_cli_parse(const sy_command *command, int argc, char **argv, sy_cli *out);
 void sy_cli_free(sy_cli *cli);
+/* Words and an end of line, broken at 100 columns and set from `column` on; the line began at byte
+ * `line` of the text. Not collective. */
+void sy_cli_wrap(sy_text *out, int64_t line, int32_t column, const char *words);
 /* Text for --help; freed with sy_free. Not collective. */
 sy_status sy_cli_help(const sy_command *command, char **out);
 

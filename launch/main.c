@@ -31,13 +31,20 @@ const sy_command *const sy_commands[] = {&sy_cmd_train,
                                          &sy_cmd_completion,
                                          NULL};
 
+enum { COMMAND_COLUMN = 14 };
+
 static void print_usage(void)
 {
-    printf("Usage: switchyard COMMAND [ARGUMENTS]\n\nCommands:\n");
+    sy_text text = {0};
+    sy_text_puts(&text, "Usage: switchyard COMMAND [ARGUMENTS]\n\nCommands:\n");
     for (const sy_command *const *c = sy_commands; *c != NULL; c++) {
-        printf("  %-10s  %s\n", (*c)->name, (*c)->help);
+        int64_t line = text.n;
+        sy_text_printf(&text, "  %s", (*c)->name);
+        sy_cli_wrap(&text, line, COMMAND_COLUMN, (*c)->help);
     }
-    printf("\nswitchyard COMMAND --help tells more; switchyard --version what was built in.\n");
+    printf("%s\nswitchyard COMMAND --help tells more; switchyard --version what was built in.\n",
+           text.st == SY_OK ? text.data : "");
+    sy_text_free(&text);
 }
 
 static sy_status find_command(const char *name, const sy_command **out)

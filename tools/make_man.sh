@@ -12,8 +12,8 @@ page() {
   help2man --no-info --version-string="$version" --source="Switchyard $version" --name="$2" --output="$folder/$1.1" "${*:3}"
 }
 
-commands=$("$program" --help | sed -n 's/^  \([a-z]*\)  .*/\1/p')
+commands=$("$program" --help | sed -n 's/^  \([a-z][a-z]*\)  .*/\1/p')
 page switchyard "train Mixture-of-Experts language models" "$program"
 for command in $commands; do
-  page "switchyard-$command" "$("$program" "$command" --help | sed -n 3p)" "$program" "$command"
+  page "switchyard-$command" "$("$program" "$command" --help | sed -n '3,/^$/p' | paste -sd' ' | sed 's/ *$//')" "$program" "$command"
 done
