@@ -148,6 +148,7 @@ sy_status sy_env_open(int *argc, char ***argv, sy_env *env)
     int rank = 0;
     *env = (sy_env){.local_size = 1};
     hold_streams();
+    signal(SIGXFSZ, SIG_IGN); /* `ulimit -f` is an error of a file, as a full disk is */
     if (launcher_rank() != NULL) {
         SY_TRY(die_with_launcher());
         SY_TRY(init_mpi(argc, argv));

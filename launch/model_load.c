@@ -5,6 +5,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "core/alloc.h"
+#include "core/pulse.h"
 #include "parallel/agree.h"
 #include "train/run.h"
 
@@ -141,10 +142,13 @@ sy_status sy_model_load(const char *ckpt, const char *const *overrides, int32_t 
     SY_TRY(sy_parallel_config_check(m.settings.config, world->size, m.settings.moe->experts));
     *out = m; /* the engine keeps a pointer to the settings */
     m = (sy_loaded_model){0};
+    SY_TRY(sy_watch_open(world, out->settings.parallel->timeout_s, &out->watch));
+    sy_pulse_phase("load");
     spec.B = use == SY_USE_GENERATE ? 1 : out->settings.train->micro_batch;
     spec.S = out->settings.model->seq_len;
     SY_TRY(sy_engine_create(&spec, &out->engine));
     SY_TRY(out->ensemble.n > 0 ? SY_OK : sy_engine_load(out->engine, out->path));
+    sy_pulse_phase(use == SY_USE_GENERATE ? "generation" : "evaluation");
 cleanup:
     sy_loaded_model_free(&m);
     if (st != SY_OK) {
@@ -159,5 +163,6 @@ void sy_loaded_model_free(sy_loaded_model *model)
     sy_ensemble_free(&model->ensemble);
     sy_run_settings_free(&model->settings);
     sy_free(&model->path);
+    sy_watch_close(&model->watch);
     *model = (sy_loaded_model){0};
 }

@@ -14,6 +14,11 @@
 # reach it: kill -USR1 stops a training run.
 set -euo pipefail
 
+# A stream that was closed leaves its number to a socket of mpirun's, which then hangs.
+for fd in 0 1 2; do
+  [ -e "/dev/fd/$fd" ] || eval "exec $fd<>/dev/null"
+done
+
 here=$(dirname "${BASH_SOURCE[0]}")
 usage() { sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 fail() {

@@ -15,13 +15,18 @@
 # and stop, a second one ends it. Where this script is killed, the job ends too. What it did stands in DIR/supervise.log.
 set -uo pipefail
 
+# A stream that was closed leaves its number to the next file, which would be printed into.
+for fd in 0 1 2; do
+  [ -e "/dev/fd/$fd" ] || eval "exec $fd<>/dev/null"
+done
+
 here=$(dirname "${BASH_SOURCE[0]}")
 usage() { sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 refuse() {
   printf 'error: %s\n' "$*" >&2
   exit 2
 }
-is_number() { [[ $1 =~ ^[0-9]{1,9}$ ]]; }
+is_number() { [[ $1 =~ ^(0|[1-9][0-9]{0,8})$ ]]; } # 08 would be octal
 
 ranks=${SLURM_NTASKS:-} hosts='' retries=5 backoff=5 until_done=no shrink=no launcher=() passed=()
 while [ $# -gt 0 ]; do

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import signal
 import subprocess
 import unittest
 from pathlib import Path
@@ -13,7 +14,8 @@ import harness
 
 
 def limited(what, most):
-    return lambda: resource.setrlimit(what, (most, most))
+    """As a shell starts it: a file that grows beyond its limit brings a signal."""
+    return lambda: (signal.signal(signal.SIGXFSZ, signal.SIG_DFL), resource.setrlimit(what, (most, most)))
 
 
 def mounted(command, *program):

@@ -105,6 +105,13 @@ exit "$status"
         self.ends(job, 75)
         self.assertLess(job.seconds, 60)
 
+    def test_closed_streams_hang_nobody(self):
+        run = self.folder / "run"
+        closed = ["bash", "-c", 'exec "$@" <&- >&- 2>&-', "closed", SUPERVISE]
+        job = self.start("--retries", 0, "-n", 1, "false", "train", "c.yaml", "--run-dir", run, program=closed)
+        self.ends(job, 1)
+        self.assertRegex(self.log(), "ended with exit status 1 after")
+
     def test_wrong_use_of_the_script_is_refused(self):
         program = str(harness.PROGRAM)
         for words, args in ((["--run-dir DIR"], ["-n", 2, program, "train", "c.yaml"]),
@@ -113,7 +120,9 @@ exit "$status"
                             (["goes with --hosts"], ["--shrink", "-n", 2, program, "train", "c.yaml", "--run-dir", "r"]),
                             (["launch/supervise.sh [OPTIONS]"], ["-n", 0, program, "train", "c.yaml"]),
                             (["launch/supervise.sh [OPTIONS]"], ["-n", 2, program, "eval", "c.yaml"]),
-                            (["launch/supervise.sh [OPTIONS]"], ["--retries", "some", "-n", 2, program, "train", "c"])):
+                            (["launch/supervise.sh [OPTIONS]"], ["--retries", "some", "-n", 2, program, "train", "c"]),
+                            (["launch/supervise.sh [OPTIONS]"],
+                             ["--backoff", "08", "-n", 2, program, "train", "c", "--run-dir", "r"])):
             job = self.ends(self.supervise(*args, cwd=self.folder), 2)
             for word in words:
                 self.assertIn(word, job.stderr)

@@ -69,6 +69,16 @@ class Hang(Watch):
     def test_ranks_that_hang_in_saving_and_loading_are_named(self):
         self.hangs_at([("save", "stop", 2), ("load", "sleep=1000", 0)])
 
+    def test_ranks_that_hang_in_eval_and_generate_are_named(self):
+        saved = self.folder / "saved"
+        cfg = self.config(parallel={"ep": 2, "timeout_s": TIMEOUT}, train={"steps": 1, "probe_every": 0})
+        self.train(cfg, "saved", ranks=2)
+        jobs = [self.start(*args, ranks=2, fault="moe dispatch:5:stop:1") for args in
+                (("eval", saved, "--data", self.home / "held_out"), ("generate", saved, "--prompt", "the "))]
+        for job in jobs:
+            self.ends(job, [rf"rank 1 \(host [^)]*\) has stopped answering for {TIMEOUT} s",
+                            "rank 0: .* waiting in 'moe dispatch' "])
+
     @unittest.skipUnless(LONG, "long")
     def test_any_rank_that_hangs_anywhere_is_named(self):
         for place in PLACES:
