@@ -59,7 +59,8 @@ write "# The CUDA backend on a GPU" "" "- $(date -u +%Y-%m-%dT%H:%M:%SZ), $(git 
 build_all() {
   [ -e "$build/build.ninja" ] || meson setup "$build" -Dcuda=enabled -Dgpu_arch="$capability" || return
   ninja -C "$build" launch/switchyard tests/ops/test_ops tests/ops/speed_ops tests/unit/test_device tests/unit/test_rope \
-    tests/unit/test_moe_layer tests/unit/test_router_identities
+    tests/unit/test_moe_layer tests/unit/test_router_identities tests/mpi/mpi_test_comm tests/mpi/mpi_test_grad_sync \
+    tests/mpi/mpi_test_moe_layout
 }
 program=$build/launch/switchyard test_ops=$build/tests/ops/test_ops
 
@@ -85,8 +86,16 @@ sys.exit(not (len(cpu) == len(gpu) == 100 and first < float(sys.argv[3]) and las
 PY
 }
 
+# NCCL refuses a GPU that it sees twice on a host: every process says that it is a host.
+ranks() {
+  local n=$1
+  shift
+  SY_SHARE_GPU=1 SY_TEST_BACKEND=cuda NCCL_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1 launch/mpirun.sh -n "$n" \
+    bash -c 'NCCL_HOSTID=rank$OMPI_COMM_WORLD_RANK exec "$@"' rank "$@"
+}
+
 export build capability program work
-export -f build_all config train compare
+export -f build_all config train compare ranks
 
 lines=3 check 200 "Build" build_all
 
@@ -104,6 +113,17 @@ lines=3 check 60 "100 steps on the GPU, fp32" train cuda fp32
 lines=3 check 10 "Losses, fp32 beside the CPU" compare fp32 1e-3
 lines=3 check 60 "100 steps on the GPU, bf16" train cuda bf16
 lines=3 check 10 "Losses, bf16 beside the CPU" compare bf16 1e-2
+
+# ---- several ranks over NCCL, on this one GPU ----
+
+for n in 2 4; do
+  lines=6 check 60 "Collectives, $n ranks" ranks $n "$build/tests/mpi/mpi_test_comm"
+  lines=6 check 30 "Gradients, $n ranks" ranks $n "$build/tests/mpi/mpi_test_grad_sync"
+  lines=6 check 60 "Losses of layouts, $n ranks" ranks $n env 'SY_TEST_FILTER=losses_on_cpu*' "$build/tests/mpi/mpi_test_moe_layout"
+done
+lines=3 check 90 "100 steps, 2 ranks, fp32" ranks 2 "$program" train "$work/cuda-fp32.yaml" --set parallel.ep=2 --run-dir "$work/cuda-ranks"
+lines=3 check 10 "Losses of 2 ranks beside the CPU" compare ranks 1e-3
+lines=3 check 30 "Its checkpoint goes on on one rank" "$program" train "$work/cuda-fp32.yaml" --set train.steps=102 --run-dir "$work/cuda-ranks" --resume
 
 # ---- speed ----
 
