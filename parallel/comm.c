@@ -268,6 +268,16 @@ sy_status sy_comm_world(bool mpi, sy_comm **out)
                : sy__comm_self_create("world", NULL, sy__end_process, out);
 }
 
+/* Its members have all come to this split by the same calls. */
+static uint64_t lane_of(const sy_comm *whole, int32_t color, int32_t size)
+{
+    if (whole->lane == 0 && size == whole->size) {
+        return 0;
+    }
+    uint64_t lane = mix(mix(whole->lane, (uint64_t)whole->n_issued), (uint64_t)(uint32_t)color);
+    return lane != 0 ? lane : 1;
+}
+
 sy_status sy_comm_split(sy_comm *comm, int32_t color, int32_t key, sy_device *dev, const char *name,
                         sy_comm **out)
 {
@@ -277,6 +287,7 @@ sy_status sy_comm_split(sy_comm *comm, int32_t color, int32_t key, sy_device *de
     if (part) {
         snprintf(part->name, sizeof part->name, "%s", name);
         part->timeout_s = comm->timeout_s;
+        part->lane = lane_of(comm, color, part->size);
     }
     *out = part;
     part = NULL;

@@ -50,6 +50,9 @@ struct sy_comm {
     char name[16];
     double timeout_s; /* the longest that a call waits for others while it is enqueued; 0: for ever.
                          Parts of a split have that of the whole */
+    uint64_t lane;   /* 0: every rank of the job is in it, so that all make the same calls; else its
+                        own number, as parts of a job may make more calls than others */
+    uint64_t digest; /* of its calls, where it has a lane of its own */
     void *self;
     int64_t n_issued;                 /* collectives enqueued; written by the owner's thread */
     volatile int64_t n_begun, n_done; /* collectives that wait for others, or did; and those that
@@ -59,8 +62,10 @@ struct sy_comm {
 
 /* A call as others see it: fixed size, no pointers, so that it can be sent. */
 typedef struct sy_comm_call {
-    int64_t place;   /* among the calls of this process with others, from 1; 0: no call */
-    uint64_t digest; /* of those calls, from the last sy_comm_calls_take up to this one */
+    uint64_t lane;   /* only calls of one lane are compared */
+    int64_t common;  /* calls of lane 0 so far: how far the process has come */
+    int64_t place;   /* among the calls of its lane, from 1; 0: no call */
+    uint64_t digest; /* of those calls; of lane 0 from the last sy_comm_calls_take on */
     int64_t number;  /* among the calls of its communicator */
     int64_t bytes;   /* of this rank's block; -1 where it is each rank's own affair */
     int32_t layer;

@@ -33,7 +33,7 @@ void sy__comm_done(sy_comm *comm);
 
 /* One more call of the process; the communicator has counted it already. signature: of what all
    ranks must call alike. Any thread. */
-void sy__recorder_add(const sy_comm *comm, const sy_comm_args *args, sy__collective which,
+void sy__recorder_add(sy_comm *comm, const sy_comm_args *args, sy__collective which,
                       uint64_t signature);
 /* The communicator goes away: its calls keep their last state. */
 void sy__recorder_forget(const sy_comm *comm);
@@ -42,8 +42,8 @@ void sy__recorder_forget(const sy_comm *comm);
 bool sy__recorder_last(sy_comm_call *out, int32_t n);
 /* The oldest call of this communicator that is not done; place 0: there is none. Any thread. */
 void sy__recorder_first(const sy_comm *comm, sy_comm_call *out);
-/* Calls of communicators of several ranks since the last sy_comm_calls_take: the k-th of them from
-   0 on, false where it is not kept (any more), and its signature. */
+/* Calls of lane 0 between the last two sy_comm_calls_take: the k-th of them from 0 on, false where
+   it is not kept (any more), and its signature. */
 bool sy__recorder_call(int64_t k, sy_comm_call *out, uint64_t *signature);
 int64_t sy__recorder_count(int64_t *first_kept);
 /* Seconds that a rank whose collective failed leaves to the watchdog. */

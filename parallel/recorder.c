@@ -16,7 +16,9 @@ typedef struct entry {
     const char *what;
     int64_t number; /* of this call among the communicator's own, from 1 */
     int64_t n_done;
-    int64_t place; /* among the calls with other ranks; 0: it was none */
+    uint64_t lane;
+    int64_t common;
+    int64_t place; /* in its lane; 0: a call without other ranks */
     uint64_t signature, digest;
     int64_t bytes;
     sy__collective which;
@@ -27,34 +29,41 @@ typedef struct entry {
 static struct {
     pthread_mutex_t lock;
     int64_t n;
-    int64_t n_taken, n_taken_before; /* at the last take and at the one before it */
-    int64_t n_places;                /* calls with other ranks */
+    int64_t n_common;                /* calls of lane 0 */
+    int64_t n_taken, n_taken_before; /* of them, at the last take and at the one before it */
     uint64_t digest;                 /* of those since the last take */
     double patience_s;
     entry ring[RING];
 } recorder = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-void sy__recorder_add(const sy_comm *comm, const sy_comm_args *args, sy__collective which,
+static uint64_t chain(uint64_t digest, uint64_t signature)
+{
+    digest = (digest ^ signature) * 0x9E3779B97F4A7C15U;
+    return digest ^ digest >> 31;
+}
+
+void sy__recorder_add(sy_comm *comm, const sy_comm_args *args, sy__collective which,
                       uint64_t signature)
 {
     pthread_mutex_lock(&recorder.lock);
     entry *e = &recorder.ring[recorder.n++ % RING];
-    e->comm = comm;
+    *e = (entry){.comm = comm,
+                 .what = args->what,
+                 .number = comm->n_issued,
+                 .bytes = sy__comm_common_bytes(args, which),
+                 .which = which,
+                 .layer = args->layer,
+                 .lane = comm->lane};
     memcpy(e->comm_name, comm->name, sizeof e->comm_name);
-    e->what = args->what;
-    e->number = comm->n_issued;
-    e->bytes = sy__comm_common_bytes(args, which);
-    e->signature = 0;
-    e->place = 0;
     if (comm->size > 1) {
-        recorder.digest = (recorder.digest ^ signature) * 0x9E3779B97F4A7C15U;
-        recorder.digest ^= recorder.digest >> 31;
+        uint64_t *digest = comm->lane == 0 ? &recorder.digest : &comm->digest;
+        recorder.n_common += comm->lane == 0;
+        *digest = chain(*digest, signature);
         e->signature = signature;
-        e->digest = recorder.digest;
-        e->place = ++recorder.n_places;
+        e->digest = *digest;
+        e->place = comm->lane == 0 ? recorder.n_common : comm->n_issued;
+        e->common = recorder.n_common;
     }
-    e->which = which;
-    e->layer = args->layer;
     pthread_mutex_unlock(&recorder.lock);
 }
 
@@ -80,7 +89,9 @@ static bool waits(const entry *e)
 
 static sy_comm_call call_of(const entry *e)
 {
-    sy_comm_call c = {.place = e->place,
+    sy_comm_call c = {.lane = e->lane,
+                      .common = e->common,
+                      .place = e->place,
                       .digest = e->digest,
                       .number = e->number,
                       .bytes = e->bytes,
@@ -132,18 +143,32 @@ int64_t sy_comm_calls_take(void)
     const int64_t number = (int64_t)(recorder.digest >> 40);
     recorder.digest = 0;
     recorder.n_taken_before = recorder.n_taken;
-    recorder.n_taken = recorder.n;
+    recorder.n_taken = recorder.n_common;
     pthread_mutex_unlock(&recorder.lock);
     return number;
+}
+
+/* The entry of the call of lane 0 at this place; NULL: it is not kept. */
+static const entry *common_call(int64_t place)
+{
+    for (int32_t i = 0; i < RING; i++) {
+        const entry *e = &recorder.ring[i];
+        if (e->lane == 0 && e->place == place && place > 0) {
+            return e;
+        }
+    }
+    return NULL;
 }
 
 int64_t sy__recorder_count(int64_t *first_kept)
 {
     pthread_mutex_lock(&recorder.lock);
-    const int64_t lost = recorder.n - RING - recorder.n_taken_before;
     const int64_t n = recorder.n_taken - recorder.n_taken_before;
+    *first_kept = n;
+    while (*first_kept > 0 && common_call(recorder.n_taken_before + *first_kept) != NULL) {
+        (*first_kept)--;
+    }
     pthread_mutex_unlock(&recorder.lock);
-    *first_kept = lost > 0 ? lost : 0;
     return n;
 }
 
@@ -152,14 +177,14 @@ bool sy__recorder_call(int64_t k, sy_comm_call *out, uint64_t *signature)
     *out = (sy_comm_call){0};
     *signature = 0;
     pthread_mutex_lock(&recorder.lock);
-    const int64_t i = recorder.n_taken_before + k;
-    const bool kept = k >= 0 && i < recorder.n_taken && i >= recorder.n - RING;
-    if (kept) {
-        *out = call_of(&recorder.ring[i % RING]);
-        *signature = recorder.ring[i % RING].signature;
+    const int64_t place = recorder.n_taken_before + k + 1;
+    const entry *e = k >= 0 && place <= recorder.n_taken ? common_call(place) : NULL;
+    if (e != NULL) {
+        *out = call_of(e);
+        *signature = e->signature;
     }
     pthread_mutex_unlock(&recorder.lock);
-    return kept;
+    return e != NULL;
 }
 
 void sy__recorder_be_patient(double seconds)

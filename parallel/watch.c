@@ -122,7 +122,8 @@ static void observe_self(sy_watch *w, double dt)
     sy_pulse p = sy_pulse_read();
     sy_comm_call call[SY_WATCH_CALLS];
     const bool waits = sy__recorder_last(call, SY_WATCH_CALLS);
-    const bool same_call = waits && b->waits && call[0].place == b->call[0].place;
+    const bool same_call =
+        waits && b->waits && call[0].lane == b->call[0].lane && call[0].place == b->call[0].place;
     b->wait_s = same_call ? b->wait_s + dt : 0;
     b->quiet_s = p.beats == w->n_beats ? b->quiet_s + dt : 0;
     w->n_beats = p.beats;

@@ -31,10 +31,13 @@ static const sy_comm_call *call_of(const sy_watch_seen *seen, int32_t at)
     return &seen[at / SY_WATCH_CALLS].beat.call[at % SY_WATCH_CALLS];
 }
 
-static int compare_calls(const void *a, const void *b, void *seen)
+static int compare_in_lane(const void *a, const void *b, void *seen)
 {
     const int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
     const sy_comm_call *p = call_of(seen, x), *q = call_of(seen, y);
+    if (p->lane != q->lane) {
+        return p->lane < q->lane ? -1 : 1;
+    }
     if (p->place != q->place) {
         return p->place < q->place ? -1 : 1;
     }
@@ -44,8 +47,20 @@ static int compare_calls(const void *a, const void *b, void *seen)
     return x < y ? -1 : x > y;
 }
 
+/* Lane 0 is first among equals: the calls of others follow that of lane 0. */
+static int compare_progress(const void *a, const void *b, void *seen)
+{
+    const sy_comm_call *p = call_of(seen, *(const int32_t *)a);
+    const sy_comm_call *q = call_of(seen, *(const int32_t *)b);
+    if (p->common != q->common) {
+        return p->common < q->common ? -1 : 1;
+    }
+    return compare_in_lane(a, b, seen);
+}
+
 /* Put the calls of all ranks in order: the first of each, or all. Returns how many. */
-static int32_t sort_calls(const sy_watch_table *t, int32_t n_each)
+static int32_t sort_calls(const sy_watch_table *t, int32_t n_each,
+                          int (*compare)(const void *, const void *, void *))
 {
     int32_t n = 0;
     for (int32_t r = 0; r < t->n; r++) {
@@ -54,8 +69,13 @@ static int32_t sort_calls(const sy_watch_table *t, int32_t n_each)
             n += call_of(t->seen, t->order[n])->place > 0;
         }
     }
-    qsort_r(t->order, (size_t)n, sizeof *t->order, compare_calls, t->seen);
+    qsort_r(t->order, (size_t)n, sizeof *t->order, compare, t->seen);
     return n;
+}
+
+static bool at_one_place(const sy_comm_call *p, const sy_comm_call *q)
+{
+    return p->lane == q->lane && p->place == q->place;
 }
 
 /* Calls at the same place, to which their ranks came by the same calls: t->order[first .. end-1].
@@ -64,7 +84,7 @@ static int32_t end_of_group(const sy_watch_table *t, int32_t first, int32_t n)
 {
     const sy_comm_call *p = call_of(t->seen, t->order[first]);
     int32_t end = first + 1;
-    while (end < n && p->place == call_of(t->seen, t->order[end])->place &&
+    while (end < n && at_one_place(p, call_of(t->seen, t->order[end])) &&
            p->digest == call_of(t->seen, t->order[end])->digest) {
         end++;
     }
@@ -88,8 +108,8 @@ static bool calls_differ(const sy_watch_table *t)
     }
     for (int32_t i = 0; i < n; i++) {
         const sy_comm_call *c = call_of(t->seen, i);
-        int32_t *slot = &t->order[c->place % n];
-        if (c->place > 0 && *slot >= 0 && call_of(t->seen, *slot)->place == c->place &&
+        int32_t *slot = &t->order[((uint64_t)c->place + c->lane) % (uint64_t)n];
+        if (c->place > 0 && *slot >= 0 && at_one_place(call_of(t->seen, *slot), c) &&
             call_of(t->seen, *slot)->digest != c->digest) {
             return true;
         }
@@ -106,11 +126,11 @@ static bool find_desync(sy_watch_table *t)
     if (!calls_differ(t)) {
         return false;
     }
-    const int32_t n = sort_calls(t, SY_WATCH_CALLS);
+    const int32_t n = sort_calls(t, SY_WATCH_CALLS, compare_in_lane);
     for (int32_t first = 0, end; first < n; first = end) {
         end = end_of_group(t, first, n);
         if (end < n &&
-            call_of(t->seen, t->order[first])->place == call_of(t->seen, t->order[end])->place) {
+            at_one_place(call_of(t->seen, t->order[first]), call_of(t->seen, t->order[end]))) {
             const int32_t next = end_of_group(t, end, n);
             const bool first_is_usual = end - first >= next - end;
             t->usual = t->order[first_is_usual ? first : end];
@@ -146,7 +166,7 @@ static bool find_stuck(sy_watch_table *t)
 /* All wait, at different places: for those that are furthest behind. */
 static void blame_the_last(sy_watch_table *t)
 {
-    const int32_t n = sort_calls(t, 1);
+    const int32_t n = sort_calls(t, 1, compare_progress);
     const int32_t end = n > 0 ? end_of_group(t, 0, n) : 0;
     if (end < n) {
         blame_group(t, 0, end);

@@ -197,6 +197,24 @@ static void calls_at_other_places_are_not_compared(void **state)
     assert_int_equal(sy_watch_judge(&t), SY_WATCH_FINE);
 }
 
+/* Groups of experts make calls of their own number; the last is who made fewest calls with all. */
+static void calls_of_other_groups_are_not_compared(void **state)
+{
+    (void)state;
+    sy_watch_table t = waiting(4, 0);
+    for (int32_t r = 0; r < 4; r++) {
+        sy_comm_call *c = seen[r].beat.call;
+        c[0].lane = 1 + (uint64_t)r / 2;
+        c[0].common = 40;
+        c[0].place = 7;
+        c[0].digest = 10 + (uint64_t)r / 2;
+    }
+    assert_int_equal(sy_watch_judge(&t), SY_WATCH_FINE);
+    seen[3].beat.call[0].digest = 12;
+    assert_int_equal(sy_watch_judge(&t), SY_WATCH_DESYNC);
+    assert_true(n_blamed(&t) == 1 && (blamed[2] || blamed[3]));
+}
+
 static void thousand_ranks_and_a_dead_host_read_in_a_few_lines(void **state)
 {
     (void)state;
@@ -299,6 +317,7 @@ int main(void)
         cmocka_unit_test(other_call_at_the_same_place_is_found_at_once_with_both_calls),
         cmocka_unit_test(other_call_that_is_over_is_found_behind_the_current_one),
         cmocka_unit_test(calls_at_other_places_are_not_compared),
+        cmocka_unit_test(calls_of_other_groups_are_not_compared),
         cmocka_unit_test(thousand_ranks_and_a_dead_host_read_in_a_few_lines),
         cmocka_unit_test(message_of_ranks_that_all_differ_stays_in_its_buffer),
         cmocka_unit_test(rank_that_computes_longer_beyond_the_spread_is_a_straggler),
