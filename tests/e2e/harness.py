@@ -39,7 +39,8 @@ class Job:
         self.mark = "SY_E2E_JOB=" + uuid.uuid4().hex
         self.ranks = ranks
         self.env = {**os.environ, **MPI_ENV, **(env or {}), "SY_E2E_JOB": self.mark.split("=")[1]}
-        self.env.pop("SY_FAULT", None)
+        for name in ("SY_FAULT", "SY_IO_FAULTS"):
+            self.env.pop(name, None)
         if fault:
             self.env["SY_FAULT"] = fault
         mpirun = [os.environ.get("MPIRUN", "mpirun"), "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]

@@ -53,6 +53,7 @@ class Streams(Outside):
 
 class Terminal(Outside):
     def start_run(self, *program, ranks=0):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs these tests may be under nohup, and we would inherit it
         config = self.config(train={"steps": 1000000, "checkpoint_every": 0})
         job = self.start("train", config, "--run-dir", self.folder / "run", program=[*program, harness.PROGRAM], ranks=ranks)
         self.wait_for_steps(job, "run", 3)
