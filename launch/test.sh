@@ -128,9 +128,10 @@ main_build() {
 }
 
 # Warnings are no errors here: sanitizers make the compiler see paths that are none.
+# Kernels are compiled once, in build/.
 sanitize() {
   say "configuring build-asan/"
-  configure build-asan -Dsanitize=address,undefined -Dbuildtype=debugoptimized || give_up "meson setup build-asan"
+  configure build-asan -Dsanitize=address,undefined -Dbuildtype=debugoptimized -Dcuda=disabled || give_up "meson setup build-asan"
   if [ "$long" = yes ]; then
     run sanitize build-asan unit fuzz ops
   else
