@@ -47,7 +47,7 @@ class OutOfMemory(harness.Case):
                 n += dice.randint(1, 15 if LONG else 2 * stride)
 
     def test_training_ends_or_goes_on_together(self):
-        self.run_through(900, 0, "train", self.cfg, "--run-dir", self.dir,
+        self.run_through(450, 0, "train", self.cfg, "--run-dir", self.dir,
                          before=lambda: shutil.rmtree(self.dir, ignore_errors=True))
 
     def test_resuming_ends_or_goes_on_together(self):
@@ -56,14 +56,14 @@ class OutOfMemory(harness.Case):
         def before():
             shutil.rmtree(self.dir, ignore_errors=True)
             shutil.copytree(self.folder / "whole", self.dir, symlinks=True)
-        self.run_through(1800, 0, "train", self.cfg, "--run-dir", self.dir, "--resume", "--set", "train.steps=4", before=before)
+        self.run_through(900, 0, "train", self.cfg, "--run-dir", self.dir, "--resume", "--set", "train.steps=4", before=before)
 
     def test_readers_end_together(self):
         self.train(self.cfg, "run", ranks=2)
         a, b = (self.dir / f"checkpoints/step_0000000{step}.h5" for step in (1, 2))
-        self.run_through(300, 0, "verify", a)
-        self.run_through(500, 1, "diff", a, b)
-        self.run_through(800, 0, "eval", a, "--data", self.home / "held_out")
+        self.run_through(150, 0, "verify", a)
+        self.run_through(250, 1, "diff", a, b)
+        self.run_through(400, 0, "eval", a, "--data", self.home / "held_out")
 
 
 if __name__ == "__main__":
