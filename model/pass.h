@@ -53,6 +53,7 @@ typedef struct sy_stats {
     sy_tensor nll_sum;    /* [1] F64: sum of nll over this rank's loss tokens */
     double dispatch_s, combine_s, experts_s; /* host time inside; streams that run at once only */
     int64_t n_extra_passes;
+    double *h_router; /* [L, n] host: what routers sum over a step for themselves; NULL: nothing */
     /* Every choice of this rank, one layer after another, for whoever wants to see them: [n] I32
        expert or -1, [n] U8 not dropped. Usually absent. */
     sy_tensor chosen, chosen_kept;

@@ -13,6 +13,8 @@ extern "C" {
 typedef struct sy_step_end {
     const int64_t *h_load, *h_kept; /* [L, E] choices, and those not dropped; NULL: dense */
     int32_t L, E;
+    const double *h_router; /* [L, n_router] what routers summed over the step's tokens */
+    int64_t n_router;
     int64_t routed_tokens;
     bool skipped;
     sy_stream *stream; /* has passed all of the step, and may be waited for */

@@ -102,6 +102,7 @@ static sy_status create(const sy__moe *moe, sy_pass *p, sy_host_route **out)
                          .E = (int32_t)E,
                          .K = (int32_t)K,
                          .M = (int32_t)M,
+                         .H = moe->layout.H,
                          .layer = moe->layer,
                          .vocab = moe->model->vocab_size,
                          .training = p->kind == SY_PASS_TRAIN || p->kind == SY_PASS_RECOMPUTE,
@@ -200,11 +201,14 @@ cleanup:
     return st;
 }
 
-/* in [T, M] = x W^T, in p->scratch; absent where the router has no matrix. */
+/* in [T, M] = x W^T, or x itself, in p->scratch; absent where the router wants neither. */
 static sy_status matrix(const sy__moe *moe, sy_pass *p, const sy_tensor *x, sy_tensor *in)
 {
     sy_status st = SY_OK;
     sy_tensor input;
+    if (moe->layout.reads_x) {
+        return sy__moe_router_input(moe, p, x, in);
+    }
     SY_TRY(sy_arena_2d(p->scratch, p->wide, x->shape[0], moe->layout.M, in));
     if (moe->layout.M > 0) {
         SY_TRY(sy__moe_router_input(moe, p, x, &input));
@@ -229,6 +233,9 @@ sy_status sy__host_route_forward(const sy__moe *moe, sy_pass *p, const sy_tensor
     r->z = r->in;
     if (moe->layout.M != r->E || ops->score != NULL) {
         SY_TRY(host_doubles(p, r->T * r->E, &r->z));
+    }
+    if (p->kind == SY_PASS_TRAIN && p->stats != NULL && p->stats->h_router != NULL) {
+        r->sum = p->stats->h_router + moe->layer * moe->layout.n_sums;
     }
     if (!p->mesh->dev->dry) {
         if (ops->score != NULL) {
@@ -340,7 +347,7 @@ static sy_status declare_matrix(sy__moe *moe, const char *prefix, sy_param_spec 
         snprintf(spec->piece[i].name, sizeof spec->piece[i].name, "%s/moe/%s", prefix, l->piece[i]);
         spec->piece[i].extent = l->M / l->n_pieces;
     }
-    return l->M > 0 ? sy_params_declare(params, spec, &moe->router_w) : SY_OK;
+    return l->M > 0 && !l->reads_x ? sy_params_declare(params, spec, &moe->router_w) : SY_OK;
 }
 
 sy_status sy__host_route_declare(sy__moe *moe, const char *prefix, sy_param_spec *router,
@@ -375,19 +382,58 @@ cleanup:
     return st;
 }
 
+/* Values of a wide parameter to the host, and back. */
+static sy_status take(const sy__moe *moe, const sy_step_end *end, const sy_tensor *value,
+                      double *out)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy_copy_d2h(end->stream, moe->h_raw, value->data, sy_tensor_bytes(value)));
+    SY_TRY(sy_stream_sync(end->stream));
+    sy_convert(SY_F64, out, value->dtype, moe->h_raw, sy_tensor_numel(value));
+cleanup:
+    return st;
+}
+
+static sy_status give(const sy__moe *moe, const sy_step_end *end, const double *from,
+                      const sy_tensor *value)
+{
+    sy_status st = SY_OK;
+    sy_convert(value->dtype, moe->h_raw, SY_F64, from, sy_tensor_numel(value));
+    SY_TRY(sy_copy_h2d(end->stream, value->data, moe->h_raw, sy_tensor_bytes(value)));
+    SY_TRY(sy_stream_sync(end->stream));
+cleanup:
+    return st;
+}
+
+/* Parameters that are the router's are wide: their values are their own masters, whole on every
+   rank, so what all ranks write there alike is what the optimizer goes on from. */
+static sy_status adapt(sy__moe *moe, const sy_step_end *end)
+{
+    sy_status st = SY_OK;
+    bool changed = false;
+    for (int32_t i = 0; i < moe->layout.n_params; i++) {
+        SY_TRY(take(moe, end, &moe->own[i]->value, moe->h_own[i]));
+    }
+    changed = moe->router->host->adapt(moe->config, end, moe->layer, moe->h_state, moe->h_own);
+    for (int32_t i = 0; changed && i < moe->layout.n_params; i++) {
+        SY_TRY(give(moe, end, moe->h_own[i], &moe->own[i]->value));
+    }
+cleanup:
+    return st;
+}
+
 sy_status sy__host_route_end_step(sy__moe *moe, const sy_step_end *end)
 {
     sy_status st = SY_OK;
-    sy_tensor state;
-    state = moe->state->value;
-    const int64_t n = sy_tensor_numel(&state);
-    SY_TRY(sy_copy_d2h(end->stream, moe->h_raw, state.data, sy_tensor_bytes(&state)));
-    SY_TRY(sy_stream_sync(end->stream));
-    sy_convert(SY_F64, moe->h_state, state.dtype, moe->h_raw, n);
-    moe->router->host->end_step(moe->config, end, moe->layer, moe->h_state);
-    sy_convert(state.dtype, moe->h_raw, SY_F64, moe->h_state, n);
-    SY_TRY(sy_copy_h2d(end->stream, state.data, moe->h_raw, sy_tensor_bytes(&state)));
-    SY_TRY(sy_stream_sync(end->stream));
+    const sy_host_router_ops *ops = moe->router->host;
+    SY_TRY(take(moe, end, &moe->state->value, moe->h_state));
+    if (ops->end_step != NULL) {
+        ops->end_step(moe->config, end, moe->layer, moe->h_state);
+    }
+    if (ops->adapt != NULL) {
+        SY_TRY(adapt(moe, end));
+    }
+    SY_TRY(give(moe, end, moe->h_state, &moe->state->value));
 cleanup:
     return st;
 }

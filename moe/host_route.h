@@ -21,6 +21,8 @@ typedef struct sy_host_route {
     const int32_t *ids;       /* [T] */
     const int64_t *token_glb; /* [T] */
     double *in, *z;           /* [T, M], [T, E]; the same array where the router has no score */
+    int64_t H;                /* width of x */
+    double *sum;              /* [n_sums] of the step so far; += in training, where it is given */
     int32_t *expert;          /* [T, K] -1: hole; holes stand behind the experts of a token */
     double *weight;           /* [T, K] */
     double *weight_grad;      /* [T, K] SY_ROUTER_TWO_WEIGHTS: what the experts' gradients use */

@@ -404,6 +404,9 @@ cleanup:
 static void destroy(void *self)
 {
     sy__moe *moe = self;
+    for (int32_t i = 0; i < SY_ROUTER_PARAMS; i++) {
+        sy_free(&moe->h_own[i]);
+    }
     sy_free(&moe->h_raw);
     sy_free(&moe->h_state);
     sy_free(&moe);
@@ -417,6 +420,27 @@ static const sy_sublayer_ops moe_ops = {
     .end_step = end_step,
     .destroy = destroy,
 };
+
+/* Where bias, state and own parameters are updated. */
+static sy_status create_host_memory(sy__moe *moe)
+{
+    sy_status st = SY_OK;
+    const sy_router_layout *l = &moe->layout;
+    const bool adapts = moe->router->host != NULL && moe->router->host->adapt != NULL;
+    int64_t n = moe->config->experts > l->n_state ? moe->config->experts : l->n_state;
+    if (moe->config->bias_update_rate <= 0 && l->n_state == 0) {
+        return SY_OK;
+    }
+    SY_TRY(sy_alloc(n, sizeof *moe->h_state, (void **)&moe->h_state));
+    for (int32_t i = 0; adapts && i < l->n_params; i++) {
+        const int64_t m = l->param[i].shape[0] * l->param[i].shape[1];
+        SY_TRY(sy_alloc(m, sizeof(double), (void **)&moe->h_own[i]));
+        n = m > n ? m : n;
+    }
+    SY_TRY(sy_alloc(n, sizeof(double), &moe->h_raw));
+cleanup:
+    return st;
+}
 
 sy_status sy_moe_create(const sy_model_config *model, const sy_moe_config *config, int32_t layer,
                         sy_sublayer *out)
@@ -441,12 +465,8 @@ sy_status sy_moe_create(const sy_model_config *model, const sy_moe_config *confi
                    .gated = config->shared_gate},
         .has_shared = config->shared_experts > 0};
     SY_REQUIRE(moe->router != NULL, SY_ERR_USAGE, "unknown router '%s'", config->router);
-    sy_router_layout_of(config, &moe->layout);
-    if (config->bias_update_rate > 0 || moe->layout.n_state > 0) {
-        int64_t n = config->experts > moe->layout.n_state ? config->experts : moe->layout.n_state;
-        SY_TRY(sy_alloc(n, sizeof *moe->h_state, (void **)&moe->h_state));
-        SY_TRY(sy_alloc(n, sizeof(double), &moe->h_raw));
-    }
+    sy_router_layout_of(config, model->hidden, &moe->layout);
+    SY_TRY(create_host_memory(moe));
     *out = (sy_sublayer){&moe_ops, moe};
     moe = NULL;
 cleanup:

@@ -85,6 +85,22 @@ static sy_status losses(const sy__moe *moe, sy_pass *p, const sy__moe_saved *s, 
                                                    .score = (sy_score)moe->config->score});
 }
 
+/* The router read x itself: dx += din (through the jitter). */
+static sy_status router_input_backward(const sy__moe *moe, sy_pass *p, const sy_tensor *din,
+                                       sy_tensor *dx)
+{
+    sy_status st = SY_OK;
+    sy_tensor narrow = *din;
+    if (p->compute != p->wide) {
+        SY_TRY(sy_arena_2d(p->scratch, p->compute, din->shape[0], din->shape[1], &narrow));
+        SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = *din, .y = narrow}));
+    }
+    SY_TRY(sy__moe_jitter(moe, p, &narrow));
+    SY_TRY(sy_add(p->stream, &(sy_add_args){.a = *dx, .b = narrow, .y = *dx}));
+cleanup:
+    return st;
+}
+
 /* dW_r += dz^T x_r; dx += dz W_r (through the jitter). */
 static sy_status router_linear_backward(const sy__moe *moe, sy_pass *p, const sy_tensor *x,
                                         const sy_tensor *dz, sy_tensor *dx)
@@ -126,6 +142,8 @@ static sy_status router_backward(const sy__moe *moe, sy_pass *p, const sy__moe_s
     }
     if (moe->router_w != NULL) {
         SY_TRY(router_linear_backward(moe, p, x, &din, dx));
+    } else if (moe->layout.reads_x) {
+        SY_TRY(router_input_backward(moe, p, &din, dx));
     }
 cleanup:
     sy_arena_release(p->scratch, mark);

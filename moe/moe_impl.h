@@ -21,6 +21,7 @@ typedef struct sy__moe {
     sy_param *own[SY_ROUTER_PARAMS], *state; /* of a router on the host; NULL: it has none */
     double *h_state; /* [E or n_state], with h_raw [the same] wide: where bias or state is updated;
                         NULL without them */
+    double *h_own[SY_ROUTER_PARAMS]; /* own parameters, where the router changes them itself */
     void *h_raw;
 } sy__moe;
 

@@ -45,8 +45,10 @@ enum { SY_ROUTER_PIECES = 3, SY_ROUTER_PARAMS = 2 };
 
 /* What a router on the host owns beside slots. All optional but K. */
 typedef struct sy_router_layout {
+    int64_t H;        /* given: the model's width */
     int32_t K;        /* slots per token (default: top_k) */
     int32_t M;        /* rows of its matrix W [M, H], in = x W^T (default: E; 0: no matrix) */
+    bool reads_x;     /* in is x itself, [T, H]; there is no matrix, and M is set to H */
     int32_t n_pieces; /* W in the file: "router", or pieces of equal height */
     const char *piece[SY_ROUTER_PIECES];
     bool zero_matrix; /* begins with zeros */
@@ -57,7 +59,8 @@ typedef struct sy_router_layout {
         sy_init init;
         double std;
     } param[SY_ROUTER_PARAMS];
-    int32_t n_state; /* numbers that are saved and that end_step changes; they begin with zeros */
+    int64_t n_state; /* numbers that are saved and that end_step changes; they begin with zeros */
+    int64_t n_sums;  /* numbers that are summed over the tokens of a step, for end_step */
 } sy_router_layout;
 
 struct sy_host_route; /* moe/host_route.h */
@@ -79,6 +82,10 @@ typedef struct sy_host_router_ops {
      * whatever the layout. (optional) */
     void (*end_step)(const sy_moe_config *config, const sy_step_end *end, int32_t layer,
                      double *state);
+    /* Likewise, with the router's own parameters, which may be changed by hand; true if they were.
+     * The optimizer's moments stay. (optional) */
+    bool (*adapt)(const sy_moe_config *config, const sy_step_end *end, int32_t layer, double *state,
+                  double *const *param);
 } sy_host_router_ops;
 
 typedef struct sy_router_ops {
@@ -103,9 +110,11 @@ typedef struct sy_router_ops {
 const sy_router_ops *sy_router_find(const char *name);
 /* All names, NULL-terminated. Not collective. */
 const char *const *sy_router_names(void);
-/* What the configuration's router owns, slots per token among it. Requires that there is such a
- * router. Not collective. */
-void sy_router_layout_of(const sy_moe_config *config, sy_router_layout *out);
+/* What the configuration's router owns in a model of width H, slots per token among it. Requires
+ * that there is such a router. Not collective. */
+void sy_router_layout_of(const sy_moe_config *config, int64_t H, sy_router_layout *out);
+/* Numbers per layer that the router sums over a step. Not collective. */
+int64_t sy_router_sums(const sy_moe_config *config, int64_t H);
 /* Slots per token (K). Not collective. */
 int32_t sy_router_slots(const sy_moe_config *config);
 /* After parsing: refuse settings that do not go together, and another router's section; set

@@ -30,19 +30,29 @@ const char *const *sy_router_names(void)
     return names;
 }
 
-void sy_router_layout_of(const sy_moe_config *config, sy_router_layout *out)
+void sy_router_layout_of(const sy_moe_config *config, int64_t H, sy_router_layout *out)
 {
     const sy_host_router_ops *host = sy_router_find(config->router)->host;
-    *out = (sy_router_layout){.K = config->top_k, .M = config->experts};
+    *out = (sy_router_layout){.H = H, .K = config->top_k, .M = config->experts};
     if (host != NULL && host->layout != NULL) {
         host->layout(config, out);
     }
+    if (out->reads_x) {
+        out->M = (int32_t)H;
+    }
+}
+
+int64_t sy_router_sums(const sy_moe_config *config, int64_t H)
+{
+    sy_router_layout layout;
+    sy_router_layout_of(config, H, &layout);
+    return layout.n_sums;
 }
 
 int32_t sy_router_slots(const sy_moe_config *config)
 {
     sy_router_layout layout;
-    sy_router_layout_of(config, &layout);
+    sy_router_layout_of(config, 0, &layout);
     return layout.K;
 }
 

@@ -144,6 +144,20 @@ void sy__balance_costs(const sy_host_route *r, int64_t from, int64_t to, double 
     }
 }
 
+double sy__dot(const double *a, const double *b, int64_t n)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += a[i] * b[i];
+    }
+    return sum;
+}
+
+double sy__length(const double *a, int64_t n)
+{
+    return sqrt(sy__dot(a, a, n) + 1e-12);
+}
+
 void sy__choose_topk(sy_host_route *r)
 {
     for (int64_t t = 0; t < r->T; t++) {

@@ -19,6 +19,7 @@
     OWN(cosine)                                                                                    \
     OWN(skywork)                                                                                   \
     OWN(maskmoe)                                                                                   \
-    OWN(grin)
+    OWN(grin)                                                                                      \
+    OWN(dynmoe)
 
 #endif

@@ -10,6 +10,7 @@
 #include "model/kv.h"
 #include "moe/decoder.h"
 #include "moe/moe.h"
+#include "moe/router.h"
 #include "parallel/agree.h"
 #include "parallel/units.h"
 #include "train/room.h"
@@ -115,6 +116,10 @@ static sy_status create_fixed(sy_engine *e)
     SY_TRY(sy_alloc(e->sums.shape[0], sizeof *e->h_sums, (void **)&e->h_sums));
     SY_TRY(sy_alloc(e->sums.shape[0], sizeof *e->h_own_sums, (void **)&e->h_own_sums));
     SY_TRY(sy_alloc(e->loads.shape[0], sizeof *e->h_loads, (void **)&e->h_loads));
+    e->n_router_sums = E > 0 ? L * sy_router_sums(e->settings->moe, e->settings->model->hidden) : 0;
+    if (e->n_router_sums > 0) {
+        SY_TRY(sy_alloc(e->n_router_sums, sizeof(double), (void **)&e->stats.h_router));
+    }
     part = sy_tensor_rows(&e->sums, 2, L * SY_N_SUMS);
     e->stats.sums = sy_tensor_2d(part.data, SY_F64, L, SY_N_SUMS);
     e->stats.nll_sum = sy_tensor_rows(&e->sums, 1, 1);
@@ -289,6 +294,7 @@ void sy_engine_destroy(sy_engine **engine)
         return;
     }
     sy_kv_destroy(&e->kv);
+    sy_free(&e->stats.h_router);
     sy_free(&e->h_loads);
     sy_free(&e->h_own_sums);
     sy_free(&e->h_sums);

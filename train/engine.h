@@ -45,8 +45,9 @@ typedef struct sy_engine {
     double *h_sums;     /* host copies after sy_engine_reduce_stats */
     double *h_own_sums; /* of this rank alone */
     int64_t *h_loads;
-    sy_stats stats;   /* views into sums and loads */
-    struct sy_kv *kv; /* generation */
+    int64_t n_router_sums; /* in all layers */
+    sy_stats stats;        /* views into sums and loads */
+    struct sy_kv *kv;      /* generation */
     int64_t base_rss_bytes, predicted_bytes;
 } sy_engine;
 
@@ -64,7 +65,8 @@ sy_status sy_engine_end(sy_engine *engine, sy_pass *pass);
 
 /* Zero the statistics of a step. Enqueued. Not collective. */
 sy_status sy_engine_zero_stats(sy_engine *engine);
-/* Sum them over all ranks into h_sums and h_loads. Collective over the mesh's world; waits. */
+/* Sum them over all ranks into h_sums, h_loads and stats.h_router. Collective over the mesh's
+ * world; waits. */
 sy_status sy_engine_reduce_stats(sy_engine *engine);
 
 /* Experts in the model (0: dense) and layers. Not collective. */

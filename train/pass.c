@@ -1,5 +1,6 @@
 /* Passes of an engine: micro-batch to the device, arenas reset, statistics reduced. */
 #include "model/kv.h"
+#include "parallel/agree.h"
 #include "train/engine.h"
 
 /* Copy one array of the batch; absent stays absent (but a rank without tokens has all of them,
@@ -92,6 +93,9 @@ sy_status sy_engine_zero_stats(sy_engine *e)
     SY_TRY(sy_zero(e->compute_stream, e->loads.data, sy_tensor_bytes(&e->loads)));
     e->stats.dispatch_s = e->stats.combine_s = e->stats.experts_s = 0;
     e->stats.n_extra_passes = e->stats.n_chosen = 0;
+    for (int64_t i = 0; i < e->n_router_sums; i++) {
+        e->stats.h_router[i] = 0;
+    }
 cleanup:
     return st;
 }
@@ -119,6 +123,10 @@ sy_status sy_engine_reduce_stats(sy_engine *e)
     SY_TRY(sy_copy_d2h(e->compute_stream, e->h_sums, e->sums.data, sy_tensor_bytes(&e->sums)));
     SY_TRY(sy_copy_d2h(e->compute_stream, e->h_loads, e->loads.data, sy_tensor_bytes(&e->loads)));
     SY_TRY(sy_stream_sync(e->compute_stream));
+    if (e->n_router_sums > 0) {
+        SY_TRY(sy_host_all_reduce(e->mesh->host, e->stats.h_router, e->n_router_sums, SY_F64,
+                                  SY_SUM, "router sums"));
+    }
 cleanup:
     return st;
 }

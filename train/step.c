@@ -278,13 +278,16 @@ static sy_status update(sy_trainer *t, sy_step_result *r)
     sy_span_end();
     book(t, &t->time.param_gather_s, &from);
     sy_span_begin(SY_SPAN_PHASE, "optimizer", -1, -1);
-    SY_TRY(sy_model_end_step(e->model, &(sy_step_end){.h_load = r->load,
-                                                      .h_kept = r->kept,
-                                                      .L = t->settings->model->layers,
-                                                      .E = sy_engine_experts(e),
-                                                      .routed_tokens = r->routed_tokens,
-                                                      .skipped = skip,
-                                                      .stream = e->compute_stream}));
+    SY_TRY(sy_model_end_step(
+        e->model, &(sy_step_end){.h_load = r->load,
+                                 .h_kept = r->kept,
+                                 .h_router = e->stats.h_router,
+                                 .n_router = e->n_router_sums / t->settings->model->layers,
+                                 .L = t->settings->model->layers,
+                                 .E = sy_engine_experts(e),
+                                 .routed_tokens = r->routed_tokens,
+                                 .skipped = skip,
+                                 .stream = e->compute_stream}));
     SY_TRY(sy_stream_sync(e->compute_stream));
     sy_span_end();
     book(t, &t->time.optimizer_s, &from);

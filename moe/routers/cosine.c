@@ -32,29 +32,14 @@ static double temperature(const sy_host_route *r)
     return own->temperature * exp(r->param[LOG_TEMPERATURE][0]);
 }
 
-static double dot(const double *a, const double *b, int32_t n)
-{
-    double sum = 0;
-    for (int32_t i = 0; i < n; i++) {
-        sum += a[i] * b[i];
-    }
-    return sum;
-}
-
-/* The length of what has none is small but not 0. */
-static double length(const double *a, int32_t n)
-{
-    return sqrt(dot(a, a, n) + 1e-12);
-}
-
 static void score(sy_host_route *r)
 {
     const double tau = temperature(r);
     for (int64_t t = 0; t < r->T; t++) {
-        const double *u = r->in + t * r->M, of_u = length(u, r->M);
+        const double *u = r->in + t * r->M, of_u = sy__length(u, r->M);
         for (int32_t e = 0; e < r->E; e++) {
             const double *c = r->param[CENTROIDS] + e * r->M;
-            r->z[t * r->E + e] = dot(u, c, r->M) / (of_u * length(c, r->M) * tau);
+            r->z[t * r->E + e] = sy__dot(u, c, r->M) / (of_u * sy__length(c, r->M) * tau);
         }
     }
 }
@@ -77,10 +62,10 @@ static void score_backward(sy_host_route *r)
 {
     const double tau = temperature(r);
     for (int64_t t = 0; t < r->T; t++) {
-        const double *u = r->in + t * r->M, of_u = length(u, r->M);
+        const double *u = r->in + t * r->M, of_u = sy__length(u, r->M);
         double *du = r->din + t * r->M;
         for (int32_t e = 0; e < r->E; e++) {
-            const double *c = r->param[CENTROIDS] + e * r->M, of_c = length(c, r->M);
+            const double *c = r->param[CENTROIDS] + e * r->M, of_c = sy__length(c, r->M);
             double *dc = r->dparam[CENTROIDS] + e * r->M;
             const double z = r->z[t * r->E + e], dz = r->dz[t * r->E + e];
             const double both = dz / (tau * of_u * of_c);

@@ -239,6 +239,8 @@ static const router_case cases[] = {
     ROUTER("cosine", "moe.jitter=0.1"),
     ROUTER("skywork", "moe.capacity_factor=0.7", "moe.skywork.keep=0.5"),
     ROUTER("maskmoe", "moe.maskmoe.visible=4", "moe.maskmoe.frequent_ids=100"),
+    ROUTER("dynmoe", "moe.dynmoe.window=2", "moe.dynmoe.pause=0", "moe.dynmoe.start_experts=6",
+           "moe.jitter=0.1", "moe.dynmoe.diversity_coeff=0.2", "parallel.zero=1"),
     ROUTER("grin", "moe.grin.near=0.5", "train.recompute=block", "moe.recv_factor=0.4"),
 };
 enum { N_CASES = sizeof cases / sizeof cases[0] };

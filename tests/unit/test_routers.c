@@ -14,7 +14,7 @@
 #include "moe/host_route.h"
 #include "tests/support/router_config.h"
 
-enum { MAX_T = 64, MAX_E = 12, MAX_M = 36, MAX_LIST = 8 };
+enum { MAX_T = 64, MAX_E = 12, MAX_M = 36, MAX_LIST = 8, WIDTH = 3, MAX_STATE = 32 };
 
 /* One router, and a micro-batch for it. */
 typedef struct rig {
@@ -23,7 +23,7 @@ typedef struct rig {
     sy_host_route r;
     double in[MAX_T * MAX_M], z[MAX_T * MAX_E], weight[MAX_T * MAX_E], weight_grad[MAX_T * MAX_E];
     double note[MAX_T * MAX_E], scratch[2 * (MAX_E + MAX_M + MAX_T)], g[MAX_T * MAX_E];
-    double dz[MAX_T * MAX_E], din[MAX_T * MAX_M], state[2], bias[MAX_E];
+    double dz[MAX_T * MAX_E], din[MAX_T * MAX_M], state[MAX_STATE], bias[MAX_E];
     int32_t expert[MAX_T * MAX_E], ids[MAX_T];
     int64_t count[MAX_T * MAX_E], token_glb[MAX_T];
     uint8_t routed[MAX_T];
@@ -44,13 +44,14 @@ static void rig_open(rig *k, const char *const *set)
     const sy_moe_config *c = sy_config_get(k->config, "moe");
     sy_router_layout layout;
     k->router = sy_router_find(c->router);
-    sy_router_layout_of(c, &layout);
+    sy_router_layout_of(c, WIDTH, &layout);
     assert_true(layout.M <= MAX_M && layout.K <= MAX_E);
     const bool same = layout.M == c->experts && k->router->host->score == NULL;
     k->r = (sy_host_route){.config = c,
                            .E = c->experts,
                            .K = layout.K,
                            .M = layout.M,
+                           .H = WIDTH,
                            .vocab = 300,
                            .training = true,
                            .seed = 7,
