@@ -18,8 +18,11 @@ struct sy_grad_sync {
     sy_event *edge;       /* from one stream to the other, outside backward */
     bucket_state *bucket; /* [params->n_buckets] */
     double reducing_s;    /* see sy_grad_sync_take_s */
+    sy_event **window;    /* [n_segments][2] a segment's window is reduced and zero again */
     bool active;          /* between begin and finish */
+    bool last;            /* in the step's last micro-batch */
     bool any_replicas;    /* some bucket has more than one replica */
+    bool any_windows;     /* some bucket is reduced in every micro-batch */
 };
 
 static sy_status setup_buckets(sy_grad_sync *gs)
@@ -34,6 +37,13 @@ static sy_status setup_buckets(sy_grad_sync *gs)
         if (state->replicas->size > 1) {
             SY_TRY(sy_event_create(params->dev, &state->ready));
             gs->any_replicas = true;
+        }
+        if (params->bucket[b].turn >= 0) {
+            sy_event **window = &gs->window[2 * params->bucket[b].segment];
+            for (int32_t i = 0; i < 2 && window[i] == NULL; i++) {
+                SY_TRY(sy_event_create(params->dev, &window[i]));
+            }
+            gs->any_windows = true;
         }
     }
     for (int32_t i = params->n - 1; i >= 0; i--) {
@@ -62,6 +72,7 @@ sy_status sy_grad_sync_create(sy_params *params, sy_stream *compute, sy_stream *
     gs->compute = compute;
     gs->comm = comm;
     SY_TRY(sy_alloc(params->n_buckets, sizeof *gs->bucket, (void **)&gs->bucket));
+    SY_TRY(sy_alloc(2 * (int64_t)params->n_segments, sizeof(void *), (void **)&gs->window));
     SY_TRY(sy_event_create(params->dev, &gs->edge));
     SY_TRY(setup_buckets(gs));
     *out = gs;
@@ -78,7 +89,11 @@ void sy_grad_sync_destroy(sy_grad_sync **gs)
         for (int32_t b = 0; g->bucket && b < g->params->n_buckets; b++) {
             sy_event_destroy(&g->bucket[b].ready);
         }
+        for (int32_t i = 0; g->window && i < 2 * g->params->n_segments; i++) {
+            sy_event_destroy(&g->window[i]);
+        }
         sy_event_destroy(&g->edge);
+        sy_free(&g->window);
         sy_free(&g->bucket);
         sy_free(gs);
     }
@@ -96,11 +111,27 @@ static sy_status clear_others(sy_grad_sync *gs, const sy_bucket *b, int64_t own,
 {
     sy_status st = SY_OK;
     const sy_params *params = gs->params;
-    void *grad = params->segment[b->segment].grad;
     const int64_t elem_bytes = (int64_t)sy_dtype_bytes(params->wide);
-    SY_TRY(sy_zero(gs->comm, at(grad, params->wide, b->offset), (own - b->offset) * elem_bytes));
-    SY_TRY(sy_zero(gs->comm, at(grad, params->wide, own + own_n),
-                   (b->offset + b->n - own - own_n) * elem_bytes));
+    SY_TRY(sy_zero(gs->comm, b->grad, own * elem_bytes));
+    SY_TRY(sy_zero(gs->comm, at(b->grad, params->wide, own + own_n),
+                   (b->n - own - own_n) * elem_bytes));
+cleanup:
+    return st;
+}
+
+/* This rank's part of a window goes to its sum over micro-batches; the window is for another layer
+   then. */
+static sy_status keep_own(sy_grad_sync *gs, int32_t bucket_idx, void *part)
+{
+    sy_status st = SY_OK;
+    const sy_params *params = gs->params;
+    const sy_bucket *b = &params->bucket[bucket_idx];
+    const sy_range *range = &params->range[bucket_idx];
+    const sy_tensor sum = sy_tensor_1d(range->grad, params->wide, range->n);
+    SY_TRY(sy_add(
+        gs->comm,
+        &(sy_add_args){.a = sum, .b = sy_tensor_1d(part, params->wide, range->n), .y = sum}));
+    SY_TRY(sy_zero(gs->comm, b->grad, b->n * (int64_t)sy_dtype_bytes(params->wide)));
 cleanup:
     return st;
 }
@@ -111,11 +142,10 @@ static sy_status reduce_bucket(sy_grad_sync *gs, int32_t bucket_idx)
     const sy_params *params = gs->params;
     const sy_bucket *b = &params->bucket[bucket_idx];
     sy_comm *replicas = gs->bucket[bucket_idx].replicas;
-    void *grad = params->segment[b->segment].grad;
-    const int64_t own_n = b->n / replicas->size, own = b->offset + replicas->rank * own_n;
+    const int64_t own_n = b->n / replicas->size, own = replicas->rank * own_n;
     sy_comm_args args = {.stream = gs->comm,
-                         .send = at(grad, params->wide, b->offset),
-                         .recv = at(grad, params->wide, b->offset),
+                         .send = b->grad,
+                         .recv = b->grad,
                          .n = b->n,
                          .dtype = params->wide,
                          .reduce = SY_SUM,
@@ -124,10 +154,31 @@ static sy_status reduce_bucket(sy_grad_sync *gs, int32_t bucket_idx)
     if (params->zero == 0) {
         SY_TRY(sy_all_reduce(replicas, &args));
     } else {
-        args.recv = at(grad, params->wide, own);
+        args.recv = at(b->grad, params->wide, own);
         args.n = own_n;
         SY_TRY(sy_reduce_scatter(replicas, &args));
-        SY_TRY(clear_others(gs, b, own, own_n));
+        SY_TRY(b->turn >= 0 ? keep_own(gs, bucket_idx, args.recv)
+                            : clear_others(gs, b, own, own_n));
+    }
+cleanup:
+    return st;
+}
+
+/* After a layer's last bucket: the next layer but one has its window, once it is reduced. Until
+   then the reduction runs beside the backward of the next. */
+static sy_status pass_window_on(sy_grad_sync *gs, int32_t bucket_idx)
+{
+    sy_status st = SY_OK;
+    const sy_params *params = gs->params;
+    const sy_bucket *b = &params->bucket[bucket_idx];
+    const sy_segment *g = &params->segment[b->segment];
+    sy_event **window = &gs->window[2 * b->segment];
+    const bool goes_on = bucket_idx + 1 < g->first_bucket + g->n_buckets && b[1].turn == b->turn;
+    if (b->turn >= 0 && !goes_on) {
+        SY_TRY(sy_event_record(window[b->turn % 2], gs->comm));
+        if (b->turn > 0) {
+            SY_TRY(sy_stream_wait(gs->compute, window[(b->turn + 1) % 2]));
+        }
     }
 cleanup:
     return st;
@@ -138,27 +189,31 @@ static sy_status fire(sy_grad_sync *gs, int32_t index)
 {
     sy_status st = SY_OK;
     const double t0 = sy_stream_clock(gs->compute);
-    for (int32_t i = 0; i < gs->params->n_buckets; i++) {
+    const int32_t n = gs->last || gs->any_windows ? gs->params->n_buckets : 0;
+    for (int32_t i = 0; i < n; i++) {
         bucket_state *b = &gs->bucket[i];
-        if (!b->ready || b->fired || b->needs < index) {
+        const bool now = gs->last || gs->params->bucket[i].turn >= 0;
+        if (!b->ready || b->fired || b->needs < index || !now) {
             continue;
         }
         b->fired = true;
         SY_TRY(sy_event_record(b->ready, gs->compute));
         SY_TRY(sy_stream_wait(gs->comm, b->ready));
         SY_TRY(reduce_bucket(gs, i));
+        SY_TRY(pass_window_on(gs, i));
     }
     gs->reducing_s += sy_stream_clock(gs->compute) - t0;
 cleanup:
     return st;
 }
 
-sy_status sy_grad_sync_begin(sy_grad_sync *gs)
+sy_status sy_grad_sync_begin(sy_grad_sync *gs, bool last)
 {
     for (int32_t i = 0; i < gs->params->n_buckets; i++) {
         gs->bucket[i].fired = false;
     }
     gs->active = true;
+    gs->last = last;
     return SY_OK;
 }
 
@@ -187,7 +242,7 @@ sy_status sy_grad_sync_finish(sy_grad_sync *gs)
     sy_status st = SY_OK;
     SY_REQUIRE(gs->active, SY_ERR_INTERNAL, "gradient reduction is finished but was not begun");
     gs->active = false;
-    if (gs->any_replicas) {
+    if (gs->last ? gs->any_replicas : gs->any_windows) {
         SY_TRY(fire(gs, 0));
         SY_TRY(order_streams(gs, gs->comm, gs->compute));
     }
@@ -246,15 +301,14 @@ sy_status sy_grad_sync_norm(sy_grad_sync *gs, sy_tensor *out)
     SY_TRY(sy_zero(gs->compute, out->data, sizeof(double)));
     for (int32_t i = 0; i < params->n_ranges; i++) {
         const sy_range *r = &params->range[i];
-        const sy_segment *g = &params->segment[r->segment];
-        const sy_comm *replicas = params->mesh->group[g->replicas];
-        int64_t offset = r->offset, n = r->n;
+        const sy_comm *replicas = params->mesh->group[params->segment[r->segment].replicas];
+        int64_t offset = 0, n = r->n;
         if (params->zero == 0) { /* all replicas hold it: each counts its share */
             n = r->n / replicas->size;
-            offset += replicas->rank * n;
+            offset = replicas->rank * n;
         }
         sy_sum_squares_args args = {
-            .x = sy_tensor_1d(at(g->grad, params->wide, offset), params->wide, n), .out = *out};
+            .x = sy_tensor_1d(at(r->grad, params->wide, offset), params->wide, n), .out = *out};
         SY_TRY(sy_sum_squares(gs->compute, &args));
     }
 cleanup:

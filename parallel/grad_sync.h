@@ -1,6 +1,7 @@
 /* Gradient reduction in buckets, beside backward: as soon as every gradient of a bucket is complete
    its reduction is enqueued on the comm stream. zero 0: all-reduce; zero 1: reduce-scatter to the
-   owner of each part. Gradients are only ever summed; nothing is scaled by ep. */
+   owner of each part, both in the step's last micro-batch; zero 2: the layers' in every micro-batch,
+   and the owner adds them up. Gradients are only ever summed; nothing is scaled by ep. */
 #ifndef SY_PARALLEL_GRAD_SYNC_H
 #define SY_PARALLEL_GRAD_SYNC_H
 
@@ -16,17 +17,18 @@ typedef struct sy_grad_sync sy_grad_sync;
 sy_status sy_grad_sync_create(sy_params *params, sy_stream *compute, sy_stream *comm,
                               sy_grad_sync **out);
 void sy_grad_sync_destroy(sy_grad_sync **gs);
-/* Start of the last micro-batch's backward of a step. Not collective. */
-sy_status sy_grad_sync_begin(sy_grad_sync *gs);
+/* Start of a micro-batch's backward; last: of the step's last one, where everything is reduced that
+   was not before. Each is followed by finish. Not collective. */
+sy_status sy_grad_sync_begin(sy_grad_sync *gs, bool last);
 /* All gradients of parameters declared at or after `param` are complete on the compute stream
    (backward runs against the order of declaration). Collective over the replicas' groups of the
    buckets that become complete: the same calls in the same order on every rank. */
 sy_status sy_grad_sync_reached(sy_grad_sync *gs, const sy_param *param);
-/* Reduce what is left; afterwards the compute stream may read the reduced gradients. Collective.
-   zero 1: they stand in this rank's ranges, and every gradient that another rank updates is zero
-   here, ready for the next step. */
+/* Reduce what is left of this micro-batch; after the last one the compute stream may read the
+   reduced gradients in params->range. Collective. zero 1 and 2: every gradient that another rank
+   updates is zero here, ready for the next step. */
 sy_status sy_grad_sync_finish(sy_grad_sync *gs);
-/* zero 1: gather updated values of all buckets (zero 0: nothing). The compute stream waits for it.
+/* zero 1 and 2: gather updated values of all buckets (zero 0: nothing). The compute stream waits for it.
  * Collective. */
 sy_status sy_grad_sync_gather(sy_grad_sync *gs);
 /* Set out [1] F64 to the sum over this rank's ranges of grad^2, on the compute stream, such that

@@ -9,8 +9,9 @@ static const sy_config_key keys[] = {
     KEY(ep, SY_CFG_I32, "1", 1, 1 << 20,
         "Ranks over which the experts of a layer are spread; divides the number of ranks and "
         "moe.experts."),
-    KEY(zero, SY_CFG_I32, "1", 0, 1,
-        "0: every replica keeps all optimizer state; 1: each keeps its share (ZeRO-1)."),
+    KEY(zero, SY_CFG_I32, "1", 0, 2,
+        "0: every replica keeps all optimizer state; 1: each keeps its share (ZeRO-1); 2: its "
+        "share of the layers' gradients too, sent every micro-batch (ZeRO-2)."),
     KEY(overlap_chunks, SY_CFG_I32, "1", 1, 1,
         "Token chunks whose exchange and computation overlap; only 1 in this version."),
     KEY(timeout_s, SY_CFG_F64, "600.0", 0, 1e6,

@@ -1,8 +1,11 @@
 /* The parameter table. Declare (no memory, no mesh), then bind. A segment = parameters of equal
    (replicas, dtype, trainable, decay): one contiguous range, ordered as backward completes (the
-   reverse of declaration); a bucket is a fixed cut of a segment; with ZeRO-1 each rank of
-   `replicas` owns an equal part of every bucket. Bucket, ZeRO shard and one AdamW call are ranges.
- */
+   reverse of declaration); a bucket is a fixed cut of a segment; with ZeRO each rank of `replicas`
+   owns an equal part of every bucket. Bucket, ZeRO shard and one AdamW call are ranges.
+
+   Gradients have the segment's shape in memory, except with zero 2 (ZeRO-2, Rajbhandari et al.
+   2020): there the layers of a segment take turns in two windows, from which every micro-batch's
+   gradient goes to the rank that owns it, which alone keeps the sum. */
 #ifndef SY_PARALLEL_PARAM_H
 #define SY_PARALLEL_PARAM_H
 
@@ -47,13 +50,17 @@ typedef struct sy_param {
     int32_t segment;
     int64_t offset;  /* of its first element in the segment */
     sy_tensor value; /* compute dtype, or wide */
-    sy_tensor grad;  /* wide, accumulated with +=; frozen: no data */
+    sy_tensor grad;  /* wide, accumulated with +=; zero 2: perhaps in a window, where another
+                        layer's is at another time; frozen: no data */
 } sy_param;
 
 /* A fixed cut of a segment. n is a multiple of the replicas' size; the whole segment is covered. */
 typedef struct sy_bucket {
     int32_t segment;
     int64_t offset, n;
+    void *grad;   /* [n] wide, where backward adds */
+    int32_t turn; /* zero 2: the how manieth layer of the segment, in the order of backward, in
+                     window turn % 2; -1: the memory is the bucket's own */
 } sy_bucket;
 
 typedef struct sy_segment {
@@ -62,6 +69,7 @@ typedef struct sy_segment {
     bool trainable, decay;
     int64_t n;          /* elements, padded; the padding stays zero */
     void *value, *grad; /* device memory; grad NULL where frozen */
+    int64_t grad_n;     /* elements of grad: n, or with windows what they and the sums take */
     int32_t first_bucket, n_buckets;
 } sy_segment;
 
@@ -70,6 +78,7 @@ typedef struct sy_segment {
 typedef struct sy_range {
     int32_t segment;
     int64_t offset, n, shard_offset;
+    void *grad; /* [n] wide: the reduced gradient; in the segment's memory */
 } sy_range;
 
 typedef struct sy_params {

@@ -78,6 +78,30 @@ cleanup:
     return st;
 }
 
+/* What a bucket's size is a multiple of. */
+static int64_t bucket_unit(const sy_params *params, const sy_segment *g)
+{
+    return SY__PARAM_ALIGN * (int64_t)sy__replicas(params, g->replicas)->size;
+}
+
+/* The parameter that lies before param[i] in its segment; NULL: it is the first. */
+static const sy_param *neighbour(const sy_params *params, int32_t i)
+{
+    for (int32_t k = i + 1; k < params->n; k++) {
+        if (params->param[k]->segment == params->param[i]->segment) {
+            return params->param[k];
+        }
+    }
+    return NULL;
+}
+
+/* Whether a bucket must begin at param[i]. */
+static bool begins_bucket(const sy_params *params, int32_t i)
+{
+    const sy_param *before = neighbour(params, i);
+    return before == NULL || (params->zero == 2 && !sy__same_turn(before, params->param[i]));
+}
+
 /* Against the order of declaration, as backward completes them. */
 static sy_status lay_out(sy_params *params)
 {
@@ -87,52 +111,79 @@ static sy_status lay_out(sy_params *params)
         SY_TRY(place_box(params->mesh, p));
         SY_TRY(segment_of(params, p, &p->segment));
         sy_segment *g = &params->segment[p->segment];
+        if (g->trainable && begins_bucket(params, i)) {
+            g->n = round_up(g->n, bucket_unit(params, g));
+        }
         p->offset = g->n;
         g->n = round_up(g->n + sy_box_numel(&p->box), SY__PARAM_ALIGN);
     }
     for (int32_t s = 0; s < params->n_segments; s++) {
         sy_segment *g = &params->segment[s];
         if (g->trainable) {
-            g->n = round_up(g->n, SY__PARAM_ALIGN * sy__replicas(params, g->replicas)->size);
+            g->n = round_up(g->n, bucket_unit(params, g));
         }
     }
 cleanup:
     return st;
 }
 
-static sy_status allocate(sy_params *params)
+static sy_status place_values(sy_params *params)
 {
     sy_status st = SY_OK;
     for (int32_t s = 0; s < params->n_segments; s++) {
         sy_segment *g = &params->segment[s];
-        int64_t value_bytes = g->n * (int64_t)sy_dtype_bytes(g->dtype);
-        int64_t grad_bytes = g->n * (int64_t)sy_dtype_bytes(params->wide);
-        SY_TRY(sy_device_alloc(params->dev, value_bytes, SY_MEM_PARAMS, &g->value));
-        if (g->trainable) {
-            SY_TRY(sy_device_alloc(params->dev, grad_bytes, SY_MEM_GRADS, &g->grad));
-        }
+        int64_t bytes = g->n * (int64_t)sy_dtype_bytes(g->dtype);
+        SY_TRY(sy_device_alloc(params->dev, bytes, SY_MEM_PARAMS, &g->value));
+    }
+    for (int32_t i = 0; i < params->n; i++) {
+        sy_param *p = params->param[i];
+        const sy_segment *g = &params->segment[p->segment];
+        char *first = (char *)g->value + p->offset * (int64_t)sy_dtype_bytes(g->dtype);
+        p->value = sy_tensor_nd(first, g->dtype, p->box.n_dim, p->box.shape);
     }
 cleanup:
     return st;
 }
 
-static sy_tensor view(const sy_param *p, void *base, sy_dtype dtype)
-{
-    char *first = (char *)base + p->offset * (int64_t)sy_dtype_bytes(dtype);
-    return sy_tensor_nd(first, dtype, p->box.n_dim, p->box.shape);
-}
-
-static void make_views(sy_params *params)
-{
-    for (int32_t i = 0; i < params->n; i++) {
-        sy_param *p = params->param[i];
-        const sy_segment *g = &params->segment[p->segment];
-        p->value = view(p, g->value, g->dtype);
-        p->grad = g->grad ? view(p, g->grad, params->wide) : sy_tensor_none();
-    }
-}
-
 /* ---- cuts ---- */
+
+/* Buckets of at most `most` elements from begin to end of a segment. */
+static sy_status add_buckets(sy_params *params, int32_t segment, int64_t begin, int64_t end,
+                             int64_t most, int32_t turn)
+{
+    sy_status st = SY_OK;
+    const int32_t n = (int32_t)((end - begin + most - 1) / most);
+    if (n == 0) {
+        goto cleanup;
+    }
+    SY_TRY(sy_realloc(params->n_buckets + n, sizeof *params->bucket, (void **)&params->bucket));
+    for (int64_t at = begin; at < end; at += most) {
+        params->bucket[params->n_buckets++] = (sy_bucket){
+            .segment = segment, .offset = at, .n = end - at < most ? end - at : most, .turn = turn};
+    }
+    params->segment[segment].n_buckets += n;
+cleanup:
+    return st;
+}
+
+static sy_status cut_segment(sy_params *params, int32_t s, int64_t most)
+{
+    sy_status st = SY_OK;
+    const sy_segment *g = &params->segment[s];
+    int64_t begin = 0;
+    int32_t turn = -1, n_turns = 0;
+    for (int32_t i = params->n - 1; i >= 0; i--) {
+        const sy_param *p = params->param[i];
+        if (p->segment == s && begins_bucket(params, i)) {
+            SY_TRY(add_buckets(params, s, begin, p->offset, most, turn));
+            begin = p->offset;
+            turn = params->zero == 2 && sy__takes_turns(p) ? n_turns++ : -1;
+        }
+    }
+    SY_TRY(add_buckets(params, s, begin, g->n, most, turn));
+cleanup:
+    return st;
+}
 
 static sy_status cut_buckets(sy_params *params, int64_t bucket_bytes)
 {
@@ -141,16 +192,10 @@ static sy_status cut_buckets(sy_params *params, int64_t bucket_bytes)
                      (int64_t)sy_dtype_bytes(params->wide);
     for (int32_t s = 0; s < params->n_segments; s++) {
         sy_segment *g = &params->segment[s];
-        int64_t unit = SY__PARAM_ALIGN * sy__replicas(params, g->replicas)->size;
-        int64_t n = wanted > unit ? wanted / unit * unit : unit;
+        int64_t unit = bucket_unit(params, g);
         g->first_bucket = params->n_buckets;
-        g->n_buckets = g->trainable ? (int32_t)((g->n + n - 1) / n) : 0;
-        SY_TRY(sy_realloc(params->n_buckets + g->n_buckets, sizeof *params->bucket,
-                          (void **)&params->bucket));
-        for (int32_t b = 0; b < g->n_buckets; b++) {
-            int64_t left = g->n - b * n;
-            params->bucket[params->n_buckets++] =
-                (sy_bucket){.segment = s, .offset = b * n, .n = left < n ? left : n};
+        if (g->trainable) {
+            SY_TRY(cut_segment(params, s, wanted > unit ? wanted / unit * unit : unit));
         }
     }
 cleanup:
@@ -176,7 +221,7 @@ static sy_status cut_ranges(sy_params *params)
         if (g->trainable && params->zero == 0) {
             add_range(params, s, 0, g->n);
         }
-        for (int32_t b = 0; b < g->n_buckets && params->zero == 1; b++) {
+        for (int32_t b = 0; b < g->n_buckets && params->zero > 0; b++) {
             const sy_bucket *bucket = &params->bucket[g->first_bucket + b];
             int64_t n = bucket->n / replicas->size;
             add_range(params, s, bucket->offset + replicas->rank * n, n);
@@ -190,8 +235,8 @@ sy_status sy_params_bind(sy_params *params, const sy_bind_spec *spec)
 {
     sy_status st = SY_OK;
     SY_REQUIRE(!params->mesh, SY_ERR_INTERNAL, "parameters are bound twice");
-    SY_REQUIRE(spec->zero == 0 || spec->zero == 1, SY_ERR_USAGE,
-               "parallel.zero = %d is not supported; choose 0 or 1", spec->zero);
+    SY_REQUIRE(spec->zero >= 0 && spec->zero <= 2, SY_ERR_USAGE,
+               "parallel.zero = %d is not supported; choose 0, 1 or 2", spec->zero);
     SY_REQUIRE(spec->dev->supports[spec->compute], SY_ERR_UNSUPPORTED,
                "backend '%s' does not compute in %s", spec->dev->name,
                sy_dtype_name(spec->compute));
@@ -201,10 +246,10 @@ sy_status sy_params_bind(sy_params *params, const sy_bind_spec *spec)
     params->wide = spec->dev->wide;
     params->zero = spec->zero;
     SY_TRY(lay_out(params));
-    SY_TRY(allocate(params));
-    make_views(params);
+    SY_TRY(place_values(params));
     SY_TRY(cut_buckets(params, spec->bucket_bytes));
     SY_TRY(cut_ranges(params));
+    SY_TRY(sy__params_place_gradients(params));
 cleanup:
     if (st != SY_OK) {
         sy__params_release(params);

@@ -28,4 +28,12 @@ const sy_comm *sy__replicas(const sy_params *params, sy_group replicas);
 
 void sy__params_release(sy_params *params);
 
+/* zero 2: whether the gradients of two parameters stand in a window at the same time. */
+bool sy__same_turn(const sy_param *a, const sy_param *b);
+/* Whether a parameter's gradient may stand in a window: it is written in its layer's backward
+   only. */
+bool sy__takes_turns(const sy_param *param);
+/* Gradient memory of every segment, and where each bucket, range and parameter has it. */
+sy_status sy__params_place_gradients(sy_params *params);
+
 #endif

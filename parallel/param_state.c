@@ -62,7 +62,7 @@ static sy_status add_run_of_shard(walk *w, const sy_param *p, sy__run run, char 
     sy_status st = SY_OK;
     const int64_t elem_bytes = (int64_t)sy_dtype_bytes(field->dtype);
     const int64_t run_begin = p->offset + run.at, run_end = run_begin + run.n;
-    const bool write = w->params->zero == 1 || is_writer(w, p);
+    const bool write = w->params->zero > 0 || is_writer(w, p);
     for (int32_t i = 0; i < w->params->n_ranges; i++) {
         const sy_range *r = &w->params->range[i];
         int64_t begin = r->offset > run_begin ? r->offset : run_begin;

@@ -39,18 +39,19 @@ static int64_t place_in_forward(const sy_trainer *t)
     return isfinite(h[1]) ? INT64_MAX : n - 1;
 }
 
-/* Sum of squares of a gradient; the first element that is not finite, -1: none. */
-static sy_status read_gradient(search *s, const sy_param *p, double *squares, int64_t *bad)
+/* Of elements [begin, end) of a segment, which lie in a range: *squares += their squares; the first
+   that is not finite, if *bad is -1. */
+static sy_status read_range(search *s, const sy_range *range, int64_t begin, int64_t end,
+                            double *squares, int64_t *bad)
 {
     sy_status st = SY_OK;
     sy_stream *stream = s->t->engine->compute_stream;
-    const sy_dtype wide = p->grad.dtype;
-    const int64_t n = sy_tensor_numel(&p->grad), bytes = (int64_t)sy_dtype_bytes(wide);
-    *squares = 0;
-    *bad = -1;
-    for (int64_t at = 0; at < n; at += CHUNK) {
-        const int64_t now = n - at < CHUNK ? n - at : CHUNK;
-        SY_TRY(sy_copy_d2h(stream, s->h_raw, (const char *)p->grad.data + at * bytes, now * bytes));
+    const sy_dtype wide = s->t->engine->params->wide;
+    const int64_t bytes = (int64_t)sy_dtype_bytes(wide);
+    for (int64_t at = begin; at < end; at += CHUNK) {
+        const int64_t now = end - at < CHUNK ? end - at : CHUNK;
+        const char *grad = (const char *)range->grad + (at - range->offset) * bytes;
+        SY_TRY(sy_copy_d2h(stream, s->h_raw, grad, now * bytes));
         SY_TRY(sy_stream_sync(stream));
         sy_convert(SY_F64, s->h_x, wide, s->h_raw, now);
         for (int64_t i = 0; i < now; i++) {
@@ -58,6 +59,27 @@ static sy_status read_gradient(search *s, const sy_param *p, double *squares, in
             *bad = *bad < 0 && !isfinite(s->h_x[i]) ? at + i : *bad;
         }
     }
+cleanup:
+    return st;
+}
+
+/* Sum of squares of what this rank has of a reduced gradient; the first of the parameter's elements
+   that is not finite, -1: none. */
+static sy_status read_gradient(search *s, const sy_param *p, double *squares, int64_t *bad)
+{
+    sy_status st = SY_OK;
+    const sy_params *params = s->t->engine->params;
+    const int64_t end = p->offset + sy_box_numel(&p->box);
+    *squares = 0;
+    *bad = -1;
+    for (int32_t i = 0; i < params->n_ranges; i++) {
+        const sy_range *r = &params->range[i];
+        if (r->segment == p->segment && r->offset < end && r->offset + r->n > p->offset) {
+            SY_TRY(read_range(s, r, r->offset > p->offset ? r->offset : p->offset,
+                              r->offset + r->n < end ? r->offset + r->n : end, squares, bad));
+        }
+    }
+    *bad -= *bad >= 0 ? p->offset : 0;
 cleanup:
     return st;
 }

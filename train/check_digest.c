@@ -99,9 +99,8 @@ sy_status sy_digest_gradients(const sy_params *params, sy_stream *stream, void *
     SY_TRY(sy_alloc(params->shard_n, (size_t)elem_bytes, (void **)&h_grad));
     for (int32_t i = 0; i < params->n_ranges; i++) {
         const sy_range *r = &params->range[i];
-        const char *grad = params->segment[r->segment].grad;
-        SY_TRY(sy_copy_d2h(stream, h_grad + r->shard_offset * elem_bytes,
-                           grad + r->offset * elem_bytes, r->n * elem_bytes));
+        SY_TRY(
+            sy_copy_d2h(stream, h_grad + r->shard_offset * elem_bytes, r->grad, r->n * elem_bytes));
     }
     SY_TRY(sy_stream_sync(stream));
     *out = h_grad;

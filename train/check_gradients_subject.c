@@ -90,7 +90,7 @@ static sy_status zero_gradients(const sy_engine *e)
         const sy_segment *g = &e->params->segment[i];
         if (g->grad != NULL) {
             SY_TRY(sy_zero(e->compute_stream, g->grad,
-                           g->n * (int64_t)sy_dtype_bytes(e->params->wide)));
+                           g->grad_n * (int64_t)sy_dtype_bytes(e->params->wide)));
         }
     }
 cleanup:

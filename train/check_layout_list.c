@@ -51,7 +51,7 @@ static bool parse_field(int32_t i, const char *word, sy_layout *out)
     if (strncmp(word, "mb", 2) == 0) {
         return parse_number(word + 2, INT32_MAX, &out->micro_batch) && out->micro_batch > 0;
     }
-    return i == 2 && parse_number(word, 1, &out->zero) ? true : parse_variant(word, &out->variant);
+    return i == 2 && parse_number(word, 2, &out->zero) ? true : parse_variant(word, &out->variant);
 }
 
 sy_status sy_layout_parse(const char *text, size_t length, int32_t default_zero, sy_layout *out)
@@ -231,6 +231,11 @@ static sy_status add_variants(layout_list *list)
     sy_layout at = {.ranks = list->n_ranks, .ep = 1, .zero = list->n_ranks > 1};
     for (int32_t ep = 2; ep <= at.ranks && s->moe->experts > 0; ep++) {
         at.ep = at.ranks % ep == 0 && s->moe->experts % ep == 0 ? ep : at.ep;
+    }
+    if (at.ranks > 1) {
+        at.zero = 2;
+        SY_TRY(add(list, at));
+        at.zero = 1;
     }
     if (sy_layout_micro_batch_is_free(s) && !rounds_matter(s)) {
         const int32_t other[2] = {1,

@@ -59,7 +59,7 @@ sy_status sy_room_check(sy_device *dev, sy_engine *twin)
     SY_REQUIRE(needed <= room, SY_ERR_USAGE,
                "a rank needs %.1f MiB of GPU memory (%s) and %.1f of %.1f are free: lower "
                "train.micro_batch, set train.recompute: block, or take more ranks (parallel.ep; "
-               "parallel.zero: 1)",
+               "parallel.zero: 2)",
                (double)needed / (1 << 20), parts, (double)room / (1 << 20),
                (double)total_bytes / (1 << 20));
 cleanup:

@@ -103,11 +103,12 @@ static sy_status micro_batch(sy_trainer *t, const sy_batch *batch, int32_t micro
     book(t, &t->time.forward_s, &from);
     sy_span_begin(SY_SPAN_PHASE, "backward", -1, -1);
     sy_pulse_phase("backward");
-    if (last) {
-        SY_TRY(sy_grad_sync_begin(t->grads));
-        p.grads = t->grads;
-    }
+    SY_TRY(sy_grad_sync_begin(t->grads, last));
+    p.grads = t->grads;
     SY_TRY(sy_model_backward(e->model, &p, saved));
+    if (!last) {
+        SY_TRY(sy_grad_sync_finish(t->grads));
+    }
     SY_TRY(sy_engine_end(e, &p));
     sy_span_end();
     book_backward(t, &from);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/ops.h"
 #include "parallel/grad_sync.h"
 #include "tests/support/test_device.h"
 #include "tests/support/test_params.h"
@@ -55,59 +56,107 @@ static double get_number(const test_model *m, const char *h_src, int64_t i)
     return x;
 }
 
-/* Enqueued only: h_grad stays until the stream has passed, and what reads the gradient must wait by
- * itself. */
-static sy_status fill_gradient(const test_model *m, const sy_param *p, char *h_grad)
-{
-    sy_status st = SY_OK;
-    for (int64_t i = 0; i < sy_box_numel(&p->box); i++) {
-        double x = (double)payload(mpi_test_world()->rank, p->index, place_of(p, i));
-        SY_TRY(put_number(m, h_grad, x, i));
-    }
-    SY_TRY(sy_copy_h2d(m->compute, p->grad.data, h_grad, sy_tensor_bytes(&p->grad)));
-cleanup:
-    return st;
-}
-
-static bool is_mine(const sy_params *params, int32_t segment, int64_t at)
+static const sy_range *range_of(const sy_params *params, int32_t segment, int64_t at)
 {
     for (int32_t i = 0; i < params->n_ranges; i++) {
         const sy_range *r = &params->range[i];
         if (r->segment == segment && at >= r->offset && at < r->offset + r->n) {
-            return true;
+            return r;
         }
     }
-    return false;
+    return NULL;
 }
 
-/* Reduced where this rank has the element, zero where another one has. */
-static bool gradient_is_reduced(const test_model *m, const sy_param *p)
+static bool is_mine(const sy_params *params, int32_t segment, int64_t at)
 {
+    return range_of(params, segment, at) != NULL;
+}
+
+/* `times` micro-batches' sum where this rank has the element. */
+static bool own_is_reduced(const test_model *m, const sy_param *p, int times)
+{
+    const int64_t bytes = (int64_t)sy_dtype_bytes(m->params->wide);
     bool ok = true;
-    char *h_grad = calloc((size_t)sy_box_numel(&p->box), 8);
-    ok = test_download(m->compute, h_grad, p->grad.data, sy_tensor_bytes(&p->grad)) == SY_OK;
     for (int64_t i = 0; i < sy_box_numel(&p->box) && ok; i++) {
-        bool mine = is_mine(m->params, p->segment, p->offset + i);
-        double expected = mine ? (double)whole_gradient(m, p, place_of(p, i)) : 0;
-        ok = get_number(m, h_grad, i) == expected;
+        const sy_range *r = range_of(m->params, p->segment, p->offset + i);
+        char h_grad[8];
+        if (r != NULL) {
+            const int64_t at = p->offset + i - r->offset;
+            ok = test_download(m->compute, h_grad, (char *)r->grad + at * bytes, bytes) == SY_OK;
+            ok = ok &&
+                 get_number(m, h_grad, 0) == (double)(times * whole_gradient(m, p, place_of(p, i)));
+        }
+    }
+    return ok;
+}
+
+/* Where backward adds, nothing is left but what this rank has. */
+static bool rest_is_zero(const test_model *m, const sy_param *p)
+{
+    const int64_t n = sy_box_numel(&p->box), bytes = (int64_t)sy_dtype_bytes(m->params->wide);
+    char *h_grad = calloc((size_t)n, 8);
+    bool ok = test_download(m->compute, h_grad, p->grad.data, n * bytes) == SY_OK;
+    for (int64_t i = 0; i < n && ok; i++) {
+        const sy_range *r = range_of(m->params, p->segment, p->offset + i);
+        const bool here = r != NULL && (char *)p->grad.data + i * bytes ==
+                                           (char *)r->grad + (p->offset + i - r->offset) * bytes;
+        ok = here || get_number(m, h_grad, i) == 0;
     }
     free(h_grad);
     return ok;
 }
 
+static bool same_layer(const sy_param *a, const sy_param *b)
+{
+    return strncmp(a->spec.name, b->spec.name, strlen("layers/000")) == 0 &&
+           strncmp(a->spec.name, "layers/", strlen("layers/")) == 0;
+}
+
+static sy_status clear_ranges(const test_model *m)
+{
+    sy_status st = SY_OK;
+    for (int32_t i = 0; i < m->params->n_ranges; i++) {
+        const sy_range *r = &m->params->range[i];
+        SY_TRY(sy_zero(m->compute, r->grad, r->n * (int64_t)sy_dtype_bytes(m->params->wide)));
+    }
+cleanup:
+    return st;
+}
+
+/* Enqueued only: h_grad and the scratch stay until the stream has passed, and what reads the
+ * gradient must wait by itself. */
+static sy_status add_gradient(const test_model *m, const sy_param *p, char *h_grad, void *scratch)
+{
+    sy_status st = SY_OK;
+    const int64_t n = sy_box_numel(&p->box);
+    const sy_tensor sum = sy_tensor_1d(p->grad.data, m->params->wide, n);
+    for (int64_t i = 0; i < n; i++) {
+        double x = (double)payload(mpi_test_world()->rank, p->index, place_of(p, i));
+        SY_TRY(put_number(m, h_grad, x, i));
+    }
+    SY_TRY(sy_copy_h2d(m->compute, scratch, h_grad, sy_tensor_bytes(&sum)));
+    SY_TRY(
+        sy_add(m->compute,
+               &(sy_add_args){.a = sum, .b = sy_tensor_1d(scratch, m->params->wide, n), .y = sum}));
+cleanup:
+    return st;
+}
+
 /* As backward does: from the last parameter to the first. */
-static sy_status run_backward(const test_model *m, sy_grad_sync *gs)
+static sy_status run_backward(const test_model *m, sy_grad_sync *gs, bool last)
 {
     sy_status st = SY_OK;
     char *h_grad[32] = {NULL};
-    SY_TRY(sy_grad_sync_begin(gs));
+    void *scratch = NULL;
+    SY_TRY(sy_device_alloc(m->dev, 1 << 16, SY_MEM_OTHER, &scratch));
+    SY_TRY(sy_grad_sync_begin(gs, last));
     for (int32_t i = m->params->n - 1; i >= 0; i--) {
         const sy_param *p = m->params->param[i];
         if (p->spec.trainable) {
             h_grad[i] = calloc((size_t)sy_box_numel(&p->box), 8);
-            SY_TRY(fill_gradient(m, p, h_grad[i]));
+            SY_TRY(add_gradient(m, p, h_grad[i], scratch));
         }
-        if (i % 2 == 0 && i > 0) {
+        if (i > 0 && !same_layer(p, m->params->param[i - 1])) {
             SY_TRY(sy_grad_sync_reached(gs, p));
         }
     }
@@ -117,27 +166,32 @@ cleanup:
     for (int32_t i = 0; i < m->params->n; i++) {
         free(h_grad[i]);
     }
+    sy_device_free(m->dev, &scratch);
     return st;
 }
 
 static void gradients_are_summed_over_replicas_in_every_layout(void **state)
 {
     (void)state;
-    test_layout layout[16];
+    test_layout layout[TEST_MAX_LAYOUTS];
     const int32_t n_layouts = test_layouts(layout);
     for (int32_t l = 0; l < n_layouts; l++) {
         test_model m;
         sy_grad_sync *gs = NULL;
         test_model_open(&m, layout[l], SY_N_DTYPES, "layers/001/*");
         assert_all_ok(sy_grad_sync_create(m.params, m.compute, m.comm, &gs));
-        for (int step = 0; step < 2; step++) { /* the second must not see the first */
-            assert_all_ok(run_backward(&m, gs));
+        for (int n_micro = 1; n_micro <= 3; n_micro++) { /* a step must not see the one before */
+            for (int i = 0; i < n_micro; i++) {
+                assert_all_ok(run_backward(&m, gs, i == n_micro - 1));
+            }
             bool ok = true;
             for (int32_t i = 0; i < m.params->n; i++) {
                 const sy_param *p = m.params->param[i];
-                ok = (!p->spec.trainable || gradient_is_reduced(&m, p)) && ok;
+                ok = ok && (!p->spec.trainable ||
+                            (own_is_reduced(&m, p, n_micro) && rest_is_zero(&m, p)));
             }
             assert_all(ok);
+            assert_all_ok(clear_ranges(&m));
         }
         sy_grad_sync_destroy(&gs);
         test_model_close(&m);
@@ -147,7 +201,7 @@ static void gradients_are_summed_over_replicas_in_every_layout(void **state)
 static void norm_of_all_ranks_is_that_of_the_whole_gradient(void **state)
 {
     (void)state;
-    test_layout layout[16];
+    test_layout layout[TEST_MAX_LAYOUTS];
     const int32_t n_layouts = test_layouts(layout);
     for (int32_t l = 0; l < n_layouts; l++) {
         test_model m;
@@ -159,7 +213,7 @@ static void norm_of_all_ranks_is_that_of_the_whole_gradient(void **state)
         assert_all_ok(sy_device_alloc(m.dev, 8, SY_MEM_OTHER, &out));
         assert_all_ok(test_upload(m.compute, out, &sum, 8)); /* is not added to */
         sy_tensor norm = sy_tensor_1d(out, SY_F64, 1);
-        assert_all_ok(run_backward(&m, gs));
+        assert_all_ok(run_backward(&m, gs, true));
         assert_all_ok(sy_grad_sync_norm(gs, &norm));
         assert_all_ok(test_download(m.compute, &sum, out, 8));
         assert_all_ok(sy_host_all_reduce(m.mesh->host, &sum, 1, SY_F64, SY_SUM, "norm"));
@@ -193,7 +247,7 @@ static void reduction_starts_before_backward_ends(void **state)
     assert_all_ok(sy_grad_sync_create(m.params, m.compute, m.comm, &gs));
     const bool alone = mpi_test_world()->size == 1;
     const sy_param *head = sy_params_find(m.params, "head"), *embed = m.params->param[0];
-    assert_all_ok(sy_grad_sync_begin(gs));
+    assert_all_ok(sy_grad_sync_begin(gs, true));
     assert_all(n_collectives(&m) == 0);
     assert_all_ok(sy_grad_sync_reached(gs, head));
     int64_t after_head =
@@ -213,7 +267,7 @@ static void reduction_starts_before_backward_ends(void **state)
 static void gather_gives_every_replica_the_owners_values(void **state)
 {
     (void)state;
-    test_layout layout[16];
+    test_layout layout[TEST_MAX_LAYOUTS];
     const int32_t n_layouts = test_layouts(layout);
     for (int32_t l = 0; l < n_layouts; l++) {
         test_model m;

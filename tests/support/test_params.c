@@ -10,13 +10,14 @@
 #include "core/rng.h"
 #include "tests/support/test_device.h"
 
-int32_t test_layouts(test_layout out[16])
+int32_t test_layouts(test_layout out[TEST_MAX_LAYOUTS])
 {
     int32_t n = 0, size = mpi_test_world()->size;
     for (int32_t ep = 1; ep <= size; ep++) {
         if (size % ep == 0 && TEST_E % ep == 0) {
-            out[n++] = (test_layout){ep, 0};
-            out[n++] = (test_layout){ep, 1};
+            for (int32_t zero = 0; zero <= 2; zero++) {
+                out[n++] = (test_layout){ep, zero};
+            }
         }
     }
     return n;
@@ -80,6 +81,16 @@ static const line dense_lines[] = {
      true,
      SY_INIT_NORMAL},
     {"layers/001/experts/down", {TEST_E, 7, 5}, 3, 0, {0}, {0}, false, true, true, SY_INIT_NORMAL},
+    {"layers/002/down", {30, 8}, 2, 0, {0}, {0}, false, false, true, SY_INIT_NORMAL},
+    {"layers/002/experts/down", {TEST_E, 7, 5}, 3, 0, {0}, {0}, false, true, true, SY_INIT_NORMAL},
+    {"layers/003/down", {9, 8}, 2, 0, {0}, {0}, false, false, true, SY_INIT_NORMAL},
+    {"layers/003/experts/down", {TEST_E, 7, 5}, 3, 0, {0}, {0}, false, true, true, SY_INIT_NORMAL},
+    {"layers/004/down", {30, 8}, 2, 0, {0}, {0}, false, false, true, SY_INIT_NORMAL},
+    {"layers/004/experts/down", {TEST_E, 5, 5}, 3, 0, {0}, {0}, false, true, true, SY_INIT_NORMAL},
+    {"layers/005/down", {30, 8}, 2, 0, {0}, {0}, false, false, true, SY_INIT_NORMAL},
+    {"layers/005/experts/down", {TEST_E, 7, 5}, 3, 0, {0}, {0}, false, true, true, SY_INIT_NORMAL},
+    {"layers/006/down", {30, 8}, 2, 0, {0}, {0}, false, false, true, SY_INIT_NORMAL},
+    {"layers/006/experts/down", {TEST_E, 7, 5}, 3, 0, {0}, {0}, false, true, true, SY_INIT_NORMAL},
     {"norm", {13}, 1, 0, {0}, {0}, false, false, false, SY_INIT_ONES},
     {"head", {50, 12}, 2, 0, {0}, {0}, false, false, true, SY_INIT_NORMAL},
 };

@@ -6,15 +6,14 @@
 #include "parallel/param.h"
 #include "tests/support/mpi_assert.h"
 
-enum { TEST_E = 12, TEST_SEED = 77 };
+enum { TEST_E = 12, TEST_SEED = 77, TEST_MAX_LAYOUTS = 24 };
 
 typedef struct test_layout {
     int32_t ep, zero;
 } test_layout;
 
-/* The layouts of this world, NULL-free: every ep that divides ranks and experts, with zero 0 and 1.
- */
-int32_t test_layouts(test_layout out[16]);
+/* The layouts of this world: every ep that divides ranks and experts, with zero 0, 1 and 2. */
+int32_t test_layouts(test_layout out[TEST_MAX_LAYOUTS]);
 
 typedef struct test_model {
     sy_device *dev;
