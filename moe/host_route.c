@@ -2,9 +2,6 @@
    p->host and p->keep. On a device that only measures nothing is computed. */
 #include "moe/moe_impl.h"
 
-#include <stdio.h>
-
-#include "core/alloc.h"
 #include "core/rng.h"
 #include "moe/capacity.h"
 
@@ -88,6 +85,21 @@ cleanup:
 
 /* ---- forward ---- */
 
+/* What this layer shows the one above, and sees of the one below. */
+static sy_status join_layers(const sy__moe *moe, sy_pass *p, sy_host_route *r)
+{
+    sy_status st = SY_OK;
+    if (moe->layout.n_carry == 0) {
+        return SY_OK;
+    }
+    SY_TRY(host_doubles(p, r->T * moe->layout.n_carry, &r->carry));
+    r->lower = p->carry;
+    r->below = r->lower != NULL ? r->lower->carry : NULL;
+    p->carry = r;
+cleanup:
+    return st;
+}
+
 static sy_status create(const sy__moe *moe, sy_pass *p, sy_host_route **out)
 {
     sy_status st = SY_OK;
@@ -118,12 +130,38 @@ static sy_status create(const sy__moe *moe, sy_pass *p, sy_host_route **out)
     }
     SY_TRY(host_doubles(p, T * E, &r->note));
     SY_TRY(host_doubles(p, 2 * (E + M + T), &r->scratch));
+    SY_TRY(host_doubles(p, T, &r->copy));
+    SY_TRY(host_doubles(p, T * moe->layout.n_vectors, &r->mix));
+    if (moe->router->host->work_bytes != NULL) {
+        SY_TRY(sy_host_arena_alloc(p->host, moe->router->host->work_bytes(r), &r->work));
+    }
+    SY_TRY(join_layers(moe, p, r));
     SY_TRY(sy_host_arena_alloc(p->host, r->n_scopes * E * (int64_t)sizeof *r->count,
                                (void **)&r->count));
     for (int64_t i = 0; i < T * K; i++) {
         r->expert[i] = -1;
     }
     *out = r;
+cleanup:
+    return st;
+}
+
+/* A parameter of the router's own as it sees it. */
+static sy_status fetch_param(const sy__moe *moe, sy_pass *p, int32_t i, fetched *f, double **out)
+{
+    sy_status st = SY_OK;
+    sy_tensor rows = sy_tensor_none();
+    if (moe->own[i] == NULL) {
+        return SY_OK;
+    }
+    rows = moe->own[i]->value;
+    if (moe->layout.param[i].by_id) {
+        SY_TRY(sy_arena_2d(p->scratch, p->wide, p->batch->T, rows.shape[1], &rows));
+        SY_TRY(sy_gather_rows(
+            p->stream,
+            &(sy_gather_rows_args){.x = moe->own[i]->value, .idx = p->batch->ids, .y = rows}));
+    }
+    SY_TRY(fetch(p, f, &rows, out));
 cleanup:
     return st;
 }
@@ -142,7 +180,7 @@ static sy_status fetch_inputs(const sy__moe *moe, sy_pass *p, const sy_tensor *i
     SY_TRY(fetch_raw(p, &p->batch->token_glb, &raw));
     r->token_glb = raw;
     for (int32_t i = 0; i < moe->layout.n_params; i++) {
-        SY_TRY(fetch(p, &f, &moe->own[i]->value, &r->param[i]));
+        SY_TRY(fetch_param(moe, p, i, &f, &r->param[i]));
     }
     if (moe->state != NULL) {
         SY_TRY(fetch(p, &f, &moe->state->value, &r->state));
@@ -172,6 +210,20 @@ static sy_status put_choices(sy_pass *p, const sy_host_route *r, sy_choices *c)
     }
     if (r->weight_grad != NULL) {
         SY_TRY(put(p, r->weight_grad, &c->weight_grad));
+    }
+cleanup:
+    return st;
+}
+
+static sy_status put_local(const sy__moe *moe, sy_pass *p, const sy_host_route *r, sy__local *out)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy__local_allocate(moe, p, out));
+    if (out->copy.data != NULL) {
+        SY_TRY(put(p, r->copy, &out->copy));
+    }
+    if (out->mix.data != NULL) {
+        SY_TRY(put(p, r->mix, &out->mix));
     }
 cleanup:
     return st;
@@ -245,6 +297,7 @@ sy_status sy__host_route_forward(const sy__moe *moe, sy_pass *p, const sy_tensor
     }
     SY_TRY(put(p, r->z, &s->scores.z));
     SY_TRY(put_choices(p, r, &s->choices));
+    SY_TRY(put_local(moe, p, r, &s->local));
     SY_TRY(sy_router_scores(p->stream,
                             &(sy_router_scores_args){.z = s->scores.z,
                                                      .p = s->scores.p,
@@ -287,24 +340,68 @@ cleanup:
     return st;
 }
 
+static sy_status add_own_gradient(sy_pass *p, const double *dparam, bool by_id,
+                                  const sy_tensor *grad)
+{
+    sy_status st = SY_OK;
+    const int64_t rows = by_id ? p->batch->T : grad->shape[0];
+    sy_tensor mine;
+    SY_TRY(sy_arena_2d(p->scratch, p->wide, rows, grad->shape[1], &mine));
+    SY_TRY(put(p, dparam, &mine));
+    if (by_id) {
+        SY_TRY(sy_embed_backward(
+            p->stream, &(sy_embed_backward_args){.ids = p->batch->ids, .dy = mine, .dw = *grad}));
+    } else {
+        SY_TRY(sy_add(p->stream, &(sy_add_args){.a = *grad, .b = mine, .y = *grad}));
+    }
+cleanup:
+    return st;
+}
+
 static sy_status add_own_gradients(const sy__moe *moe, sy_pass *p, const sy_host_route *r)
 {
     sy_status st = SY_OK;
     for (int32_t i = 0; i < moe->layout.n_params; i++) {
-        const sy_tensor *grad = &moe->own[i]->grad;
-        sy_tensor mine;
-        if (grad->data != NULL) {
-            SY_TRY(sy_arena_2d(p->scratch, p->wide, grad->shape[0], grad->shape[1], &mine));
-            SY_TRY(put(p, r->dparam[i], &mine));
-            SY_TRY(sy_add(p->stream, &(sy_add_args){.a = *grad, .b = mine, .y = *grad}));
+        if (moe->own[i] != NULL && moe->own[i]->grad.data != NULL) {
+            SY_TRY(
+                add_own_gradient(p, r->dparam[i], moe->layout.param[i].by_id, &moe->own[i]->grad));
         }
     }
 cleanup:
     return st;
 }
 
+/* Room for what the router's backward adds to. The layer above was here before and left what it
+ * has for this one's carry. */
+static sy_status make_room(const sy__moe *moe, sy_pass *p, sy_host_route *r)
+{
+    sy_status st = SY_OK;
+    const int64_t n_carry = r->T * moe->layout.n_carry;
+    r->din = r->dz;
+    if (r->z != r->in) {
+        SY_TRY(host_doubles(p, r->T * r->M, &r->din));
+    }
+    for (int32_t i = 0; i < moe->layout.n_params; i++) {
+        const int64_t columns = moe->layout.param[i].shape[1];
+        const int64_t rows = moe->layout.param[i].by_id ? r->T : moe->layout.param[i].shape[0];
+        if (moe->own[i] != NULL) {
+            SY_TRY(host_doubles(p, rows * columns, &r->dparam[i]));
+        }
+    }
+    if (r->dcarry == NULL) {
+        SY_TRY(host_doubles(p, n_carry, &r->dcarry));
+    }
+    if (r->lower != NULL) {
+        SY_TRY(host_doubles(p, n_carry, &r->lower->dcarry));
+        r->dbelow = r->lower->dcarry;
+    }
+cleanup:
+    return st;
+}
+
 sy_status sy__host_route_backward(const sy__moe *moe, sy_pass *p, const sy__moe_saved *s,
-                                  const sy_tensor *g, const sy_tensor *dz, sy_tensor *din)
+                                  const sy_tensor *g, const sy_tensor *dz, const sy__local *dlocal,
+                                  sy_tensor *din)
 {
     sy_status st = SY_OK;
     const sy_host_router_ops *ops = moe->router->host;
@@ -312,14 +409,14 @@ sy_status sy__host_route_backward(const sy__moe *moe, sy_pass *p, const sy__moe_
     fetched f = {0};
     SY_TRY(fetch(p, &f, g, &r->g));
     SY_TRY(fetch(p, &f, dz, &r->dz));
+    if (dlocal->copy.data != NULL) {
+        SY_TRY(fetch(p, &f, &dlocal->copy, &r->dcopy));
+    }
+    if (dlocal->mix.data != NULL) {
+        SY_TRY(fetch(p, &f, &dlocal->mix, &r->dmix));
+    }
     SY_TRY(wait_for(p, &f));
-    r->din = r->dz;
-    if (r->z != r->in) {
-        SY_TRY(host_doubles(p, r->T * r->M, &r->din));
-    }
-    for (int32_t i = 0; i < moe->layout.n_params; i++) {
-        SY_TRY(host_doubles(p, sy_tensor_numel(&moe->own[i]->value), &r->dparam[i]));
-    }
+    SY_TRY(make_room(moe, p, r));
     if (!p->mesh->dev->dry) {
         ops->backward(r);
         if (ops->score_backward != NULL) {
@@ -330,110 +427,6 @@ sy_status sy__host_route_backward(const sy__moe *moe, sy_pass *p, const sy__moe_
     SY_TRY(put(p, r->din, din));
     SY_TRY(add_own_gradients(moe, p, r));
     SY_TRY(add_sums(moe, p, r));
-cleanup:
-    return st;
-}
-
-/* ---- parameters and state ---- */
-
-static sy_status declare_matrix(sy__moe *moe, const char *prefix, sy_param_spec *spec,
-                                sy_params *params)
-{
-    const sy_router_layout *l = &moe->layout;
-    spec->shape_glb[0] = l->M;
-    spec->init = l->zero_matrix ? SY_INIT_ZEROS : SY_INIT_NORMAL;
-    spec->n_pieces = l->n_pieces;
-    for (int32_t i = 0; i < l->n_pieces; i++) {
-        snprintf(spec->piece[i].name, sizeof spec->piece[i].name, "%s/moe/%s", prefix, l->piece[i]);
-        spec->piece[i].extent = l->M / l->n_pieces;
-    }
-    return l->M > 0 && !l->reads_x ? sy_params_declare(params, spec, &moe->router_w) : SY_OK;
-}
-
-sy_status sy__host_route_declare(sy__moe *moe, const char *prefix, sy_param_spec *router,
-                                 sy_params *params)
-{
-    sy_status st = SY_OK;
-    const sy_router_layout *l = &moe->layout;
-    SY_TRY(declare_matrix(moe, prefix, router, params));
-    for (int32_t i = 0; i < l->n_params; i++) {
-        sy_param_spec own = {.wide = true,
-                             .n_dim = 2,
-                             .shape_glb = {l->param[i].shape[0], l->param[i].shape[1]},
-                             .shard_dim = -1,
-                             .replicas = SY_DENSE,
-                             .init = l->param[i].init,
-                             .init_std = l->param[i].std,
-                             .trainable = true};
-        snprintf(own.name, sizeof own.name, "%s/moe/%s", prefix, l->param[i].name);
-        SY_TRY(sy_params_declare(params, &own, &moe->own[i]));
-    }
-    if (l->n_state > 0) {
-        sy_param_spec state = {.wide = true,
-                               .n_dim = 1,
-                               .shape_glb = {l->n_state},
-                               .shard_dim = -1,
-                               .replicas = SY_DENSE,
-                               .init = SY_INIT_ZEROS};
-        snprintf(state.name, sizeof state.name, "%s/moe/state", prefix);
-        SY_TRY(sy_params_declare(params, &state, &moe->state));
-    }
-cleanup:
-    return st;
-}
-
-/* Values of a wide parameter to the host, and back. */
-static sy_status take(const sy__moe *moe, const sy_step_end *end, const sy_tensor *value,
-                      double *out)
-{
-    sy_status st = SY_OK;
-    SY_TRY(sy_copy_d2h(end->stream, moe->h_raw, value->data, sy_tensor_bytes(value)));
-    SY_TRY(sy_stream_sync(end->stream));
-    sy_convert(SY_F64, out, value->dtype, moe->h_raw, sy_tensor_numel(value));
-cleanup:
-    return st;
-}
-
-static sy_status give(const sy__moe *moe, const sy_step_end *end, const double *from,
-                      const sy_tensor *value)
-{
-    sy_status st = SY_OK;
-    sy_convert(value->dtype, moe->h_raw, SY_F64, from, sy_tensor_numel(value));
-    SY_TRY(sy_copy_h2d(end->stream, value->data, moe->h_raw, sy_tensor_bytes(value)));
-    SY_TRY(sy_stream_sync(end->stream));
-cleanup:
-    return st;
-}
-
-/* Parameters that are the router's are wide: their values are their own masters, whole on every
-   rank, so what all ranks write there alike is what the optimizer goes on from. */
-static sy_status adapt(sy__moe *moe, const sy_step_end *end)
-{
-    sy_status st = SY_OK;
-    bool changed = false;
-    for (int32_t i = 0; i < moe->layout.n_params; i++) {
-        SY_TRY(take(moe, end, &moe->own[i]->value, moe->h_own[i]));
-    }
-    changed = moe->router->host->adapt(moe->config, end, moe->layer, moe->h_state, moe->h_own);
-    for (int32_t i = 0; changed && i < moe->layout.n_params; i++) {
-        SY_TRY(give(moe, end, moe->h_own[i], &moe->own[i]->value));
-    }
-cleanup:
-    return st;
-}
-
-sy_status sy__host_route_end_step(sy__moe *moe, const sy_step_end *end)
-{
-    sy_status st = SY_OK;
-    const sy_host_router_ops *ops = moe->router->host;
-    SY_TRY(take(moe, end, &moe->state->value, moe->h_state));
-    if (ops->end_step != NULL) {
-        ops->end_step(moe->config, end, moe->layer, moe->h_state);
-    }
-    if (ops->adapt != NULL) {
-        SY_TRY(adapt(moe, end));
-    }
-    SY_TRY(give(moe, end, moe->h_state, &moe->state->value));
 cleanup:
     return st;
 }

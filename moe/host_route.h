@@ -28,7 +28,14 @@ typedef struct sy_host_route {
     double *weight_grad;      /* [T, K] SY_ROUTER_TWO_WEIGHTS: what the experts' gradients use */
     int64_t *count;           /* [n_scopes, E] SY_ROUTER_OWN_COUNT: loads of the balance loss */
     int32_t n_scopes;         /* of the balance loss: B, or 1 */
-    double *param[SY_ROUTER_PARAMS], *dparam[SY_ROUTER_PARAMS];
+    double *param[SY_ROUTER_PARAMS], *dparam[SY_ROUTER_PARAMS]; /* NULL: not in this layer */
+    double *copy, *mix;          /* [T], [T, n_vectors]: terms computed where the token is */
+    double *dcopy, *dmix;        /* backward */
+    double *carry, *dcarry;      /* [T, n_carry] for the layer above; its gradient from there */
+    const double *below;         /* [T, n_carry] of the MoE layer below; NULL: there is none */
+    double *dbelow;              /* backward: += */
+    struct sy_host_route *lower; /* whose carry `below` is */
+    void *work;
     double *state, *bias; /* bias [E]: NULL without moe.bias_update_rate */
     double *note;         /* [T, E] zeros: for backward, whatever it wants of forward */
     double *scratch;      /* [2 (E + M + T)]; weighing uses the first E */

@@ -342,6 +342,7 @@ static sy_status forward(void *self, sy_pass *p, const sy_tensor *x, sy_tensor *
     }
     s->kept_rows = saved != NULL && s->plan.n_passes == 1 && p->recompute != SY_RECOMPUTE_MOE;
     SY_TRY(experts_forward(moe, p, s, x, y));
+    SY_TRY(sy__local_forward(moe, p, &s->local, x, y));
     if (moe->has_shared) {
         SY_TRY(sy_shared_forward(&moe->shared, p, x, y, saved != NULL ? &s->shared : NULL));
     }
@@ -466,6 +467,10 @@ sy_status sy_moe_create(const sy_model_config *model, const sy_moe_config *confi
         .has_shared = config->shared_experts > 0};
     SY_REQUIRE(moe->router != NULL, SY_ERR_USAGE, "unknown router '%s'", config->router);
     sy_router_layout_of(config, model->hidden, &moe->layout);
+    sy__host_route_settle(model, &moe->layout);
+    if (moe->layout.zero_experts) {
+        moe->experts.down_std = 0;
+    }
     SY_TRY(create_host_memory(moe));
     *out = (sy_sublayer){&moe_ops, moe};
     moe = NULL;
@@ -482,5 +487,12 @@ int64_t sy_moe_active_params(const sy_model_config *model, const sy_moe_config *
     int64_t shared = config->shared_experts > 0 ? config->shared_hidden : 0;
     int64_t expert = 3 * H * config->expert_hidden +
                      3 * config->adapter_rank * (H + (int64_t)config->expert_hidden);
-    return H * config->experts + config->top_k * expert + 3 * H * shared;
+    sy_router_layout layout;
+    sy_router_layout_of(config, H, &layout);
+    double computed = layout.computed > 0 ? layout.computed : config->top_k;
+    int64_t own = (int64_t)layout.n_vectors * H;
+    for (int32_t i = 0; i < layout.n_params; i++) {
+        own += layout.param[i].shape[1] * (layout.param[i].by_id ? 1 : layout.param[i].shape[0]);
+    }
+    return H * layout.M + own + (int64_t)llround(computed * (double)expert) + 3 * H * shared;
 }

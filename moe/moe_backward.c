@@ -125,7 +125,8 @@ cleanup:
 }
 
 static sy_status router_backward(const sy__moe *moe, sy_pass *p, const sy__moe_saved *s,
-                                 const sy_tensor *x, const sy_tensor *g, sy_tensor *dx)
+                                 const sy_tensor *x, const sy_tensor *g, const sy__local *dlocal,
+                                 sy_tensor *dx)
 {
     sy_status st = SY_OK;
     int64_t mark = sy_arena_mark(p->scratch);
@@ -134,7 +135,7 @@ static sy_status router_backward(const sy__moe *moe, sy_pass *p, const sy__moe_s
     if (moe->router->host != NULL) {
         SY_TRY(sy_zero(p->stream, dz.data, sy_tensor_bytes(&dz)));
         SY_TRY(losses(moe, p, s, &dz));
-        SY_TRY(sy__host_route_backward(moe, p, s, g, &dz, &din));
+        SY_TRY(sy__host_route_backward(moe, p, s, g, &dz, dlocal, &din));
     } else {
         SY_TRY(moe->router->backward(moe->config, p, &s->scores, &s->choices, g, &dz));
         SY_TRY(losses(moe, p, s, &dz));
@@ -158,9 +159,11 @@ sy_status sy__moe_backward(void *self, sy_pass *p, void *saved, const sy_tensor 
     sy__moe_saved *s = saved;
     int64_t mark = sy_arena_mark(p->scratch);
     sy_tensor g;
+    sy__local dlocal;
     SY_TRY(sy_arena_2d(p->scratch, p->wide, s->plan.T, s->choices.K, &g));
     SY_TRY(experts_backward(moe, p, s, x, dy, dx, &g));
-    SY_TRY(router_backward(moe, p, s, x, &g, dx));
+    SY_TRY(sy__local_backward(moe, p, &s->local, x, dy, dx, &dlocal));
+    SY_TRY(router_backward(moe, p, s, x, &g, &dlocal, dx));
     if (moe->has_shared) {
         SY_TRY(sy_shared_backward(&moe->shared, p, s->shared, x, dy, dx));
     }

@@ -19,17 +19,27 @@ typedef struct sy__moe {
     bool has_shared;
     sy_router_layout layout;
     sy_param *own[SY_ROUTER_PARAMS], *state; /* of a router on the host; NULL: it has none */
+    sy_param *vectors;                       /* [n_vectors, H] */
     double *h_state; /* [E or n_state], with h_raw [the same] wide: where bias or state is updated;
                         NULL without them */
     double *h_own[SY_ROUTER_PARAMS]; /* own parameters, where the router changes them itself */
     void *h_raw;
 } sy__moe;
 
+/* Terms of the output that are computed where the token is; absent where there are none. In
+ * p->keep. */
+typedef struct sy__local {
+    sy_tensor copy; /* [T] wide */
+    sy_tensor mix;  /* [T, n_vectors] compute dtype; its gradient is wide */
+    sy_tensor each; /* [T + 1] I32 0 .. T */
+} sy__local;
+
 /* Lives in p->host; its tensors in p->keep, rows and h in p->saved. */
 typedef struct sy__moe_saved {
     sy_scores scores;
     sy_host_route *host; /* NULL: the router is made of ops */
     sy_choices choices;
+    sy__local local;
     sy_tensor count; /* [n_scopes, E] I64 for the balance loss */
     sy_plan plan;
     bool kept_rows; /* rows and h are there for backward */
@@ -58,11 +68,23 @@ sy_status sy__host_route_count(sy_pass *p, const sy_host_route *r, const sy_tens
 /* din [T, M] (from p->scratch) from g [T, K] and dz [T, E], the common losses' gradient; gradients
  * of the router's own parameters +=. One host wait. */
 sy_status sy__host_route_backward(const sy__moe *moe, sy_pass *p, const sy__moe_saved *s,
-                                  const sy_tensor *g, const sy_tensor *dz, sy_tensor *din);
+                                  const sy_tensor *g, const sy_tensor *dz, const sy__local *dlocal,
+                                  sy_tensor *din);
+/* What depends on the model: rows per id, vocabulary. */
+void sy__host_route_settle(const sy_model_config *model, sy_router_layout *layout);
 /* `router` is the matrix as a router of ops has it. */
 sy_status sy__host_route_declare(sy__moe *moe, const char *prefix, sy_param_spec *router,
                                  sy_params *params);
 sy_status sy__host_route_end_step(sy__moe *moe, const sy_step_end *end);
+
+/* Terms computed where the token is (moe/local.c): their parameters; room for the weights, that the
+ * router fills; y += them; their gradients (from p->scratch) and dx += theirs. */
+sy_status sy__local_declare(sy__moe *moe, const char *prefix, sy_params *params);
+sy_status sy__local_allocate(const sy__moe *moe, sy_pass *p, sy__local *out);
+sy_status sy__local_forward(const sy__moe *moe, sy_pass *p, const sy__local *l, const sy_tensor *x,
+                            sy_tensor *y);
+sy_status sy__local_backward(const sy__moe *moe, sy_pass *p, const sy__local *l, const sy_tensor *x,
+                             const sy_tensor *dy, const sy_tensor *dx, sy__local *grad);
 
 /* Where the host's time goes; streams that run at once only. */
 typedef enum sy__moe_phase { SY__MOE_DISPATCH, SY__MOE_EXPERTS, SY__MOE_COMBINE } sy__moe_phase;

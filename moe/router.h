@@ -49,18 +49,33 @@ typedef struct sy_router_layout {
     int32_t K;        /* slots per token (default: top_k) */
     int32_t M;        /* rows of its matrix W [M, H], in = x W^T (default: E; 0: no matrix) */
     bool reads_x;     /* in is x itself, [T, H]; there is no matrix, and M is set to H */
-    int32_t n_pieces; /* W in the file: "router", or pieces of equal height */
+    int32_t n_pieces; /* W in the file: "router", or pieces */
     const char *piece[SY_ROUTER_PIECES];
-    bool zero_matrix; /* begins with zeros */
-    int32_t n_params; /* small parameters whose gradients the router computes */
+    int32_t piece_rows[SY_ROUTER_PIECES]; /* all 0: of equal height */
+    bool zero_matrix;                     /* begins with zeros */
+    bool zero_experts; /* the experts' last matrices begin with zeros, so their outputs do */
+    int32_t n_params;  /* small parameters whose gradients the router computes */
     struct {
         const char *name;
         int64_t shape[2];
         sy_init init;
         double std;
+        bool above; /* only in layers above another MoE layer: what reads `below` */
+        bool by_id; /* a row per id (shape[0] is the vocabulary's), and the router sees the rows
+                       of its tokens: [T, shape[1]] */
     } param[SY_ROUTER_PARAMS];
-    int64_t n_state; /* numbers that are saved and that end_step changes; they begin with zeros */
-    int64_t n_sums;  /* numbers that are summed over the tokens of a step, for end_step */
+    /* Terms of the output that are computed where the token is, y_t += copy_t x_t +
+       sum_j mix_tj v_j: the router gives copy [T] and mix [T, n_vectors], and gets their gradients;
+       the vectors v [n_vectors, H] are parameters ("vectors"). */
+    bool copies;
+    int32_t n_vectors;
+    double vectors_std;
+    int32_t n_carry;   /* numbers per token that the next MoE layer's router sees */
+    double computed;   /* experts per token where loads are as wished (default: top_k) */
+    double share;      /* of all choices, an expert's where they are (default: 1 / E) */
+    int64_t n_state;   /* numbers that are saved and that end_step changes; they begin with zeros */
+    bool state_per_id; /* and behind them one for every id of the vocabulary */
+    int64_t n_sums;    /* numbers that are summed over the tokens of a step, for end_step */
 } sy_router_layout;
 
 struct sy_host_route; /* moe/host_route.h */
@@ -69,6 +84,8 @@ struct sy_host_route; /* moe/host_route.h */
 typedef struct sy_host_router_ops {
     /* Change what differs from the defaults. (optional) */
     void (*layout)(const sy_moe_config *config, sy_router_layout *out);
+    /* Bytes of r->work. (optional: none) */
+    int64_t (*work_bytes)(const struct sy_host_route *r);
     /* z [T, E] from in [T, M]. (optional: z is in) */
     void (*score)(struct sy_host_route *r);
     /* expert, weight [T, K] from z; routed tokens only. */
@@ -86,11 +103,15 @@ typedef struct sy_host_router_ops {
      * The optimizer's moments stay. (optional) */
     bool (*adapt)(const sy_moe_config *config, const sy_step_end *end, int32_t layer, double *state,
                   double *const *param);
+    /* Has the state come to where `adapt` is to be called? Parameters are copied for it only then.
+     * (optional: always) */
+    bool (*is_time)(const sy_moe_config *config, const double *state);
 } sy_host_router_ops;
 
 typedef struct sy_router_ops {
     const char *name, *source; /* source: paper and section */
     uint32_t traits;
+    int32_t only_top_k; /* the one moe.top_k there is (0: any), and its default then */
     /* Settings that do not go together, through sy_config_error; after parsing. (optional) */
     sy_status (*check)(const sy_moe_config *config, const sy_config *all);
     const char *metric; /* name of r->metric per routed token, "moe/router_<metric>"; NULL: none */

@@ -193,6 +193,23 @@ static sy_status check_weights(const sy_moe_config *m, uint32_t traits, sy_confi
                : SY_OK;
 }
 
+/* Of a router that knows one number of choices only. */
+static sy_status check_top_k(const sy_moe_config *m, const sy_router_ops *router, sy_config *config)
+{
+    char text[16];
+    if (router->only_top_k == 0 || m->top_k == router->only_top_k) {
+        return SY_OK;
+    }
+    if (sy_config_was_set(config, "moe.top_k")) {
+        return sy_config_error(config, "moe.top_k",
+                               "moe.top_k %d with moe.router %s, which gives a token %d; set it to "
+                               "%d, or leave it out",
+                               m->top_k, m->router, router->only_top_k, router->only_top_k);
+    }
+    snprintf(text, sizeof text, "%d", router->only_top_k);
+    return sy_config_default(config, "moe.top_k", text);
+}
+
 sy_status sy_router_settle(sy_config *config)
 {
     sy_status st = SY_OK;
@@ -209,6 +226,7 @@ sy_status sy_router_settle(sy_config *config)
         goto cleanup;
     }
     SY_TRY(check_topk_only(m, config));
+    SY_TRY(check_top_k(m, router, config));
     SY_TRY(check_capacity(m, router->traits, config));
     SY_TRY(check_losses(m, router->traits, config));
     SY_TRY(check_weights(m, router->traits, config));

@@ -20,6 +20,7 @@
     OWN(skywork)                                                                                   \
     OWN(maskmoe)                                                                                   \
     OWN(grin)                                                                                      \
-    OWN(dynmoe)
+    OWN(dynmoe)                                                                                    \
+    PLAIN(base)
 
 #endif

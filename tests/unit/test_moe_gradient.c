@@ -104,7 +104,7 @@ static void randomise(rig *r)
     }
 }
 
-static void open_rig(rig *r, const char *const *overrides)
+static void open_fresh(rig *r, const char *const *overrides)
 {
     int32_t n = 0;
     memset(r, 0, sizeof *r);
@@ -123,6 +123,11 @@ static void open_rig(rig *r, const char *const *overrides)
                            .threads = 1};
     must(sy_engine_create(&spec, &r->e));
     make_batch(r);
+}
+
+static void open_rig(rig *r, const char *const *overrides)
+{
+    open_fresh(r, overrides);
     randomise(r);
 }
 
@@ -377,6 +382,7 @@ static const check_case cases[] = {
     ROUTER("skywork", "moe.skywork.scale=1.5", "moe.capacity_factor=0.7"),
     ROUTER("maskmoe", "moe.maskmoe.visible=3", "moe.maskmoe.frequent_ids=100"),
     ROUTER("expert_choice", NO_LOSSES, "moe.look_ahead=true", "moe.expert_choice.factor=1.7"),
+    ROUTER("base", NO_LOSSES, "moe.routed_scale=1.5", "train.recompute=block"),
     {.name = "gradient_with_loss_weights_is_that_of_the_loss",
      .with_weight = true,
      .with_doc = true},
@@ -472,6 +478,23 @@ static void pass_without_tokens_leaves_gradients_at_zero(void **state)
         assert_true(largest == 0);
         close_rig(&r);
     }
+}
+
+/* The output of a layer that begins as nothing: its block begins as its attention alone. */
+static void base_experts_begin_with_outputs_of_zero(void **state)
+{
+    (void)state;
+    const char *overrides[MAX_SET] = {"moe.router=base"};
+    rig r;
+    open_fresh(&r, overrides);
+    must(sy_params_init(r.e->params, 5, r.e->compute_stream));
+    sy_batch batch = view(&r);
+    loss_of(&r, &batch, NULL);
+    for (int32_t i = 0; i < L; i++) {
+        const double *sums = r.e->h_sums + 2 + (int64_t)i * SY_N_SUMS;
+        assert_true(sums[SY_SUM_INPUT] > 0 && sums[SY_SUM_OUTPUT] == 0);
+    }
+    close_rig(&r);
 }
 
 static void set_bias(rig *r, int32_t layer, int32_t expert, double x)
@@ -601,16 +624,17 @@ static void losses_of_equal_logits_are_known(void **state)
 
 int main(void)
 {
-    struct CMUnitTest tests[N_CASES + 6] = {
+    struct CMUnitTest tests[N_CASES + 7] = {
         cmocka_unit_test(recompute_any_kind_gives_the_same_bits),
         cmocka_unit_test(pass_without_tokens_leaves_gradients_at_zero),
+        cmocka_unit_test(base_experts_begin_with_outputs_of_zero),
         cmocka_unit_test(bias_moves_against_the_load),
         cmocka_unit_test(expert_without_tokens_has_no_gradient),
         cmocka_unit_test(one_expert_for_all_tokens_stays_finite),
         cmocka_unit_test(losses_of_equal_logits_are_known),
     };
     for (int32_t i = 0; i < N_CASES; i++) {
-        tests[6 + i] = (struct CMUnitTest){.name = cases[i].name,
+        tests[7 + i] = (struct CMUnitTest){.name = cases[i].name,
                                            .test_func = gradient_is_that_of_the_loss,
                                            .initial_state = (void *)(uintptr_t)&cases[i]};
     }

@@ -1,0 +1,167 @@
+/* One router on the host by itself, and a micro-batch for it: no device, no layer. */
+#ifndef SY_TESTS_ROUTER_RIG_H
+#define SY_TESTS_ROUTER_RIG_H
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "core/rng.h"
+#include "moe/host_route.h"
+#include "tests/support/router_config.h"
+
+enum {
+    MAX_T = 64,
+    MAX_E = 12,
+    MAX_M = 36,
+    MAX_LIST = 8,
+    MAX_PARAM = 64 * 50,
+    WIDTH = 3,
+    MAX_STATE = 400
+};
+
+/* One router, and a micro-batch for it. */
+typedef struct rig {
+    sy_config *config;
+    const sy_router_ops *router;
+    sy_host_route r;
+    double in[MAX_T * MAX_M], z[MAX_T * MAX_E], weight[MAX_T * MAX_E], weight_grad[MAX_T * MAX_E];
+    double note[MAX_T * MAX_E], scratch[2 * (MAX_E + MAX_M + MAX_T)], g[MAX_T * MAX_E];
+    double dz[MAX_T * MAX_E], din[MAX_T * MAX_M], state[MAX_STATE], bias[MAX_E];
+    int32_t expert[MAX_T * MAX_E], ids[MAX_T];
+    int64_t count[MAX_T * MAX_E], token_glb[MAX_T];
+    uint8_t routed[MAX_T];
+    double copy[MAX_T], mix[MAX_T * 4], dcopy[MAX_T], dmix[MAX_T * 4], work[1024];
+    double carry[MAX_T * MAX_M], dcarry[MAX_T * MAX_M], below[MAX_T * MAX_M];
+    double dbelow[MAX_T * MAX_M], param[SY_ROUTER_PARAMS][MAX_PARAM];
+    double dparam[SY_ROUTER_PARAMS][MAX_PARAM];
+} rig;
+
+/* z of the golden fixture: four tokens, four experts; choices, weights and losses below were
+   computed from it by other code in double. */
+static const double golden[16] = {2,   1, 0.5,  -1,   0,  3,   1,   -2,
+                                  1.5, 1, -0.5, 0.25, -1, 0.5, 2.5, 1.25};
+
+static inline void rig_open(rig *k, const char *const *set)
+{
+    memset(k, 0, sizeof *k);
+    if (configure(set, &k->config) != SY_OK) {
+        print_error("%s\n", sy_error_message());
+        fail();
+    }
+    const sy_moe_config *c = sy_config_get(k->config, "moe");
+    sy_router_layout layout;
+    k->router = sy_router_find(c->router);
+    sy_router_layout_of(c, WIDTH, &layout);
+    assert_true(layout.M <= MAX_M && layout.K <= MAX_E);
+    const bool same = layout.M == c->experts && k->router->host->score == NULL;
+    k->r = (sy_host_route){.config = c,
+                           .E = c->experts,
+                           .K = layout.K,
+                           .M = layout.M,
+                           .H = WIDTH,
+                           .vocab = 300,
+                           .training = true,
+                           .seed = 7,
+                           .stream = 11,
+                           .n_scopes = 1,
+                           .ids = k->ids,
+                           .token_glb = k->token_glb,
+                           .in = same ? k->z : k->in,
+                           .z = k->z,
+                           .expert = k->expert,
+                           .weight = k->weight,
+                           .weight_grad = k->weight_grad,
+                           .count = k->count,
+                           .copy = k->copy,
+                           .mix = k->mix,
+                           .dcopy = k->dcopy,
+                           .dmix = k->dmix,
+                           .work = k->work,
+                           .carry = k->carry,
+                           .dcarry = k->dcarry,
+                           .state = k->state,
+                           .note = k->note,
+                           .scratch = k->scratch,
+                           .g = k->g,
+                           .dz = k->dz,
+                           .din = same ? k->dz : k->din};
+    for (int32_t i = 0; i < layout.n_params; i++) {
+        k->r.param[i] = k->param[i];
+        k->r.dparam[i] = k->dparam[i];
+    }
+}
+
+/* Choose for T tokens with these inputs [T, M]. */
+static inline void choose(rig *k, int32_t T, const double *in)
+{
+    sy_host_route *r = &k->r;
+    assert_true(T <= MAX_T);
+    r->T = T;
+    r->B = 1;
+    r->S = T;
+    r->per_token = T > 0 ? 1.0 / T : 0;
+    r->loss = r->metric = 0;
+    memset(k->count, 0, sizeof k->count);
+    memset(k->note, 0, sizeof k->note);
+    memset(k->dz, 0, sizeof k->dz);
+    memset(k->din, 0, sizeof k->din);
+    memset(k->weight, 0, sizeof k->weight);
+    for (int32_t i = 0; i < MAX_T * MAX_E; i++) {
+        k->expert[i] = -1;
+    }
+    for (int32_t t = 0; t < T; t++) {
+        k->token_glb[t] = t;
+    }
+    if (in != NULL) {
+        memcpy(r->in, in, sizeof *in * (size_t)(T * r->M));
+    }
+    if (k->router->host->score != NULL) {
+        k->router->host->score(r);
+    }
+    k->router->host->choose(r);
+}
+
+static inline void draw(double *z, int32_t n, uint64_t seed)
+{
+    for (int32_t i = 0; i < n; i++) {
+        z[i] = sy_rng_normal(seed, SY_RNG_TEST, (uint64_t)i);
+    }
+}
+
+/* The token's experts are these, in any order, -1 behind them. */
+static inline void assert_experts(const rig *k, int32_t t, const int32_t *list)
+{
+    int32_t n = 0;
+    for (; n < MAX_LIST && list[n] >= 0; n++) {
+        bool found = false;
+        for (int32_t i = 0; i < k->r.K; i++) {
+            found = found || k->expert[t * k->r.K + i] == list[n];
+        }
+        assert_true(found);
+    }
+    for (int32_t i = n; i < k->r.K; i++) {
+        assert_int_equal(k->expert[t * k->r.K + i], -1);
+    }
+}
+
+static inline void assert_near(double a, double b, double bound)
+{
+    if (!(fabs(a - b) <= bound)) {
+        fail_msg("%.12g where %.12g is expected", a, b);
+    }
+}
+
+static inline void close_rig(rig *k)
+{
+    sy_config_destroy(&k->config);
+}
+
+#define NONE -1
+
+#endif
