@@ -110,11 +110,15 @@ static sy_status adapt(sy__moe *moe, const sy_step_end *end)
     sy_status st = SY_OK;
     bool changed = false;
     for (int32_t i = 0; i < moe->layout.n_params; i++) {
-        SY_TRY(take(moe, end, &moe->own[i]->value, moe->h_own[i]));
+        if (moe->own[i] != NULL) {
+            SY_TRY(take(moe, end, &moe->own[i]->value, moe->h_own[i]));
+        }
     }
     changed = moe->router->host->adapt(moe->config, end, moe->layer, moe->h_state, moe->h_own);
     for (int32_t i = 0; changed && i < moe->layout.n_params; i++) {
-        SY_TRY(give(moe, end, moe->h_own[i], &moe->own[i]->value));
+        if (moe->own[i] != NULL) {
+            SY_TRY(give(moe, end, moe->h_own[i], &moe->own[i]->value));
+        }
     }
 cleanup:
     return st;

@@ -494,5 +494,6 @@ int64_t sy_moe_active_params(const sy_model_config *model, const sy_moe_config *
     for (int32_t i = 0; i < layout.n_params; i++) {
         own += layout.param[i].shape[1] * (layout.param[i].by_id ? 1 : layout.param[i].shape[0]);
     }
-    return H * layout.M + own + (int64_t)llround(computed * (double)expert) + 3 * H * shared;
+    own += layout.reads_x ? 0 : H * layout.M;
+    return own + (int64_t)llround(computed * (double)expert) + 3 * H * shared;
 }
