@@ -7,6 +7,7 @@
 #include "backend/backend.h"
 #include "backend/cpu_peak.h"
 #include "checkpoint/hdf5_version.h"
+#include "core/pci.h"
 #include "launch/doctor_impl.h"
 #include "launch/version.h"
 #include "parallel/mpi_facts.h"
@@ -56,6 +57,28 @@ static bool is_built(const char *backend)
     return false;
 }
 
+/* Where the driver's GPUs stand. */
+static void tell_places(sy__doctor *d)
+{
+    DIR *dir = opendir("/sys/bus/pci/drivers/nvidia");
+    for (struct dirent *e = dir ? readdir(dir) : NULL; e != NULL; e = readdir(dir)) {
+        sy_pci_place p;
+        if (strchr(e->d_name, ':') == NULL || !sy_pci_place_of("/sys", e->d_name, &p)) {
+            continue;
+        }
+        if (p.node < 0) {
+            sy__doctor_say(d, "gpus", SY__FINE, NULL, "GPU %s", e->d_name);
+        } else {
+            sy__doctor_say(d, "gpus", SY__FINE, NULL,
+                           "GPU %s at memory node %d, cores %s; network cards beside it: %s",
+                           e->d_name, p.node, p.cores, p.cards[0] != '\0' ? p.cards : "none");
+        }
+    }
+    if (dir != NULL) {
+        closedir(dir);
+    }
+}
+
 /* Rows about CUDA and NCCL stand here. */
 void sy__doctor_gpus(sy__doctor *d)
 {
@@ -71,4 +94,5 @@ void sy__doctor_gpus(sy__doctor *d)
     } else {
         sy__doctor_say(d, "gpus", SY__FINE, NULL, "no GPUs here; CUDA and NCCL are not built in");
     }
+    tell_places(d);
 }

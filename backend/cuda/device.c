@@ -8,6 +8,7 @@
 
 #include "backend/cuda/product_impl.h"
 #include "core/alloc.h"
+#include "core/pci.h"
 
 sy_status sy__cuda_try(cudaError_t error, const char *what)
 {
@@ -77,6 +78,21 @@ cleanup:
     return st;
 }
 
+/* A rank that nobody has bound runs on the cores of its GPU's memory node, where its pinned memory
+   is then too. Network cards are NCCL's to choose: it knows which is near. */
+static void stay_near(const sy_device *dev)
+{
+    char address[32];
+    sy_pci_place place;
+    const char *wanted = getenv("SY_BIND");
+    const int32_t ordinal = sy__cuda_device_of(dev)->ordinal;
+    if ((wanted == NULL || strcmp(wanted, "0") != 0) &&
+        cudaDeviceGetPCIBusId(address, (int)sizeof address, ordinal) == cudaSuccess &&
+        sy_pci_place_of("/sys", address, &place)) {
+        sy_pci_bind_cores(&place);
+    }
+}
+
 static sy_status attribute(int32_t ordinal, enum cudaDeviceAttr attr, int *value)
 {
     return sy__cuda_try(cudaDeviceGetAttribute(value, attr, ordinal), "attributes of the GPU");
@@ -117,6 +133,7 @@ static sy_status cuda_open(sy_device *dev)
     SY_TRY(sy_alloc(1, sizeof(sy__cuda_device), &dev->self));
     pthread_mutex_init(&sy__cuda_device_of(dev)->lock, NULL);
     SY_TRY(choose(dev, count));
+    stay_near(dev);
     SY_TRY(look_at(dev));
     SY_TRY(sy__products_open(dev));
 cleanup:
