@@ -425,7 +425,6 @@ static void config_beyond_64_kb_comes_back(void **state)
     free(config);
 }
 
-/* `created` is 20 characters, and HDF5 keeps 4 bytes of checksum over it. */
 static void equal_states_make_equal_files_but_created(void **state)
 {
     char a[2 * SCRATCH_PATH], b[2 * SCRATCH_PATH], now[32], then[32];
@@ -440,8 +439,7 @@ static void equal_states_make_equal_files_but_created(void **state)
         snprintf(now, sizeof now, "%s", info.created);
         sy_checkpoint_info_free(&info);
     } while (strcmp(now, then) == 0);
-    int64_t n = ckpt_file_difference(a, b);
-    assert_true(n >= 1 && n <= 24);
+    assert_true(ckpt_files_are_alike(a, b));
     assert_ok(sy_checkpoint_verify(b, NULL, NULL));
 }
 
