@@ -271,6 +271,7 @@ sy_status sy__h5_complete(const char *path, int image)
     hid_t closing = file;
     file = H5I_INVALID_HID;
     SY_TRY(sy__h5_check(H5Fclose(closing), SY_ERR_IO, "write", path, NULL));
+    SY_TRY(sy__h5_clear_times(path, image));
 cleanup:
     sy__h5_close(&attribute);
     sy__h5_close(&file);

@@ -16,8 +16,10 @@ extern "C" {
    closes *image. Not collective. */
 sy_status sy__h5_create(const char *path, sy__catalog *cat, const sy__attributes *attributes,
                         int *image);
-/* Set complete = 1 in the image. Not collective. */
+/* Set complete = 1 in the image, and leave out the times that HDF5 has noted. Not collective. */
 sy_status sy__h5_complete(const char *path, int image);
+/* The second half of that. Not collective. */
+sy_status sy__h5_clear_times(const char *path, int image);
 /* Attributes and datasets of a file, without the contents of its tables: pieces are not filled in.
    Whatever is not as we write it is SY_ERR_DAMAGED with the reason; see sy_checkpoint_info_read.
    Not collective. */

@@ -285,7 +285,20 @@ cleanup:
     return st;
 }
 
-/* Folders of the same name in different places go by their paths. */
+/* Is this a folder that came before, whatever path leads to it? */
+static bool is_again(const read_run *r, int32_t n)
+{
+    struct stat info, before;
+    bool again = false;
+    for (int32_t k = 0; k < n && !again && stat(r[n].dir.path, &info) == 0; k++) {
+        again = stat(r[k].dir.path, &before) == 0 && info.st_dev == before.st_dev &&
+                info.st_ino == before.st_ino;
+    }
+    return again;
+}
+
+/* Folders of the same name in different places go by their paths; a folder that came before says
+ * so. */
 static sy_status tell_apart(read_run *r, int32_t n)
 {
     sy_status st = SY_OK;
@@ -297,7 +310,8 @@ static sy_status tell_apart(read_run *r, int32_t n)
     }
     for (int32_t i = 0; i < n && clash; i++) {
         sy_free(&r[i].name);
-        SY_TRY(sy_strdup(r[i].dir.path, &r[i].name));
+        SY_TRY(sy_asprintf(&r[i].name, "%s%s", r[i].dir.path,
+                           is_again(r, i) ? " (the same run again)" : ""));
     }
 cleanup:
     return st;
@@ -332,6 +346,8 @@ sy_status sy_report_write(const char *const *run_dir, int32_t n_runs, const char
     char *page = NULL, *path = NULL;
     SY_REQUIRE(n_runs <= SY_REPORT_RUNS_MAX, SY_ERR_USAGE,
                "%d runs are too many for one page: at most %d", n_runs, SY_REPORT_RUNS_MAX);
+    SY_REQUIRE(out_path == NULL || out_path[0] != '\0', SY_ERR_USAGE,
+               "-o: an empty name is no file; leave the option out for the usual place");
     for (int32_t i = 0; i < n_runs; i++) {
         SY_TRY(open_run(run_dir[i], &run[i]));
     }

@@ -148,9 +148,11 @@ sy_status sy__page_phases(const sy__page *page)
                  "on rank 0</span></div>\n");
     write_areas(page, upto);
     sy_text_puts(page->out, "</div>\n<div class=\"card\">\n<div class=\"head\"><h3>Shares</h3>"
-                            "<span class=\"unit\">last tenth of the run</span></div>\n");
+                            "<span class=\"unit\">last tenth of the run, on rank 0</span></div>\n");
     write_phase_bars(page);
-    sy_text_puts(page->out, "</div>\n</div>\n</section>\n");
+    sy_text_puts(page->out, "</div>\n</div>\n<p class=\"note\">Other ranks may differ, in the time "
+                            "for their experts and in waiting; <code>train --profile</code> shows "
+                            "all of them.</p>\n</section>\n");
 cleanup:
     sy_free(&upto);
     return st;
@@ -204,5 +206,6 @@ void sy__page_memory(const sy__page *page)
                       bytes[i] / booked);
         }
     }
-    sy_text_puts(page->out, "</table>\n</div>\n</section>\n");
+    sy_text_puts(page->out, "</table>\n</div>\n<p class=\"note\">Other ranks differ where their "
+                            "experts' rows or layers of the model are others.</p>\n</section>\n");
 }

@@ -126,6 +126,13 @@ cleanup:
     return st;
 }
 
+/* Sums and differences of values near the end of the doubles would not be finite. */
+static double bounded(double x)
+{
+    const double most = 1e300;
+    return fmin(fmax(x, -most), most);
+}
+
 static void count_null(sy_series *s, int64_t step)
 {
     s->null_first = s->n_null++ == 0 ? step : s->null_first;
@@ -137,6 +144,7 @@ static sy_status add_number(sy_series *s, int64_t step, double x)
         count_null(s, step);
         return SY_OK;
     }
+    x = bounded(x);
     if (s->n_values++ == 0 || x < s->min) {
         s->min = x;
         s->min_step = step;
@@ -158,7 +166,7 @@ static sy_status add_array(sy_series *s, int64_t step, const json_t *array)
             count_null(s, step);
             goto cleanup;
         }
-        row[i] = json_number_value(x);
+        row[i] = bounded(json_number_value(x));
     }
     s->n_values++;
     s->last_step = step;
@@ -195,29 +203,72 @@ cleanup:
     return st;
 }
 
-static sy_status add_line(sy_metrics_log *log, const sy__line *line, int64_t line_number)
+/* A line on its way into the log: whether its step can be right shows at the next one. */
+typedef struct held_line {
+    json_t *record; /* NULL: none */
+    int64_t step, number;
+} held_line;
+
+static void count_bad(sy_metrics_log *log, int64_t line_number)
+{
+    log->bad_first =
+        log->n_bad++ == 0 || line_number < log->bad_first ? line_number : log->bad_first;
+}
+
+static sy_status add_record(sy_metrics_log *log, const held_line *line)
 {
     sy_status st = SY_OK;
     const char *key;
     json_t *value;
     int32_t next = 0;
-    json_t *record = json_loadb(line->text, (size_t)line->n, 0, NULL);
-    const json_t *number = json_object_get(record, "step");
-    if (!json_is_integer(number)) {
-        log->bad_first = log->n_bad++ == 0 ? line_number : log->bad_first;
-        goto cleanup;
-    }
-    int64_t step = json_integer_value(number);
-    log->first_step = log->n_lines++ == 0 ? step : log->first_step;
-    log->last_step = step;
-    json_object_foreach(record, key, value)
+    log->first_step = log->n_lines++ == 0 ? line->step : log->first_step;
+    log->last_step = line->step;
+    json_object_foreach(line->record, key, value)
     {
         if (strcmp(key, "step") != 0) {
-            SY_TRY(add_value(log, step, key, value, &next));
+            SY_TRY(add_value(log, line->step, key, value, &next));
         }
     }
 cleanup:
-    json_decref(record);
+    return st;
+}
+
+/* Steps rise. One below those before it is damaged; one above the step that follows is, too, as
+   long as that one still lies above all others. */
+static sy_status take(sy_metrics_log *log, held_line *held, held_line *line)
+{
+    sy_status st = SY_OK;
+    const int64_t before = log->n_lines > 0 ? log->last_step : 0;
+    if (line->step <= before || line->step > SY_METRICS_STEP_MAX) {
+        count_bad(log, line->number);
+        goto cleanup;
+    }
+    if (held->record != NULL && line->step <= held->step) {
+        count_bad(log, held->number);
+    } else if (held->record != NULL) {
+        SY_TRY(add_record(log, held));
+    }
+    json_decref(held->record);
+    *held = *line;
+    line->record = NULL;
+cleanup:
+    return st;
+}
+
+static sy_status add_line(sy_metrics_log *log, const sy__line *line, int64_t number,
+                          held_line *held)
+{
+    sy_status st = SY_OK;
+    held_line read = {.record = json_loadb(line->text, (size_t)line->n, 0, NULL), .number = number};
+    const json_t *step = json_object_get(read.record, "step");
+    if (json_is_integer(step)) {
+        read.step = json_integer_value(step);
+        SY_TRY(take(log, held, &read));
+    } else {
+        count_bad(log, number);
+    }
+cleanup:
+    json_decref(read.record);
     return st;
 }
 
@@ -225,6 +276,7 @@ sy_status sy_metrics_log_read(const char *path, sy_metrics_log *out)
 {
     sy_status st = SY_OK;
     sy_metrics_log log = {0};
+    held_line held = {0};
     sy__lines lines;
     sy__line line;
     bool found = false;
@@ -234,13 +286,15 @@ sy_status sy_metrics_log_read(const char *path, sy_metrics_log *out)
                strerror(errno));
     SY_TRY(sy__lines_next(&lines, &line, &found));
     for (int64_t number = 1; found && line.complete; number++) {
-        SY_TRY(add_line(&log, &line, number));
+        SY_TRY(add_line(&log, &line, number, &held));
         SY_TRY(sy__lines_next(&lines, &line, &found));
     }
+    SY_TRY(held.record != NULL ? add_record(&log, &held) : SY_OK);
     log.is_cut = found;
     *out = log;
     memset(&log, 0, sizeof log);
 cleanup:
+    json_decref(held.record);
     sy_metrics_log_free(&log);
     sy__lines_free(&lines);
     if (fd >= 0) {

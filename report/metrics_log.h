@@ -15,6 +15,8 @@ enum {
     SY_SERIES_ROWS = 512
 }; /* most points of a series of numbers, of arrays */
 
+#define SY_METRICS_STEP_MAX ((int64_t)1 << 40) /* no run has more steps */
+
 /* One or more logged values of neighbouring steps. */
 typedef struct sy_series_point {
     int64_t first, last;   /* steps */
@@ -39,15 +41,15 @@ typedef struct sy_metrics_log {
     sy_series *series; /* [n] in the order of first appearance */
     int32_t n;
     int64_t n_lines;   /* records read */
-    int64_t n_bad;     /* lines that were no record */
+    int64_t n_bad;     /* lines that were no record, or whose step does not fit those around it */
     int64_t bad_first; /* the number, from 1, of the first of them */
     bool is_cut;       /* the last line has no end */
     int64_t first_step, last_step;
 } sy_metrics_log;
 
 /* Read the file. A last line without an end is ignored (a run may be writing it); other lines that
-   are no record are counted. Not collective. SY_ERR_USAGE if the file is missing, SY_ERR_IO,
-   SY_ERR_MEMORY. */
+   are no record, or whose step is not above those before it and below that of the next, are
+   counted. Not collective. SY_ERR_USAGE if the file is missing, SY_ERR_IO, SY_ERR_MEMORY. */
 sy_status sy_metrics_log_read(const char *path, sy_metrics_log *out);
 void sy_metrics_log_free(sy_metrics_log *log);
 

@@ -140,14 +140,18 @@ class Replicas(Trouble):
     """Fault 33: one bit of what several ranks hold alike flips on one of them."""
 
     def test_flipped_bit_is_found_and_the_run_goes_on_from_before_it(self):
-        config = self.config(train={"digest_every": 3, "steps": 7}, parallel={"zero": 0})
+        """Tied embeddings, so that every element has a gradient; one's lowest bits may be lost in the moments' rounding."""
+        config = self.config(model={"tie_embeddings": True}, train={"digest_every": 3, "steps": 7}, parallel={"zero": 0})
         self.train(config, "clean", ranks=3)
         flips = [(point, bit) for point in ("weight", "moment", "reduced") for bit in range(32)] if LONG else [("weight", 3)]
         for point, bit in flips:
             with self.subTest(point=point, bit=bit):
                 run = f"{point}{bit}"
-                job = self.fails(1, ["step 6", "replicas are not alike", "rank 2 is not like the others"], "train", config,
-                                 "--run-dir", self.folder / run, ranks=3, fault=f"train.{point}:5:flip={bit}:2")
+                job = self.job("train", config, "--run-dir", self.folder / run, ranks=3, fault=f"train.{point}:5:flip={bit}:2")
+                if job.status == 0 and point == "reduced" and bit < 8:
+                    self.same_records(run, "clean")
+                    continue
+                self.check_failure(job, 1, ["step 6", "replicas are not alike", "rank 2 is not like the others"])
                 self.assertIn("model/embed" if point == "weight" else "model/", job.errors()[0])
                 self.assertEqual(self.checkpoints(run), ["latest", "step_00000003.h5"])
                 self.train(config, run, "--resume", ranks=3)

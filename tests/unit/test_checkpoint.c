@@ -439,7 +439,11 @@ static void equal_states_make_equal_files_but_created(void **state)
         snprintf(now, sizeof now, "%s", info.created);
         sy_checkpoint_info_free(&info);
     } while (strcmp(now, then) == 0);
-    assert_true(ckpt_files_are_alike(a, b));
+    int64_t most = CKPT_CHECKSUM_BYTES; /* which HDF5 keeps over it */
+    for (int32_t i = 0; now[i] != '\0'; i++) {
+        most += now[i] != then[i];
+    }
+    assert_true(ckpt_files_are_alike(a, b, most));
     assert_ok(sy_checkpoint_verify(b, NULL, NULL));
 }
 
