@@ -200,7 +200,10 @@ run_once() {
   wait "$job"
   rc=$?
   kill "$lingering" 2>/dev/null
-  [ $rc -eq 0 ] || [ $rc -eq 75 ] || clean "$job"
+  if [ $rc -ne 0 ] && [ $rc -ne 75 ]; then
+    killed=$job
+  fi
+  [ -z "$killed" ] || clean "$killed" # also later: ranks of a killed mpirun may take their time to end
   job=
   if [ $asked -gt 0 ] && [ $rc -eq 138 ]; then
     rc=75 # asked before it could listen: nothing was begun
@@ -217,7 +220,7 @@ rest() {
 
 # ---- until it is done ----
 
-failures=0
+failures=0 killed=
 while :; do
   before=$(newest)
   run_once "$@"

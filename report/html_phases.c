@@ -206,6 +206,6 @@ void sy__page_memory(const sy__page *page)
                       bytes[i] / booked);
         }
     }
-    sy_text_puts(page->out, "</table>\n</div>\n<p class=\"note\">Other ranks differ where their "
-                            "experts' rows or layers of the model are others.</p>\n</section>\n");
+    sy_text_puts(page->out, "</table>\n</div>\n<p class=\"note\">Other ranks hold other experts "
+                            "and may hold more.</p>\n</section>\n");
 }

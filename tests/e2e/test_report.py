@@ -50,6 +50,8 @@ class Report(harness.Case):
         self.assertNotIn("optim.eps 1", page.split("config.yaml")[0])
         self.assertIn("finished 3 steps in", self.report("one"))
         self.assertIn("compare.html", self.succeeds("report", self.folder / "one", self.folder / "two").stdout)
+        self.assertIn("(the same run again)", self.report("one", "one"))
+        self.fails(2, "-o", "report", self.folder / "one", "-o", "")
         self.fails(2, "at most 6", "report", *["x"] * 7)
 
 

@@ -116,7 +116,11 @@ static void odd_values_give_a_page(void **state)
                              "{\"step\":1,\"train/loss\":1e300,\"train/grad_norm\":-1e300}\n"
                              "{\"step\":2,\"train/loss\":-1e300,\"train/grad_norm\":0}\n"
                              "{\"step\":3,\"train/loss\":0,\"train/lr\":0,\"perf/mfu\":1e-300,"
-                             "\"moe/layer_0/load\":[-1,2],\"moe/layer_9/load\":[5]}\n",
+                             "\"moe/layer_0/load\":[-1,2],\"moe/layer_9/load\":[5]}\n"
+                             "{\"step\":4,\"train/loss\":1e308,\"train/grad_norm\":-1e308,"
+                             "\"perf/step_ms\":1e308,\"moe/layer_0/load\":[1e308,1e308]}\n"
+                             "{\"step\":5,\"train/loss\":-1e308,\"train/grad_norm\":1e308,"
+                             "\"perf/step_ms\":-1e308,\"moe/layer_0/load\":[-1e308,1e308]}\n",
                              "a", NULL);
     assert_null(strstr(page, "nan"));
     assert_null(strstr(page, "inf"));
@@ -131,6 +135,33 @@ static void long_run_stays_a_small_page(void **state)
     assert_non_null(strstr(page, "20,000"));
     sy_free(&page);
     free(log);
+}
+
+/* Every cell of another colour than its neighbours: the worst there can be. */
+static void many_layers_and_experts_stay_a_page(void **state)
+{
+    enum { STEPS = 120, LAYERS = 100, EXPERTS = 256 };
+    char *text = NULL;
+    size_t n_bytes = 0;
+    FILE *file = open_memstream(&text, &n_bytes);
+    for (int32_t s = 1; s <= STEPS; s++) {
+        fprintf(file, "{\"step\":%d", s);
+        for (int32_t l = 0; l < LAYERS; l++) {
+            fprintf(file, ",\"moe/layer_%d/load\":[", l);
+            for (int32_t e = 0; e < EXPERTS; e++) {
+                fprintf(file, "%s%d", e > 0 ? "," : "", (s * 7 + e * 5 + l) % 13);
+            }
+            fputc(']', file);
+        }
+        fputs("}\n", file);
+    }
+    fclose(file);
+    char *page = render_text(state, text, "a", NULL);
+    assert_true(strlen(page) < 4000000);
+    assert_non_null(strstr(page, "expert 0 to 255, top to bottom, means of neighbours"));
+    assert_non_null(strstr(page, "<h3>Layer 99</h3>"));
+    sy_free(&page);
+    free(text);
 }
 
 static void dead_experts_are_warned_of_and_drawn(void **state)

@@ -300,6 +300,33 @@ static void log_reads_back_what_was_written(void **state)
     sy_metrics_log_free(&log);
 }
 
+/* What a damaged step would do to every figure: the line is left out, those around it stay. */
+static void log_leaves_out_steps_that_do_not_rise(void **state)
+{
+    path_buf path;
+    sy_metrics_log log = {0};
+    scratch_write(scratch_path(state, "m.jsonl", path),
+                  "{\"step\":0,\"x\":1}\n"
+                  "{\"step\":-5,\"x\":2}\n"
+                  "{\"step\":10,\"x\":3}\n"
+                  "{\"step\":110,\"x\":4}\n" /* one digit too many */
+                  "{\"step\":12,\"x\":5}\n"
+                  "{\"step\":3,\"x\":6}\n"
+                  "{\"step\":13,\"x\":7}\n"
+                  "{\"step\":13,\"x\":8}\n"
+                  "{\"step\":9000000000000000000,\"x\":9}\n");
+    assert_int_equal(sy_metrics_log_read(path, &log), SY_OK);
+    const sy_series *x = sy_metrics_log_find(&log, "x");
+    assert_int_equal(log.n_lines, 3);
+    assert_int_equal(log.n_bad, 6);
+    assert_int_equal(log.bad_first, 1);
+    assert_int_equal(log.first_step, 10);
+    assert_int_equal(log.last_step, 13);
+    assert_int_equal(x->n, 3);
+    assert_true(x->point[0].mean == 3 && x->point[1].mean == 5 && x->point[2].mean == 8);
+    sy_metrics_log_free(&log);
+}
+
 /* Far more lines than points: means, extremes and steps must be those of the whole. */
 static void log_of_a_long_run_keeps_means_and_spikes(void **state)
 {
@@ -366,6 +393,7 @@ int main(void)
         IN_SCRATCH(step_that_does_not_advance_is_refused),
         IN_SCRATCH(write_that_fails_leaves_the_file_as_it_was),
         IN_SCRATCH(log_reads_back_what_was_written),
+        IN_SCRATCH(log_leaves_out_steps_that_do_not_rise),
         IN_SCRATCH(log_of_a_long_run_keeps_means_and_spikes),
         cmocka_unit_test(memory_is_all_given_back),
     };
