@@ -4,12 +4,18 @@
 
 int64_t sy_capacity_slots(const sy_moe_config *config, bool eval, int64_t T)
 {
+    return sy_capacity_slots_of(config, eval, T, 0);
+}
+
+int64_t sy_capacity_slots_of(const sy_moe_config *config, bool eval, int64_t T, double share)
+{
     sy_opt_f64 factor = eval ? config->eval_capacity_factor : config->capacity_factor;
     if (!factor.set) {
         return -1;
     }
     /* the product is rounded to 9 digits first, so that 1.1 * 10 / 1 is 11 and not 12 */
-    double exact = factor.value * (double)T * config->top_k / config->experts;
+    double exact = factor.value * (double)T * config->top_k;
+    exact = share > 0 ? exact * share : exact / config->experts;
     int64_t C = (int64_t)ceil(exact - 1e-9 * (1 + exact));
     C = C < config->min_capacity ? config->min_capacity : C;
     return C < T ? C : T;

@@ -23,7 +23,7 @@ typedef struct sy_host_route {
     double *in, *z;           /* [T, M], [T, E]; the same array where the router has no score */
     int64_t H;                /* width of x */
     double *sum;              /* [n_sums] of the step so far; += in training, where it is given */
-    int32_t *expert;          /* [T, K] -1: hole; holes stand behind the experts of a token */
+    int32_t *expert;          /* [T, K] in the order of choice, -1: hole */
     double *weight;           /* [T, K] */
     double *weight_grad;      /* [T, K] SY_ROUTER_TWO_WEIGHTS: what the experts' gradients use */
     int64_t *count;           /* [n_scopes, E] SY_ROUTER_OWN_COUNT: loads of the balance loss */

@@ -231,12 +231,12 @@ static sy_status route(const sy__moe *moe, sy_pass *p, const sy_tensor *x, sy__m
 {
     sy_status st = SY_OK;
     bool eval = p->kind == SY_PASS_EVAL || p->kind == SY_PASS_DECODE;
-    int64_t C = sy_capacity_slots(moe->config, eval, x->shape[0]);
+    int64_t C = sy_capacity_slots_of(moe->config, eval, x->shape[0], moe->layout.share);
     sy_plan_spec spec = {.E = moe->config->experts, .recv_rows = recv_rows(moe, p)};
 
     sy_span_begin(SY_SPAN_PART, "route", p->layer, -1);
     if (moe->config->pad_to_capacity && C >= 0) { /* the same shape on ranks with fewer tokens */
-        spec.capacity = sy_capacity_slots(moe->config, eval, p->T_max);
+        spec.capacity = sy_capacity_slots_of(moe->config, eval, p->T_max, moe->layout.share);
     }
     if (moe->router->host != NULL) {
         SY_TRY(sy__host_route_forward(moe, p, x, C, s));

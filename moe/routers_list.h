@@ -21,6 +21,7 @@
     OWN(maskmoe)                                                                                   \
     OWN(grin)                                                                                      \
     OWN(dynmoe)                                                                                    \
-    PLAIN(base)
+    PLAIN(base)                                                                                    \
+    OWN(moepp)
 
 #endif

@@ -13,6 +13,7 @@ static void layout(const sy_moe_config *config, sy_router_layout *out)
 {
     const adamoe_config *own = config->own;
     out->M = config->experts + own->null_experts;
+    out->computed = (double)config->top_k * config->experts / out->M;
 }
 
 static void score(sy_host_route *r)

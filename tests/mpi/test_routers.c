@@ -241,6 +241,8 @@ static const router_case cases[] = {
     ROUTER("maskmoe", "moe.maskmoe.visible=4", "moe.maskmoe.frequent_ids=100"),
     ROUTER("dynmoe", "moe.dynmoe.window=2", "moe.dynmoe.pause=0", "moe.dynmoe.start_experts=6",
            "moe.jitter=0.1", "moe.dynmoe.diversity_coeff=0.2", "parallel.zero=1"),
+    ROUTER("moepp", "moe.top_k=3", "moe.capacity_factor=0.9", "moe.recv_factor=0.4",
+           "train.recompute=block"),
     ROUTER("base", "moe.top_k=1", "moe.recv_factor=0.4"),
     ROUTER("grin", "moe.grin.near=0.5", "train.recompute=block", "moe.recv_factor=0.4"),
 };

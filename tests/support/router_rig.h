@@ -112,6 +112,8 @@ static inline void choose(rig *k, int32_t T, const double *in)
     memset(k->dz, 0, sizeof k->dz);
     memset(k->din, 0, sizeof k->din);
     memset(k->weight, 0, sizeof k->weight);
+    memset(k->copy, 0, sizeof k->copy);
+    memset(k->mix, 0, sizeof k->mix);
     for (int32_t i = 0; i < MAX_T * MAX_E; i++) {
         k->expert[i] = -1;
     }

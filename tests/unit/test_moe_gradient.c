@@ -382,6 +382,11 @@ static const check_case cases[] = {
     ROUTER("skywork", "moe.skywork.scale=1.5", "moe.capacity_factor=0.7"),
     ROUTER("maskmoe", "moe.maskmoe.visible=3", "moe.maskmoe.frequent_ids=100"),
     ROUTER("expert_choice", NO_LOSSES, "moe.look_ahead=true", "moe.expert_choice.factor=1.7"),
+    ROUTER("moepp", "moe.capacity_factor=0.8", "moe.normalize_weights=false"),
+    ROUTER("moepp", "moe.top_k=3", "train.recompute=block", "moe.layers=[0, 2]",
+           "moe.aux_loss_scope=micro_batch", "moe.jitter=0.2"),
+    ROUTER("moepp", "moe.moepp.residual=false", "moe.moepp.constant_experts=0",
+           "moe.moepp.zero_experts=0", "train.recompute=moe", "moe.shared_experts=1"),
     ROUTER("base", NO_LOSSES, "moe.routed_scale=1.5", "train.recompute=block"),
     {.name = "gradient_with_loss_weights_is_that_of_the_loss",
      .with_weight = true,
@@ -484,7 +489,7 @@ static void pass_without_tokens_leaves_gradients_at_zero(void **state)
 static void base_experts_begin_with_outputs_of_zero(void **state)
 {
     (void)state;
-    const char *overrides[MAX_SET] = {"moe.router=base"};
+    const char *overrides[MAX_SET] = {"moe.router=base", NO_LOSSES};
     rig r;
     open_fresh(&r, overrides);
     must(sy_params_init(r.e->params, 5, r.e->compute_stream));

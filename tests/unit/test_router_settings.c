@@ -40,6 +40,8 @@ static void settings_that_do_not_go_together_are_refused(void **state)
         {{"moe.router=dynmoe", "moe.dynmoe.start_experts=5"}, "set it to 4"},
         {{"moe.router=dynmoe", "moe.capacity_factor=1.25"}, "set it to null"},
         {{"moe.router=dynmoe", "moe.aux_loss_coeff=0.01"}, "set it to 0"},
+        {{"moe.router=moepp", "moe.score=sigmoid"}, "set it to softmax"},
+        {{"moe.router=moepp", "moe.aux_loss_scope=global_batch"}, "sequence"},
         {{"moe.router=base", "moe.top_k=2"}, "set it to 1"},
         {{"moe.router=base", "moe.aux_loss_coeff=0.01"}, "set it to 0"},
         {{"moe.router=sinkhron"}, "did you mean 'sinkhorn'"},

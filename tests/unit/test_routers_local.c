@@ -3,6 +3,7 @@
 #include "tests/support/router_rig.h"
 
 #include "moe/assignment.h"
+#include "moe/capacity.h"
 
 /* ---- balanced assignment ---- */
 
@@ -138,12 +139,112 @@ static void base_shares_out_in_training_only(void **state)
     close_rig(&k);
 }
 
+/* ---- MoE++ ---- */
+
+#define KINDS(constants, copies, zeros)                                                            \
+    "moe.moepp.constant_experts=" #constants, "moe.moepp.copy_experts=" #copies,                   \
+        "moe.moepp.zero_experts=" #zeros
+
+static void moepp_without_its_experts_is_top_k(void **state)
+{
+    (void)state;
+    rig k;
+    rig_open(&k, SET("moe.router=moepp", KINDS(0, 0, 0)));
+    choose(&k, 4, golden);
+    assert_experts(&k, 3, (const int32_t[MAX_LIST]){2, 3, -1});
+    assert_near(k.weight[0], .731059, 1e-6);
+    assert_near(k.weight[6], .777300, 1e-6);
+    close_rig(&k);
+}
+
+/* Logits of 4 experts, 1 constant, 1 copy, 1 zero, and the constant's two. */
+static void moepp_weights_go_where_they_are_computed(void **state)
+{
+    (void)state;
+    static const double in[4 * 9] = {
+        0, 0, 5, 0, 4,  0, 0, 1, 3, /* expert 2 and the constant */
+        0, 0, 0, 0, 0,  3, 2, 0, 0, /* the copy and the zero: all is the copy's */
+        1, 0, 0, 0, 0,  3, 0, 0, 0, /* expert 0 behind the copy */
+        0, 0, 0, 0, -1, 0, 9, 0, 0, /* the zero, and the first of equals */
+    };
+    const double w = 1 / (1 + exp(-1)), a = 1 / (1 + exp(2));
+    rig k;
+    rig_open(&k, SET("moe.router=moepp", KINDS(1, 1, 1)));
+    choose(&k, 4, in);
+    assert_experts(&k, 0, (const int32_t[MAX_LIST]){2, -1});
+    assert_near(k.weight[0], w, 1e-12);
+    assert_near(k.copy[0], (1 - w) * a, 1e-12);
+    assert_near(k.mix[0], (1 - w) * (1 - a), 1e-12);
+    assert_true(k.expert[2] < 0 && k.expert[3] < 0 && k.mix[1] == 0);
+    assert_near(k.copy[1], 1, 1e-12);
+    assert_true(k.expert[4] < 0 && k.expert[5] == 0); /* a second choice stays a second one */
+    assert_near(k.weight[5] + k.copy[2], 1, 1e-12);
+    assert_true(k.expert[7] == 0 && k.weight[7] == 1 && k.copy[3] == 0);
+    close_rig(&k);
+}
+
+/* eta f P of equal logits: the mean of eta over the choices. */
+static void moepp_balance_loss_of_equal_logits_is_the_mean_of_eta(void **state)
+{
+    (void)state;
+    rig k;
+    static const double zero[4 * 7] = {0};
+    rig_open(&k,
+             SET("moe.router=moepp", KINDS(0, 2, 1), "moe.moepp.tau=0.5", "moe.aux_loss_coeff=1"));
+    choose(&k, 4, zero); /* all take experts 0 and 1 */
+    k.router->host->backward(&k.r);
+    assert_near(k.r.loss, 1, 1e-12);
+    double copies[4 * 7] = {0};
+    for (int32_t t = 0; t < 4; t++) {
+        copies[t * 7 + 4] = copies[t * 7 + 5] = 1e-9;
+    }
+    choose(&k, 4, copies); /* all take the copies */
+    k.router->host->backward(&k.r);
+    assert_near(k.r.loss, 0.5, 1e-6);
+    close_rig(&k);
+}
+
+/* 12 tokens, 24 choices, shares 2 : 1 of one that computes not and one that does: 4 x 0.5 + 2
+   makes 4 shares, so 24 / 4 = 6 of the copy's 12 stay. */
+static void moepp_copies_beyond_their_capacity_are_dropped(void **state)
+{
+    (void)state;
+    static const char *const policies[2] = {"moe.drop_policy=position",
+                                            "moe.drop_policy=probability"};
+    for (int32_t p = 0; p < 2; p++) {
+        rig k;
+        double in[12 * 6] = {0};
+        sy_router_layout layout;
+        int32_t n = 0;
+        rig_open(&k, SET("moe.router=moepp", KINDS(0, 1, 1), "moe.moepp.tau=0.5", policies[p],
+                         "moe.capacity_factor=1", "moe.min_capacity=1"));
+        for (int32_t t = 0; t < 12; t++) {
+            in[t * 6 + 4] = 3 + 0.1 * t;
+        }
+        choose(&k, 12, in);
+        for (int32_t t = 0; t < 12; t++) {
+            assert_true((k.copy[t] > 0) == (p == 0 ? t < 6 : t >= 6));
+            assert_near(k.weight[t * 2 + 1], 1 / (1 + exp(3 + 0.1 * t)), 1e-12);
+            n += k.copy[t] > 0;
+        }
+        assert_int_equal(n, 6);
+        sy_router_layout_of(k.r.config, WIDTH, &layout);
+        assert_int_equal(sy_capacity_slots_of(k.r.config, false, 12, layout.share),
+                         3); /* of one that computes */
+        close_rig(&k);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(assignment_of_few_tokens_is_the_best_there_is),
         cmocka_unit_test(assignment_of_permuted_tokens_is_permuted),
         cmocka_unit_test(assignment_of_what_is_not_finite_is_balanced),
+        cmocka_unit_test(moepp_without_its_experts_is_top_k),
+        cmocka_unit_test(moepp_weights_go_where_they_are_computed),
+        cmocka_unit_test(moepp_balance_loss_of_equal_logits_is_the_mean_of_eta),
+        cmocka_unit_test(moepp_copies_beyond_their_capacity_are_dropped),
         cmocka_unit_test(base_shares_out_in_training_only),
     };
     return cmocka_run_group_tests_name("routers_local", tests, NULL, NULL);
