@@ -128,6 +128,9 @@ sy_status sy__host_route_end_step(sy__moe *moe, const sy_step_end *end)
 {
     sy_status st = SY_OK;
     const sy_host_router_ops *ops = moe->router->host;
+    sy_step_end known = *end;
+    known.vocab = moe->model->vocab_size;
+    end = &known;
     SY_TRY(take(moe, end, &moe->state->value, moe->h_state));
     if (ops->end_step != NULL) {
         ops->end_step(moe->config, end, moe->layer, moe->h_state);

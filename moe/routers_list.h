@@ -22,6 +22,7 @@
     OWN(grin)                                                                                      \
     OWN(dynmoe)                                                                                    \
     PLAIN(base)                                                                                    \
-    OWN(moepp)
+    OWN(moepp)                                                                                     \
+    OWN(stable)
 
 #endif

@@ -243,6 +243,9 @@ static const router_case cases[] = {
            "moe.jitter=0.1", "moe.dynmoe.diversity_coeff=0.2", "parallel.zero=1"),
     ROUTER("moepp", "moe.top_k=3", "moe.capacity_factor=0.9", "moe.recv_factor=0.4",
            "train.recompute=block"),
+    ROUTER("stable", "moe.top_k=1", "moe.stable.switch_step=2", "moe.stable.dim=4"),
+    ROUTER("stable", "moe.top_k=1", "moe.stable.switch_step=4", "moe.stable.dim=4",
+           "moe.capacity_factor=1.5", "train.recompute=block"),
     ROUTER("base", "moe.top_k=1", "moe.recv_factor=0.4"),
     ROUTER("grin", "moe.grin.near=0.5", "train.recompute=block", "moe.recv_factor=0.4"),
 };

@@ -387,6 +387,7 @@ static const check_case cases[] = {
            "moe.aux_loss_scope=micro_batch", "moe.jitter=0.2"),
     ROUTER("moepp", "moe.moepp.residual=false", "moe.moepp.constant_experts=0",
            "moe.moepp.zero_experts=0", "train.recompute=moe", "moe.shared_experts=1"),
+    ROUTER("stable", NO_LOSSES, "moe.stable.dim=3", "moe.capacity_factor=1.5"),
     ROUTER("base", NO_LOSSES, "moe.routed_scale=1.5", "train.recompute=block"),
     {.name = "gradient_with_loss_weights_is_that_of_the_loss",
      .with_weight = true,

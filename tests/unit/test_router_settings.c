@@ -42,6 +42,8 @@ static void settings_that_do_not_go_together_are_refused(void **state)
         {{"moe.router=dynmoe", "moe.aux_loss_coeff=0.01"}, "set it to 0"},
         {{"moe.router=moepp", "moe.score=sigmoid"}, "set it to softmax"},
         {{"moe.router=moepp", "moe.aux_loss_scope=global_batch"}, "sequence"},
+        {{"moe.router=stable", "moe.top_k=2"}, "set it to 1"},
+        {{"moe.router=stable", "moe.aux_loss_coeff=0.01"}, "set it to 0"},
         {{"moe.router=base", "moe.top_k=2"}, "set it to 1"},
         {{"moe.router=base", "moe.aux_loss_coeff=0.01"}, "set it to 0"},
         {{"moe.router=sinkhron"}, "did you mean 'sinkhorn'"},

@@ -235,6 +235,76 @@ static void moepp_copies_beyond_their_capacity_are_dropped(void **state)
     }
 }
 
+/* ---- StableMoE ---- */
+
+enum { STEPS, IS_FIXED, TABLE };
+
+/* In the first stage training goes by the logits, evaluation by what the light router says of the
+   id; after the switch both go by that, whatever its parameters do. */
+static void stable_goes_by_the_id_once_it_is_fixed(void **state)
+{
+    (void)state;
+    rig k;
+    rig_open(&k, SET("moe.router=stable", "moe.stable.dim=4", "moe.stable.switch_step=2"));
+    double words[5 * 4] = {0};
+    const double *param[2] = {words, k.param[1]};
+    for (int32_t id = 0; id < 5; id++) {
+        words[id * 4 + (id + 1) % 4] = 1; /* id i is said to be of expert i + 1 */
+    }
+    for (int32_t e = 0; e < 4; e++) {
+        k.param[1][e * 4 + e] = 1;
+    }
+    for (int32_t t = 0; t < 4; t++) {
+        k.ids[t] = t + 1;
+        memcpy(k.param[0] + t * 4, words + (t + 1) * 4, sizeof *words * 4);
+    }
+    choose(&k, 4, golden);
+    assert_true(k.expert[0] == 0 && k.expert[1] == 1 && k.expert[2] == 0 && k.expert[3] == 2);
+    assert_near(k.weight[1], 1 / (1 + exp(-3)), 1e-12);
+    k.router->host->backward(&k.r);
+    assert_true(k.r.metric == 1 && k.r.loss > 0); /* expert 0 of id 3 */
+    k.r.training = false;
+    choose(&k, 4, golden);
+    for (int32_t t = 0; t < 4; t++) {
+        assert_int_equal(k.expert[t], (t + 2) % 4);
+    }
+    sy_step_end end = {.vocab = 5};
+    for (int32_t i = 0; i < 3; i++) {
+        assert_false(k.router->host->is_time(k.r.config, k.state));
+        k.router->host->end_step(k.r.config, &end, 0, k.state);
+        if (i == 1) {
+            assert_true(k.router->host->is_time(k.r.config, k.state));
+            k.router->host->adapt(k.r.config, &end, 0, k.state, (double *const *)param);
+        }
+    }
+    assert_true(k.state[STEPS] == 2 && k.state[IS_FIXED] == 1);
+    memset(k.param, 0, sizeof k.param);
+    for (int32_t training = 0; training < 2; training++) {
+        k.r.training = training;
+        choose(&k, 4, golden);
+        for (int32_t t = 0; t < 4; t++) {
+            assert_int_equal(k.expert[t], (t + 2) % 4);
+            assert_near(k.weight[t], 1 / (1 + exp(-golden[t * 4 + (t + 2) % 4])), 1e-12);
+        }
+    }
+    k.router->host->backward(&k.r);
+    assert_true(k.r.loss == 0 && k.r.metric == 4);
+    close_rig(&k);
+}
+
+/* Loads 2, 1, 1, 0 of a mean of 1: only the two tokens of expert 0 count, with excess 1. */
+static void stable_balance_loss_of_the_fixture_is_known(void **state)
+{
+    (void)state;
+    rig k;
+    rig_open(&k, SET("moe.router=stable", "moe.stable.dim=4", "moe.stable.balance_coeff=1",
+                     "moe.stable.distil_coeff=0"));
+    choose(&k, 4, golden);
+    k.router->host->backward(&k.r);
+    assert_near(k.r.loss, (1 / (1 + exp(-2)) + 1 / (1 + exp(-1.5))) / 4, 1e-12);
+    close_rig(&k);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -245,6 +315,8 @@ int main(void)
         cmocka_unit_test(moepp_weights_go_where_they_are_computed),
         cmocka_unit_test(moepp_balance_loss_of_equal_logits_is_the_mean_of_eta),
         cmocka_unit_test(moepp_copies_beyond_their_capacity_are_dropped),
+        cmocka_unit_test(stable_goes_by_the_id_once_it_is_fixed),
+        cmocka_unit_test(stable_balance_loss_of_the_fixture_is_known),
         cmocka_unit_test(base_shares_out_in_training_only),
     };
     return cmocka_run_group_tests_name("routers_local", tests, NULL, NULL);
