@@ -126,15 +126,21 @@ typedef struct sy_gemm_args {
    memory (no host read-back), start[0] = 0, start[G] = R (for NT and NN; TN: <= R). NT:  c[r] =
    a[r] b[e]^T      a [R, K] A, b [G, N, K] A, c [R, N] A or W          forward NN:  c[r] = a[r]
    b[e]        a [R, N] A, b [G, N, K] A, c [R, K] A or W          dgrad TN:  c[e] += a_e^T b_e a
-   [R, N] A, b [R, K] A,    c [G, N, K] W            wgrad; an expert without rows is untouched a, b
-   rows strided; c contiguous. beta: TN 1, else 0 (set by the caller, checked). */
+   [R, N] A, b [R, K] A,    c [G, N, K] W            wgrad; an expert without rows is untouched.
+   All strided. beta: TN 1, else 0 or 1. width [G] I32 (optional), 0 .. N or K: experts of different
+   size; of the matrix [N, K] of expert e only the first width[e] rows (units SY_UNITS_ROWS) or
+   columns (SY_UNITS_COLUMNS) count: the rest is neither computed with nor, in TN, written; columns
+   of c that stand for it are 0 (+ beta c) in NT and NN. mean_width: their mean, for whoever
+   estimates without running. */
 typedef enum sy_grouped_form { SY_GROUPED_NT, SY_GROUPED_NN, SY_GROUPED_TN } sy_grouped_form;
+typedef enum sy_grouped_units { SY_UNITS_ROWS, SY_UNITS_COLUMNS } sy_grouped_units;
 typedef struct sy_grouped_gemm_args {
-    sy_tensor a, b, c, start;
+    sy_tensor a, b, c, start, width;
     sy_grouped_form form;
-    double beta;
+    sy_grouped_units units;
+    double beta, mean_width;
 } sy_grouped_gemm_args;
-#define SY_OPERANDS_grouped_gemm(I, O, U, Z) I(a) I(b) I(start) Z(c, beta)
+#define SY_OPERANDS_grouped_gemm(I, O, U, Z) I(a) I(b) I(start) I(width) Z(c, beta)
 
 /* ---- model ---- */
 
@@ -314,13 +320,15 @@ typedef struct sy_router_stats_args {
    e]        sums[1] += per_token * sum_t lse[t]^2         (unscaled values) dz += grad of aux_coeff
    * (first) + z_coeff * (second) f[s, e] = count[s, e] / sum_e count[s, e] (0 where the sum is 0):
    a constant. z, p [T, E] W, lse [T] W, routed [T] U8 (optional: 1; 0: the token is left out),
-   count [n_scopes, E] I64, scope of token t = t / (T/n_scopes). dz [T, E] W; sums [2] F64. */
+   count [n_scopes, E] I64, scope of token t = t / (T/n_scopes). dz [T, E] W; sums [2] F64. cost [E]
+   W (optional: 1): f[s, e] is multiplied by it. */
 typedef struct sy_balance_loss_args {
-    sy_tensor z, p, lse, routed, count, dz, sums;
+    sy_tensor z, p, lse, routed, count, cost, dz, sums;
     double aux_coeff, z_coeff, per_token;
     sy_score score;
 } sy_balance_loss_args;
-#define SY_OPERANDS_balance_loss(I, O, U, Z) I(z) I(p) I(lse) I(routed) I(count) U(dz) U(sums)
+#define SY_OPERANDS_balance_loss(I, O, U, Z)                                                       \
+    I(z) I(p) I(lse) I(routed) I(count) I(cost) U(dz) U(sums)
 
 /* ---- plan ---- */
 
@@ -386,9 +394,11 @@ typedef struct sy_adamw_args {
     X(scale)                                                                                       \
     X(add_bias)                                                                                    \
     X(column_sum)                                                                                  \
-    X(sum) X(sum_squares) X(row_squares) X(jitter) X(gate) X(gate_backward) X(gemm)                \
-        X(grouped_gemm) X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(rope)          \
-            X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(xent) X(gather_rows) \
+    X(sum)                                                                                         \
+    X(sum_squares)                                                                                 \
+    X(row_squares) X(jitter) X(gate) X(gate_backward) X(gemm) X(grouped_gemm) X(embed)             \
+        X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(rope) X(attention)                      \
+            X(attention_backward) X(swiglu) X(swiglu_backward) X(xent) X(gather_rows)              \
                 X(combine_rows) X(router_scores) X(topk) X(capacity) X(topk_weigh)                 \
                     X(topk_backward) X(expert_count) X(router_stats) X(balance_loss) X(plan_rows)  \
                         X(plan_receive) X(adamw)

@@ -159,16 +159,19 @@ sy_status sy__check_grouped_gemm(const sy_device *dev, const sy_grouped_gemm_arg
     SY__WANT2(&c, a, sy__set_a(&c), SY_STRIDED, SY_ANY, SY_ANY);
     SY__WANT1(&c, &args->start, SY_SET(SY_I32), SY_CONTIGUOUS, SY_ANY);
     sy__want_that(&c, G >= 0, "start has at least one element");
+    SY__WANT1(&c, &args->width, SY_SET(SY_I32), SY_OPTIONAL, G);
     if (wgrad) {
         SY__WANT2(&c, b, same, SY_STRIDED, R, SY_ANY);
-        SY__WANT3(&c, &args->c, sy__set_w(&c), SY_CONTIGUOUS, G, inner, b->shape[1]);
+        SY__WANT3(&c, &args->c, sy__set_w(&c), SY_STRIDED, G, inner, b->shape[1]);
     } else {
         const bool forward = args->form == SY_GROUPED_NT;
-        SY__WANT3(&c, b, same, SY_CONTIGUOUS, G, forward ? SY_ANY : inner,
-                  forward ? inner : SY_ANY);
-        SY__WANT2(&c, &args->c, same | sy__set_w(&c), SY_CONTIGUOUS, R, b->shape[forward ? 1 : 2]);
+        SY__WANT3(&c, b, same, SY_STRIDED, G, forward ? SY_ANY : inner, forward ? inner : SY_ANY);
+        SY__WANT2(&c, &args->c, same | sy__set_w(&c), SY_STRIDED, R, b->shape[forward ? 1 : 2]);
     }
-    sy__want_that(&c, args->beta == (wgrad ? 1 : 0), "beta is 1 for TN, else 0");
+    sy__want_that(&c, args->beta == 1 || (!wgrad && args->beta == 0),
+                  "beta is 1, or 0 for NT and NN");
+    sy__want_that(&c, args->units == SY_UNITS_ROWS || args->units == SY_UNITS_COLUMNS,
+                  "units are rows or columns");
     return sy__check_end(&c);
 }
 

@@ -108,6 +108,7 @@ sy_status sy__check_balance_loss(const sy_device *dev, const sy_balance_loss_arg
     SY__WANT1(&c, &args->lse, wide, SY_CONTIGUOUS, T);
     SY__WANT1(&c, &args->routed, U8_SET, SY_OPTIONAL, T);
     SY__WANT2(&c, &args->count, SY_SET(SY_I64), SY_CONTIGUOUS, SY_ANY, E);
+    SY__WANT1(&c, &args->cost, wide, SY_OPTIONAL, E);
     SY__WANT2(&c, &args->dz, wide, SY_CONTIGUOUS, T, E);
     SY__WANT1(&c, &args->sums, SY_SET(SY_F64), SY_CONTIGUOUS, 2);
     sy__want_that(&c, T == 0 || (n_scopes > 0 && T % n_scopes == 0),

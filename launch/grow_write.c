@@ -208,7 +208,8 @@ static sy_status measure(sy_grow *g)
     SY_TRY(sy_receipt_check(g->proof.receipt, written, g->env->world));
     g->proof.preserves = keeps_function(g);
     g->proof.weighs = only_weighs(g);
-    if ((g->n_sources == 1 || g->proof.receipt->one_source) && g->settings.moe->adapter_rank == 0) {
+    if ((g->n_sources == 1 || g->proof.receipt->one_source) && g->settings.moe->adapter_rank == 0 &&
+        g->settings.moe->expert_widths.n == 0) {
         SY_TRY(compare(g, written));
     }
 cleanup:

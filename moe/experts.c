@@ -6,7 +6,9 @@
 
 static const sy__experts_ops *kind_of(const sy_experts *x)
 {
-    return x->rank > 0 ? &sy__adapter_experts : &sy__swiglu_experts;
+    return x->rank > 0        ? &sy__adapter_experts
+           : x->width != NULL ? &sy__ragged_experts
+                              : &sy__swiglu_experts;
 }
 
 sy_status sy_experts_declare(sy_experts *x, const char *prefix, sy_params *params)

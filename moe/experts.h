@@ -13,6 +13,8 @@ extern "C" {
 typedef struct sy_experts {
     int64_t E, hidden, ffn; /* ffn = F_e */
     int64_t rank;           /* r of the deltas on a base; 0: every expert has matrices of its own */
+    const int32_t *width; /* [E] units of each expert, F_e the most; NULL: all have F_e. Borrowed */
+    double mean_width;
     double init_std, down_std;
     /* rank 0. [E, 2F_e, H] (file: gate, up), [E, H, F_e]; sharded over ep */
     sy_param *gate_up, *down;

@@ -8,6 +8,7 @@
 #include "core/span.h"
 #include "core/rng.h"
 #include "moe/capacity.h"
+#include "moe/widths.h"
 
 static sy_status declare(void *self, const char *prefix, sy_params *params)
 {
@@ -408,6 +409,7 @@ static void destroy(void *self)
     for (int32_t i = 0; i < SY_ROUTER_PARAMS; i++) {
         sy_free(&moe->h_own[i]);
     }
+    sy_free(&moe->width);
     sy_free(&moe->h_raw);
     sy_free(&moe->h_state);
     sy_free(&moe);
@@ -472,6 +474,14 @@ sy_status sy_moe_create(const sy_model_config *model, const sy_moe_config *confi
         moe->experts.down_std = 0;
     }
     SY_TRY(create_host_memory(moe));
+    if (sy_moe_has_widths(config)) {
+        SY_TRY(sy_alloc(config->experts, sizeof *moe->width, (void **)&moe->width));
+        for (int32_t e = 0; e < config->experts; e++) {
+            moe->width[e] = sy_moe_width(config, e);
+        }
+        moe->experts.width = moe->width;
+        moe->experts.mean_width = sy_moe_mean_width(config);
+    }
     *out = (sy_sublayer){&moe_ops, moe};
     moe = NULL;
 cleanup:
@@ -485,8 +495,8 @@ int64_t sy_moe_active_params(const sy_model_config *model, const sy_moe_config *
 {
     int64_t H = model->hidden;
     int64_t shared = config->shared_experts > 0 ? config->shared_hidden : 0;
-    int64_t expert = 3 * H * config->expert_hidden +
-                     3 * config->adapter_rank * (H + (int64_t)config->expert_hidden);
+    double expert = 3 * (double)H * sy_moe_mean_width(config) + /* as if loads were alike */
+                    3.0 * config->adapter_rank * (double)(H + config->expert_hidden);
     sy_router_layout layout;
     sy_router_layout_of(config, H, &layout);
     double computed = layout.computed > 0 ? layout.computed : config->top_k;
@@ -495,5 +505,5 @@ int64_t sy_moe_active_params(const sy_model_config *model, const sy_moe_config *
         own += layout.param[i].shape[1] * (layout.param[i].by_id ? 1 : layout.param[i].shape[0]);
     }
     own += layout.reads_x ? 0 : H * layout.M;
-    return own + (int64_t)llround(computed * (double)expert) + 3 * H * shared;
+    return own + (int64_t)llround(computed * expert) + 3 * H * shared;
 }

@@ -67,22 +67,52 @@ cleanup:
     return st;
 }
 
+/* cost [E]: width of each expert over the mean, where the balance loss counts by it. Wang et al.
+   2024 (HMoE, arXiv 2408.10681): the parameter penalty E sum_e M_e P_e, M_e = mean over tokens of
+   [e chosen] F_e, here over K times the mean width, so that it is 1 at balance. */
+static sy_status costs(const sy__moe *moe, sy_pass *p, sy_tensor *cost)
+{
+    sy_status st = SY_OK;
+    const int64_t E = moe->config->experts;
+    void *h_cost = NULL;
+    *cost = sy_tensor_none();
+    if (!moe->config->width_penalty) {
+        goto cleanup;
+    }
+    SY_TRY(sy_arena_1d(p->scratch, p->wide, E, cost));
+    SY_TRY(sy_host_arena_alloc(p->host, sy_tensor_bytes(cost), &h_cost));
+    for (int64_t e = 0; e < E; e++) {
+        const double x = moe->width[e] / moe->experts.mean_width;
+        sy_convert(p->wide, (char *)h_cost + e * (int64_t)sy_dtype_bytes(p->wide), SY_F64, &x, 1);
+    }
+    SY_TRY(sy_copy_h2d(p->stream, cost->data, h_cost, sy_tensor_bytes(cost)));
+cleanup:
+    return st;
+}
+
 static sy_status losses(const sy__moe *moe, sy_pass *p, const sy__moe_saved *s, sy_tensor *dz)
 {
-    sy_tensor sums = sy_tensor_rows(&p->stats->sums, moe->layer, 1);
+    sy_status st = SY_OK;
+    int64_t mark = sy_arena_mark(p->scratch);
+    sy_tensor cost, sums = sy_tensor_rows(&p->stats->sums, moe->layer, 1);
     sums = sy_tensor_cols(&sums, SY_SUM_AUX, 2);
-    return sy_balance_loss(p->stream,
+    SY_TRY(costs(moe, p, &cost));
+    SY_TRY(sy_balance_loss(p->stream,
                            &(sy_balance_loss_args){.z = s->scores.z,
                                                    .p = s->scores.p,
                                                    .lse = s->scores.lse,
                                                    .routed = p->batch->routed,
                                                    .count = s->count,
+                                                   .cost = cost,
                                                    .dz = *dz,
                                                    .sums = sy_tensor_1d(sums.data, SY_F64, 2),
                                                    .aux_coeff = moe->config->aux_loss_coeff,
                                                    .z_coeff = moe->config->z_loss_coeff,
                                                    .per_token = p->per_routed_token,
-                                                   .score = (sy_score)moe->config->score});
+                                                   .score = (sy_score)moe->config->score}));
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
 }
 
 /* The router read x itself: dx += din (through the jitter). */

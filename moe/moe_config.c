@@ -1,6 +1,7 @@
 #include "moe/moe_config.h"
 
 #include "moe/router.h"
+#include "moe/widths.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,9 @@ static const sy_config_key keys[] = {
     KEY(top_k, SY_CFG_I32, "2", 1, 1 << 10, NULL, "Experts per token (K)."),
     KEY(expert_hidden, SY_CFG_I32, "0", 0, 1 << 22, NULL,
         "Width of an expert (F_e). 0: model.ffn_hidden."),
+    KEY(expert_widths, SY_CFG_STR_LIST, "null", 0, 0, NULL,
+        "Experts of different width (HMoE): arithmetic:FIRST:LAST, geometric:FIRST:LAST, or a list "
+        "of E widths. null: all have moe.expert_hidden."),
     KEY(adapter_rank, SY_CFG_I32, "0", 0, 1 << 16, NULL,
         "Experts are deltas B A of this rank on one MLP that they share (LoRA), which "
         "train.freeze: [layers/*/moe/base/*] keeps as it is. 0: every expert has matrices of its "
@@ -64,6 +68,9 @@ static const sy_config_key keys[] = {
         "balance)."),
     KEY(aux_loss_scope, SY_CFG_ENUM, "sequence", 0, 0, scope_choices,
         "Tokens over which the load fractions f are taken."),
+    KEY(width_penalty, SY_CFG_BOOL, "false", 0, 0, NULL,
+        "The balance loss counts a choice by its expert's width over the mean width (HMoE's "
+        "parameter penalty). Needs moe.expert_widths."),
     KEY(z_loss_coeff, SY_CFG_F64, "0.001", 0, 1e6, NULL,
         "Coefficient of mean logsumexp(z)^2 per layer, summed over layers."),
     KEY(bias_update_rate, SY_CFG_F64, "0.0", 0, 1, NULL,
@@ -222,6 +229,7 @@ sy_status sy_moe_config_resolve(sy_config *config, int32_t n_layers, int32_t ffn
     sy_status st = SY_OK;
     const sy_moe_config *m = sy_config_get(config, "moe");
     SY_TRY(check_name(m, config));
+    SY_TRY(sy_moe_widths_settle(config));
     if (m->expert_hidden == 0) {
         SY_TRY(set_number(config, "moe.expert_hidden", ffn_hidden));
     }

@@ -15,7 +15,7 @@ typedef enum sy_aux_scope { SY_AUX_MICRO_BATCH, SY_AUX_SEQUENCE, SY_AUX_GLOBAL_B
 
 typedef struct sy_moe_config {
     int32_t experts, top_k, expert_hidden, adapter_rank;
-    sy_str_list layers;
+    sy_str_list layers, expert_widths;
     int32_t shared_experts, shared_hidden;
     bool shared_gate;
     char *router;
@@ -28,6 +28,7 @@ typedef struct sy_moe_config {
     double recv_factor;
     double aux_loss_coeff, z_loss_coeff, bias_update_rate;
     int32_t aux_loss_scope;
+    bool width_penalty;
     bool force_balance;
     sy_str_list expert_labels;
     bool look_ahead;

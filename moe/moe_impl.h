@@ -20,6 +20,7 @@ typedef struct sy__moe {
     sy_router_layout layout;
     sy_param *own[SY_ROUTER_PARAMS], *state; /* of a router on the host; NULL: it has none */
     sy_param *vectors;                       /* [n_vectors, H] */
+    int32_t *width;                          /* [E] units of each expert; NULL: all have as many */
     double *h_state; /* [E or n_state], with h_raw [the same] wide: where bias or state is updated;
                         NULL without them */
     double *h_own[SY_ROUTER_PARAMS]; /* own parameters, where the router changes them itself */

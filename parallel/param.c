@@ -200,13 +200,25 @@ sy_param *sy_params_find(const sy_params *params, const char *name)
     return NULL;
 }
 
+/* Elements, less those beyond the widths of matrices of different size. */
+static int64_t n_used(const sy_param_spec *s)
+{
+    const int64_t n = product(s->shape_glb, 0, s->n_dim);
+    const int64_t extent = s->n_pieces > 0 ? s->piece[0].extent : s->shape_glb[s->width_dim];
+    int64_t used = 0;
+    for (int64_t i = 0; s->width != NULL && i < s->shape_glb[0]; i++) {
+        used += s->width[i];
+    }
+    return s->width == NULL ? n : n / (s->shape_glb[0] * extent) * used;
+}
+
 int64_t sy_params_count(const sy_params *params, bool trainable_only)
 {
     int64_t n = 0;
     for (int32_t i = 0; i < params->n; i++) {
         const sy_param_spec *s = &params->param[i]->spec;
         if (s->trainable || !trainable_only) {
-            n += product(s->shape_glb, 0, s->n_dim);
+            n += n_used(s);
         }
     }
     return n;

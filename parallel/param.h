@@ -41,6 +41,11 @@ typedef struct sy_param_spec {
                      the piece); normal: cut at 3 std */
     double init_std;
     bool trainable, decay;
+    /* [shape_glb[0]] borrowed: of matrix i of a piece only the first width[i] places of dimension
+       width_dim (1, 2) are used; the rest begins with zeros and counts as no parameter. NULL: all
+     */
+    const int32_t *width;
+    int32_t width_dim;
 } sy_param_spec;
 
 typedef struct sy_param {

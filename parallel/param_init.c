@@ -15,6 +15,14 @@ typedef struct draw {
     char *dst;          /* host; where element `begin` goes */
 } draw;
 
+/* Is the element of a piece of [n, rows, columns] beyond its matrix's width? */
+static bool is_beyond(const sy_param_spec *s, int64_t index)
+{
+    const int64_t rows = s->n_pieces > 0 ? s->piece[0].extent : s->shape_glb[1];
+    const int64_t columns = s->shape_glb[2], row = index / columns % rows;
+    return (s->width_dim == 1 ? row : index % columns) >= s->width[index / columns / rows];
+}
+
 static void draw_run(const draw *d, uint64_t stream, int64_t index, int64_t n, char *dst)
 {
     const sy_param_spec *s = &d->param->spec;
@@ -29,6 +37,9 @@ static void draw_run(const draw *d, uint64_t stream, int64_t index, int64_t n, c
                     ? s->init_std * sy_rng_normal_cut(d->seed, stream, (uint64_t)(index + done + i))
                 : s->init == SY_INIT_ONES ? 1.0
                                           : 0.0;
+            if (s->width != NULL && is_beyond(s, index + done + i)) {
+                block[i] = 0;
+            }
         }
         sy_convert(dtype, dst + done * elem_bytes, SY_F64, block, m);
     }

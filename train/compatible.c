@@ -22,10 +22,10 @@ static bool is_one_of(const char *key, const char *const *names)
 static bool is_fixed(const char *key)
 {
     static const char *const names[] = {
-        "model.",     "moe.experts",        "moe.expert_hidden", "moe.adapter_rank",
-        "moe.layers", "moe.shared_experts", "moe.shared_hidden", "moe.shared_gate",
-        "moe.router", "moe.score",          "run.seed",          "data.tokenizer",
-        NULL};
+        "model.",           "moe.experts", "moe.expert_hidden",  "moe.expert_widths",
+        "moe.adapter_rank", "moe.layers",  "moe.shared_experts", "moe.shared_hidden",
+        "moe.shared_gate",  "moe.router",  "moe.score",          "run.seed",
+        "data.tokenizer",   NULL};
     return is_one_of(key, names);
 }
 

@@ -87,6 +87,9 @@ static void describe_grouped(const sy_grouped_gemm_args *a, sy_work *w)
     w->out = weight->shape[1];
     w->in = weight->shape[2];
     describe_product(w);
+    if (a->width.data != NULL) { /* experts of different size */
+        w->flops *= a->mean_width / (double)weight->shape[a->units == SY_UNITS_ROWS ? 1 : 2];
+    }
 }
 
 /* Pairs of a causal mask: 4 D FLOPs each forward, 10 D backward (five products; Dao et al. 2022).

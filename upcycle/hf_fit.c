@@ -86,8 +86,10 @@ static bool shared_fits(const sy__hf_arch *a, const sy_moe_config *moe, char *wh
 
 static bool experts_fit(const sy_moe_config *moe, char *why)
 {
-    snprintf(why, SY__HF_WHY, "moe.adapter_rank is %d", moe->adapter_rank);
-    return moe->adapter_rank == 0;
+    const bool widths = moe->expert_widths.n > 0;
+    snprintf(why, SY__HF_WHY, widths ? "moe.expert_widths is set" : "moe.adapter_rank is %d",
+             moe->adapter_rank);
+    return moe->adapter_rank == 0 && !widths;
 }
 
 static bool routing_fits(const sy__hf_arch *a, const sy_model_config *model,

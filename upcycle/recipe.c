@@ -254,6 +254,9 @@ sy_status sy_recipe_create(const sy_recipe_spec *spec, sy_recipe **out)
     sy_status st = SY_OK;
     const int64_t F = (int64_t)spec->moe->expert_hidden * spec->granularity;
     sy_recipe *r = NULL;
+    SY_REQUIRE(spec->expert_source == NULL || spec->moe->expert_widths.n == 0, SY_ERR_USAGE,
+               "moe.expert_widths: experts of different width cannot be copies of one dense MLP; "
+               "leave it out, or train them from the start");
     SY_TRY(sy_alloc(1, sizeof *r, (void **)&r));
     r->spec = *spec;
     SY_TRY(list_tensors(r));

@@ -140,8 +140,8 @@ cleanup:
     return st;
 }
 
-/* f [n_scopes, E]: each expert's share of the choices of its scope. */
-static void load_fractions(const sy_tensor *count, float *f)
+/* f [n_scopes, E]: each expert's share of the choices of its scope, times its cost. */
+static void load_fractions(const sy_tensor *count, const float *cost, float *f)
 {
     const int64_t n_scopes = count->shape[0], E = count->shape[1];
     for (int64_t s = 0; s < n_scopes; s++) {
@@ -152,6 +152,7 @@ static void load_fractions(const sy_tensor *count, float *f)
         }
         for (int64_t e = 0; e < E; e++) {
             f[s * E + e] = total == 0 ? 0.0F : (float)((double)n[e] / (double)total);
+            f[s * E + e] *= cost != NULL ? cost[e] : 1.0F;
         }
     }
 }
@@ -222,7 +223,7 @@ sy_status sy__cpu_balance_loss(sy_stream *stream, const sy_balance_loss_args *ar
     SY_TRY(require_pairs_fit(T, n_scopes * E * (int64_t)sizeof(float)));
     pair *block = sy_stream_workspace(stream);
     float *f = (float *)(void *)(block + n_blocks);
-    load_fractions(&args->count, f);
+    load_fractions(&args->count, args->cost.data, f);
     const int threads = sy__cpu_threads(stream);
 #pragma omp parallel for num_threads(threads) schedule(static) if (T * E > SY_CPU_PARALLEL_MIN / 4)
     for (int64_t b = 0; b < n_blocks; b++) {

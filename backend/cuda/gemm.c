@@ -321,5 +321,12 @@ sy_status sy__cuda_grouped_gemm(sy_stream *stream, const sy_grouped_gemm_args *a
         p.K = args->a.shape[1];
         p.b_group = args->b.stride[0];
     }
+    if (args->width.data) {
+        const bool rows = args->units == SY_UNITS_ROWS;
+        p.width = args->width.data;
+        p.width_of = wgrad             ? (rows ? SY__WIDTH_M : SY__WIDTH_N)
+                     : forward == rows ? SY__WIDTH_N
+                                       : SY__WIDTH_K;
+    }
     return sy__cuda_product(stream, &p);
 }

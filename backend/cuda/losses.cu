@@ -99,9 +99,9 @@ struct coefficients {
 };
 
 __global__ void balance_kernel(const float *z, const float *p, const float *lse,
-                               const uint8_t *routed, const int64_t *count, float *dz,
-                               int64_t n_tokens, int32_t E, int64_t per_scope, coefficients c,
-                               double *part)
+                               const uint8_t *routed, const int64_t *count, const float *cost,
+                               float *dz, int64_t n_tokens, int32_t E, int64_t per_scope,
+                               coefficients c, double *part)
 {
     const int64_t t = grid_index() / 32;
     const bool used = t < n_tokens && (!routed || routed[t]);
@@ -116,14 +116,15 @@ __global__ void balance_kernel(const float *z, const float *p, const float *lse,
     sum = c.sigmoids ? warp_sum(sum) : 1;
     const float share = n_choices > 0 ? 1 / (float)n_choices : 0;
     for (int e = lane(); e < E && used; e += 32) {
-        mean_f += (float)mine[e] * share * p[t * E + e] / sum;
+        mean_f += (float)mine[e] * share * (cost ? cost[e] : 1) * p[t * E + e] / sum;
     }
     mean_f = warp_sum(mean_f);
     const float l = used ? lse[t] : 0;
     for (int e = lane(); e < E && used; e += 32) {
         const float q = p[t * E + e];
         const float slope = c.sigmoids ? q * (1 - q) / sum : q;
-        const float balance = c.aux * (float)E * slope * ((float)mine[e] * share - mean_f);
+        const float f = (float)mine[e] * share * (cost ? cost[e] : 1);
+        const float balance = c.aux * (float)E * slope * (f - mean_f);
         dz[t * E + e] += balance + c.z * 2 * l * expf(z[t * E + e] - l);
     }
     leave_sums(part, used ? (double)c.per_token * E * mean_f : 0,
@@ -180,8 +181,8 @@ sy_status sy__cuda_balance_loss(sy_stream *stream, const sy_balance_loss_args *a
     SY_TRY(require_workspace("balance_loss", (int64_t)n_blocks * 16));
     SY_TRY(launch(stream, "balance_loss", n_blocks, THREADS, 0, balance_kernel,
                   data<float>(args->z), data<float>(args->p), data<float>(args->lse),
-                  data<uint8_t>(args->routed), data<int64_t>(args->count), data<float>(args->dz),
-                  n_tokens, (int32_t)args->p.shape[1], n_scopes > 0 ? n_tokens / n_scopes : 1, c,
+                  data<uint8_t>(args->routed), data<int64_t>(args->count), data<float>(args->cost),
+                  data<float>(args->dz), n_tokens, (int32_t)args->p.shape[1], n_scopes > 0 ? n_tokens / n_scopes : 1, c,
                   (double *)stream->workspace));
     SY_TRY(add_parts(stream, n_blocks, data<double>(args->sums)));
 cleanup:

@@ -16,9 +16,15 @@ struct product {
 
 /* Where a block works. */
 struct place {
-    int64_t group, first_k, n_k, m0, n0, end_m;
+    int64_t group, first_k, n_k, m0, n0, end_m, end_n;
     bool any;
 };
+
+/* What a group has of a side, where groups differ. */
+__device__ inline int64_t side_of(const sy__product &p, int64_t group, int which, int64_t all)
+{
+    return p.width && p.width_of == which ? p.width[group] : all;
+}
 
 /* The group of row tile `tile`, found by walking the borders: they are few, and read from a cache.
  */
@@ -33,8 +39,9 @@ template <int TILE> __device__ place find_place(const sy__product &p)
         at.first_k = p.start ? p.start[at.group] : 0;
         at.n_k = p.start ? p.start[at.group + 1] - at.first_k : p.K;
         at.m0 = tile * TILE;
-        at.end_m = p.M;
-        at.any = at.n_k > 0;
+        at.end_m = side_of(p, at.group, SY__WIDTH_M, p.M);
+        at.end_n = side_of(p, at.group, SY__WIDTH_N, p.N);
+        at.any = at.n_k > 0 && at.m0 < at.end_m && at.n0 < at.end_n;
         return at;
     }
     for (at.group = 0; p.start && at.group < p.n_groups; at.group++) {
@@ -49,6 +56,9 @@ template <int TILE> __device__ place find_place(const sy__product &p)
     at.m0 = first + tile * TILE;
     at.end_m = end;
     at.any = p.start ? at.group < p.n_groups : at.m0 < end;
+    at.end_n = at.any ? side_of(p, at.group, SY__WIDTH_N, p.N) : p.N;
+    at.n_k = at.any ? side_of(p, at.group, SY__WIDTH_K, p.K) : p.K;
+    at.n_k = at.n0 < at.end_n ? at.n_k : 0; /* columns that nobody has: sums of nothing */
     return at;
 }
 
@@ -114,7 +124,7 @@ __device__ void load_b(unsigned out[4], const bf16 *from, int n, int k)
 template <class C>
 __device__ void store(const sy__product &p, const place &at, int64_t m, int64_t n, float sum)
 {
-    if (m < at.end_m && n < p.N) {
+    if (m < at.end_m && n < (p.by_depth ? at.end_n : p.N)) {
         C *c = (C *)p.c + at.group * p.c_group + m * p.ldc + n;
         *c = narrow<C>(p.alpha * sum + (p.beta != 0 ? p.beta * wide(*c) : 0));
     }
@@ -151,8 +161,8 @@ __global__ void __launch_bounds__(TILE *TILE / 64 > 128 ? 256 : 128)
                                                TRANS_A ? end_k : at.end_m, TRANS_A ? at.m0 : k,
                                                TRANS_A ? at.end_m : end_k, about.vectors);
             fill_tile<TILE, TRANS_B, THREADS>(to_b, b, p.ldb, TRANS_B ? at.n0 : k,
-                                              TRANS_B ? p.N : end_k, TRANS_B ? k : at.n0,
-                                              TRANS_B ? end_k : p.N, about.vectors);
+                                              TRANS_B ? at.end_n : end_k, TRANS_B ? k : at.n0,
+                                              TRANS_B ? end_k : at.end_n, about.vectors);
         }
         copies_commit();
     };
@@ -221,7 +231,7 @@ __global__ void __launch_bounds__(256) plain_product_kernel(product about)
             from_a[ak][am] = m < at.end_m && k0 + ak < end_k
                                  ? a[TRANS_A ? (k0 + ak) * p.lda + m : m * p.lda + k0 + ak]
                                  : 0;
-            from_b[bk][bn] = n < p.N && k0 + bk < end_k
+            from_b[bk][bn] = n < at.end_n && k0 + bk < end_k
                                  ? b[TRANS_B ? n * p.ldb + k0 + bk : (k0 + bk) * p.ldb + n]
                                  : 0;
         }

@@ -16,11 +16,16 @@ sy_status sy__products_open(sy_device *dev);
    for a row whatever M is. By rows: start [n_groups+1] cuts op(a)'s rows into groups, each with a b
    of its own. By depth (by_depth): it cuts K, and each group has a c of its own, which is
    untouched where the group is empty. start NULL: one group. (product.cu) */
+typedef enum sy__width_of { SY__WIDTH_M, SY__WIDTH_N, SY__WIDTH_K } sy__width_of;
 typedef struct sy__product {
     const void *a, *b;
     void *c;
     int64_t lda, ldb, ldc, b_group, c_group; /* in elements */
     const int32_t *start;
+    /* [n_groups] NULL: all of its rows of b^T (c^T) count; else so many, and c's columns beyond are
+       beta c; or so much of the depth; or, by depth, so many rows or columns of c. */
+    const int32_t *width;
+    sy__width_of width_of;
     int32_t n_groups;
     int64_t M, N, K;
     bool trans_a, trans_b, by_depth;

@@ -67,13 +67,26 @@ sy_status sy__ref_gemm(sy_stream *stream, const sy_gemm_args *args)
     return SY_OK;
 }
 
+/* Rows (or columns) of the matrix of expert e that count, of n. */
+static int64_t used(const sy_grouped_gemm_args *args, int64_t e, sy_grouped_units units, int64_t n)
+{
+    const int32_t *width = args->width.data;
+    return width != NULL && args->units == units ? width[e] : n;
+}
+
 /* Forward and dgrad: the n rows of expert e against its own matrix. */
 static void expert_rows(const sy_grouped_gemm_args *args, int64_t e, int64_t first, int64_t n)
 {
     const bool forward = args->form == SY_GROUPED_NT;
+    const sy_grouped_units of_c = forward ? SY_UNITS_ROWS : SY_UNITS_COLUMNS;
+    const sy_grouped_units of_k = forward ? SY_UNITS_COLUMNS : SY_UNITS_ROWS;
+    const int64_t N = used(args, e, of_c, args->c.shape[1]);
+    for (int64_t i = 0; i < n; i++) {
+        scale_row(sy__ref_row(&args->c, first + i) + N, args->beta, args->c.shape[1] - N);
+    }
     multiply(&(product){.M = n,
-                        .N = args->c.shape[1],
-                        .K = args->a.shape[1],
+                        .N = N,
+                        .K = used(args, e, of_k, args->a.shape[1]),
                         .a = sy__ref_row(&args->a, first),
                         .b = sy__ref_row(&args->b, e),
                         .c = sy__ref_row(&args->c, first),
@@ -89,8 +102,8 @@ static void expert_rows(const sy_grouped_gemm_args *args, int64_t e, int64_t fir
 /* wgrad: c[e] += a_e^T b_e. */
 static void expert_weight(const sy_grouped_gemm_args *args, int64_t e, int64_t first, int64_t n)
 {
-    multiply(&(product){.M = args->c.shape[1],
-                        .N = args->c.shape[2],
+    multiply(&(product){.M = used(args, e, SY_UNITS_ROWS, args->c.shape[1]),
+                        .N = used(args, e, SY_UNITS_COLUMNS, args->c.shape[2]),
                         .K = n,
                         .a = sy__ref_row(&args->a, first),
                         .b = sy__ref_row(&args->b, first),

@@ -76,13 +76,13 @@ sy_status sy__ref_router_stats(sy_stream *stream, const sy_router_stats_args *ar
 }
 
 /* Element e of the load fraction f of a scope: a constant, nothing is derived through it. */
-static double fraction(const int64_t *count, int64_t E, int64_t e)
+static double fraction(const int64_t *count, const double *cost, int64_t E, int64_t e)
 {
     double sum = 0;
     for (int64_t i = 0; i < E; i++) {
         sum += (double)count[i];
     }
-    return sum > 0 ? (double)count[e] / sum : 0;
+    return sum > 0 ? (cost != NULL ? cost[e] : 1) * (double)count[e] / sum : 0;
 }
 
 /* First term of a token: E <f, q>, and its gradient times `scale` added to dz. q = p / sum(p)
@@ -93,15 +93,16 @@ static double balance_token(const sy_balance_loss_args *args, int64_t t, double 
     const int64_t T = args->p.shape[0], E = args->p.shape[1], n_scopes = args->count.shape[0];
     const int64_t *count = (const int64_t *)args->count.data + t / (T / n_scopes) * E;
     const double *p = sy__ref_row(&args->p, t);
+    const double *cost = args->cost.data;
     double *dz = sy__ref_row(&args->dz, t);
     const double sum = args->score == SY_SCORE_SOFTMAX ? 1 : row_sum(p, E);
     double mean_f = 0;
     for (int64_t e = 0; e < E; e++) {
-        mean_f += fraction(count, E, e) * p[e] / sum;
+        mean_f += fraction(count, cost, E, e) * p[e] / sum;
     }
     for (int64_t e = 0; e < E; e++) {
         const double slope = args->score == SY_SCORE_SOFTMAX ? p[e] : p[e] * (1 - p[e]) / sum;
-        dz[e] += scale * (double)E * slope * (fraction(count, E, e) - mean_f);
+        dz[e] += scale * (double)E * slope * (fraction(count, cost, E, e) - mean_f);
     }
     return (double)E * mean_f;
 }

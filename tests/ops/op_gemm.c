@@ -67,6 +67,18 @@ static void deal_rows(op_instance *in, op_operand *start, int64_t G, int64_t R, 
     }
 }
 
+/* Experts of different size: from nothing to all units. scaled 1: rows, 2: columns. */
+static void build_widths(op_instance *in, const op_case *c)
+{
+    sy_grouped_gemm_args *args = OP_ARGS(in, grouped_gemm);
+    op_operand *width = op_tensor(in, "width", OP_I32, 0, OP_SHAPE(c->G));
+    const int64_t all = c->scaled == 1 ? c->N : c->K;
+    args->units = c->scaled == 1 ? SY_UNITS_ROWS : SY_UNITS_COLUMNS;
+    for (int64_t e = 0; e < c->G; e++) {
+        *op_at(width, e) = (double)(all * e / (c->G > 1 ? c->G - 1 : 1));
+    }
+}
+
 /* N is the width of an expert's output, K that of its input: b (or c) is [G, N, K]. */
 static void build_grouped(op_instance *in, const op_case *c)
 {
@@ -80,13 +92,21 @@ static void build_grouped(op_instance *in, const op_case *c)
     op_operand *a = op_normal(in, op_tensor(in, "a", OP_A, c->pad, OP_SHAPE(c->R, a_width)), 1);
     if (c->form == SY_GROUPED_TN) {
         op_normal(in, op_tensor(in, "b", OP_A, c->pad, OP_SHAPE(c->R, c->K)), 1);
-        op_normal(in, op_tensor(in, "c", OP_W, 0, OP_SHAPE(c->G, c->N, c->K)), 1);
+        op_normal(in, op_tensor(in, "c", OP_W, c->scaled ? 5 : 0, OP_SHAPE(c->G, c->N, c->K)), 1);
+        if (c->scaled) {
+            build_widths(in, c);
+        }
         return;
     }
+    if (c->scaled) {
+        build_widths(in, c);
+    }
     const int64_t c_width = c->form == SY_GROUPED_NT ? c->N : c->K;
-    op_normal(in, op_tensor(in, "b", OP_A, 0, OP_SHAPE(c->G, c->N, c->K)), 1);
+    op_normal(in, op_tensor(in, "b", OP_A, c->scaled ? 5 : 0, OP_SHAPE(c->G, c->N, c->K)), 1);
     op_rows(a, 0);
-    op_rows(op_tensor(in, "c", out_kind, 0, OP_SHAPE(c->R, c_width)), 0);
+    op_operand *out = op_tensor(in, "c", out_kind, c->scaled, OP_SHAPE(c->R, c_width));
+    args->beta = c->beta ? 1 : args->beta;
+    op_rows(c->beta ? op_normal(in, out, 1) : out, 0);
 }
 
 /* Rows first .. first+n-1 alone: each expert keeps what it has of them. */
@@ -113,12 +133,23 @@ static void cut_grouped(op_instance *in, int64_t first, int64_t n)
         .form = f, .G = 2, .R = 9, .N = 2100, .K = 40                                              \
     }
 
+#define WIDTHS(f)                                                                                  \
+    {.form = f, .G = 4, .R = 37, .N = 33, .K = 65, .scaled = 1},                                   \
+        {.form = f, .G = 4, .R = 37, .N = 33, .K = 65, .scaled = 2},                               \
+        {.form = f, .G = 5, .R = 300, .N = 160, .K = 136, .scaled = 1, .beta = 1},                 \
+    {                                                                                              \
+        .form = f, .G = 5, .R = 300, .N = 160, .K = 136, .scaled = 2, .beta = 1                    \
+    }
+
 static const op_case grouped_cases[] = {
     GROUPED_FORM(SY_GROUPED_NT),
     GROUPED_FORM(SY_GROUPED_NN),
     GROUPED_FORM(SY_GROUPED_TN),
     {.form = SY_GROUPED_NT, .G = 4, .R = 37, .N = 33, .K = 65, .align = 1},
     {.form = SY_GROUPED_NN, .G = 4, .R = 37, .N = 33, .K = 65, .align = 1},
+    WIDTHS(SY_GROUPED_NT),
+    WIDTHS(SY_GROUPED_NN),
+    WIDTHS(SY_GROUPED_TN),
     {.form = SY_GROUPED_TN, .G = 3, .R = 40, .N = 9, .K = 10, .mode = WITH_TAIL},
     {.form = SY_GROUPED_TN, .G = 2, .R = 2200, .N = 16, .K = 24},
 };

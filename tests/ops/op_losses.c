@@ -71,7 +71,7 @@ static const op_case stats_cases[] = {
     {.T = 300, .E = 130, .K = 8, .mode = 3, .form = SY_SCORE_SIGMOID, .scopes = 8, .N = 100},
 };
 
-/* mode bit 1: routed; bit 2: one scope without counts; form: score. */
+/* mode bit 1: routed; bit 2: one scope without counts; bit 3: costs; form: score. */
 static void build_balance_loss(op_instance *in, const op_case *c)
 {
     sy_balance_loss_args *args = OP_ARGS(in, balance_loss);
@@ -94,11 +94,16 @@ static void build_balance_loss(op_instance *in, const op_case *c)
     for (int64_t e = 0; e < c->E && (c->mode & 2); e++) {
         *op_at(count, e) = 0;
     }
+    if (c->mode & 4) {
+        op_normal(in, op_tensor(in, "cost", OP_W, 0, OP_SHAPE(c->E)), 1);
+    }
     op_normal(in, op_tensor(in, "dz", OP_W, 0, OP_SHAPE(c->T, c->E)), 1e-3);
     op_normal(in, op_tensor(in, "sums", OP_F64, 0, OP_SHAPE(2)), 1);
 }
 
 static const op_case balance_cases[] = {
+    {.T = 30, .E = 9, .scopes = 5, .mode = 5},
+    {.T = 30, .E = 70, .scopes = 2, .mode = 4, .form = SY_SCORE_SIGMOID},
     {.T = 6, .E = 4, .scopes = 2, .mode = 1},
     {.T = 6, .E = 4, .scopes = 2, .form = SY_SCORE_SIGMOID},
     {.T = 0, .E = 4, .scopes = 2, .mode = 1},

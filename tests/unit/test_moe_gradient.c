@@ -218,8 +218,8 @@ static void check_param(rig *r, const sy_param *p, const int64_t *loads, tally *
     for (int64_t i = 0; i < n; i++) {
         largest = fabs(grad[i]) > fabs(grad[largest]) ? i : largest;
     }
-    const bool routes = strstr(p->spec.name, "/moe/") != NULL &&
-                        strstr(p->spec.name, "/experts/") == NULL;
+    const bool routes =
+        strstr(p->spec.name, "/moe/") != NULL && strstr(p->spec.name, "/experts/") == NULL;
     for (int32_t k = 0; k < (routes ? 3 * PER_PARAM : PER_PARAM); k++) {
         uint64_t draw = sy_rng_u64(9, sy_rng_stream_of(p->spec.name), (uint64_t)k);
         int64_t i = k == 0 ? largest : (int64_t)(draw % (uint64_t)n);
@@ -305,6 +305,7 @@ static void gradient_is_that_of_the_loss(void **state)
         .set = {"moe.router=" router, __VA_ARGS__}, .with_mask = true                              \
     }
 
+#define WIDTHS "moe.expert_hidden=0", "moe.expert_widths=[3, 1, 9, 4]"
 static const check_case cases[] = {
     {.name = "gradient_form_a_is_that_of_the_loss", .set = {"moe.top_k=2"}},
     {.name = "gradient_form_b_is_that_of_the_loss",
@@ -362,6 +363,12 @@ static const check_case cases[] = {
      .set = {"moe.capacity_factor=0.7", "moe.aux_loss_scope=global_batch"},
      .with_mask = true,
      .with_doc = true},
+    {.name = "gradient_experts_of_different_width_is_that_of_the_loss",
+     .set = {WIDTHS, "moe.width_penalty=true", "moe.recv_factor=0.2"},
+     .with_mask = true},
+    {.name = "gradient_experts_of_different_width_any_number_is_that_of_the_loss",
+     .set = {WIDTHS, "moe.width_penalty=true", "moe.router=top_p", "moe.top_p.threshold=0.6",
+             "train.recompute=moe"}},
     ROUTER("grouped", "moe.experts=4", "moe.grouped.groups=2", "moe.grouped.group_loss_coeff=0.4",
            "moe.grouped.comm_loss_coeff=0.3"),
     ROUTER("grouped", "moe.grouped.groups=2", "moe.grouped.group_score=top2",

@@ -46,6 +46,11 @@ static void settings_that_do_not_go_together_are_refused(void **state)
         {{"moe.router=stable", "moe.aux_loss_coeff=0.01"}, "set it to 0"},
         {{"moe.router=base", "moe.top_k=2"}, "set it to 1"},
         {{"moe.router=base", "moe.aux_loss_coeff=0.01"}, "set it to 0"},
+        {{"moe.expert_widths=[3, 4]"}, "lists 2 widths for moe.experts 4"},
+        {{"moe.expert_widths=harmonic:3:4"}, "arithmetic:FIRST:LAST"},
+        {{"moe.expert_widths=arithmetic:3:9", "moe.expert_hidden=8"}, "has 9 units"},
+        {{"moe.expert_widths=geometric:3:9", "moe.adapter_rank=2"}, "moe.adapter_rank 2"},
+        {{"moe.width_penalty=true"}, "needs moe.expert_widths"},
         {{"moe.router=sinkhron"}, "did you mean 'sinkhorn'"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
