@@ -21,6 +21,7 @@ typedef struct sy__bench {
 sy_status sy__bench_checkpoint(const sy__bench *bench);
 sy_status sy__bench_gemm(const sy__bench *bench);
 sy_status sy__bench_dispatch(const sy__bench *bench);
+sy_status sy__bench_layer(const sy__bench *bench);
 sy_status sy__bench_machine(const sy__bench *bench);
 sy_status sy__bench_step(const sy__bench *bench);
 

@@ -75,6 +75,7 @@ cleanup:
 
 /* Overrides as they stand on the command line come last: they win. */
 static sy_status list_overrides(const sy__bench *bench, const sy__bench_data *data,
+                                const char *const *more, int32_t n_more,
                                 char text[MAX_OVERRIDES][OVERRIDE_BYTES], const char ***out,
                                 int32_t *n_out)
 {
@@ -82,7 +83,7 @@ static sy_status list_overrides(const sy__bench *bench, const sy__bench_data *da
     int32_t n = 0, n_set = 0;
     const char *const *set = sy_cli_list(bench->cli, "set", &n_set);
     const char *precision = sy_cli_text(bench->cli, "precision"), **all = NULL;
-    SY_TRY(sy_alloc(MAX_OVERRIDES + n_set, sizeof *all, (void **)&all));
+    SY_TRY(sy_alloc(MAX_OVERRIDES + n_set + n_more, sizeof *all, (void **)&all));
     snprintf(text[n++], OVERRIDE_BYTES, "data.train=[{path: \"%s\"}]", data->prefix);
     if (precision != NULL) {
         snprintf(text[n++], OVERRIDE_BYTES, "device.precision=%s", precision);
@@ -96,6 +97,9 @@ static sy_status list_overrides(const sy__bench *bench, const sy__bench_data *da
     for (int32_t i = 0; i < n_set; i++) {
         all[n++] = set[i];
     }
+    for (int32_t i = 0; i < n_more; i++) {
+        all[n++] = more[i];
+    }
     *out = all;
     *n_out = n;
 cleanup:
@@ -103,14 +107,14 @@ cleanup:
 }
 
 sy_status sy__bench_settings(const sy__bench *bench, const sy__bench_data *data,
-                             sy_run_settings *out)
+                             const char *const *more, int32_t n_more, sy_run_settings *out)
 {
     sy_status st = SY_OK;
     sy_comm *world = bench->env->world;
     const char *path = sy_cli_text(bench->cli, "config"), **overrides = NULL;
     char text[MAX_OVERRIDES][OVERRIDE_BYTES], yaml[sizeof mini_model + 16];
     int32_t n = 0;
-    SY_TRY(list_overrides(bench, data, text, &overrides, &n));
+    SY_TRY(list_overrides(bench, data, more, n_more, text, &overrides, &n));
     if (path != NULL) {
         SY_TRY(sy_settings_load(path, overrides, n, world, out));
     } else {

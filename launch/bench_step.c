@@ -1,10 +1,10 @@
-/* Whole training steps, as `train` runs them, on random tokens; between them oneDNN's large product
-   on all ranks at once. What the steps allocate is counted over all of them. */
+/* Whole training steps, as `train` runs them, on random tokens; between them the device's large
+   product on all ranks at once. What the steps allocate is counted over all of them. */
 #include <stdio.h>
 #include <string.h>
 
-#include "backend/cpu_peak.h"
 #include "core/alloc.h"
+#include "launch/bench_ceiling_impl.h"
 #include "launch/bench_impl.h"
 #include "launch/bench_step_impl.h"
 #include "launch/malloc_count.h"
@@ -30,7 +30,7 @@ typedef struct step_bench {
     sy_comm *world;
     sy__bench_data data;
     sy_run_settings settings;
-    sy_cpu_peak *peak;
+    sy__ceiling ceiling;
     sy_trainer *trainer;
     int32_t n;
     samples s;
@@ -39,17 +39,6 @@ typedef struct step_bench {
     double loss;
     int64_t tokens; /* of a step */
 } step_bench;
-
-/* The rate of all ranks together, each multiplying while the others do. */
-static sy_status measure_peak(step_bench *b, double *out)
-{
-    sy_status st = SY_OK;
-    SY_TRY(sy_host_barrier(b->world, "bench peak"));
-    SY_TRY(sy_cpu_peak_run(b->peak, out));
-    SY_TRY(sy_host_all_reduce(b->world, out, 1, SY_F64, SY_SUM, "bench peak"));
-cleanup:
-    return st;
-}
 
 static sy_status measure_step(step_bench *b, int32_t i)
 {
@@ -98,13 +87,13 @@ static sy_status measure(step_bench *b)
     double ignored;
     for (int32_t i = 0; i < N_WARM; i++) {
         SY_TRY(measure_step(b, -1));
-        SY_TRY(measure_peak(b, &ignored));
+        SY_TRY(sy__ceiling_run(&b->ceiling, &ignored));
     }
     before = b->trainer->engine->dev->ledger;
     int64_t allocs_before = sy_alloc_total(), heap_before = sy_malloc_heap_bytes();
     sy_malloc_count_start();
     for (int32_t i = 0; i < b->n && st == SY_OK; i++) {
-        st = measure_peak(b, &b->s.peak[i]);
+        st = sy__ceiling_run(&b->ceiling, &b->s.peak[i]);
         st = st == SY_OK ? measure_step(b, i) : st;
     }
     sy_malloc_count_stop();
@@ -172,6 +161,7 @@ static void describe_speed(step_bench *b, json_t *o)
     set_f64(o, "step_ms", 1e3 * step);
     set_f64(o, "tokens_per_s", rate);
     set_f64(o, "model_gflops", rate * flops / 1e9);
+    json_object_set_new(o, "ceiling", json_string(b->ceiling.name));
     set_f64(o, "peak_gflops", peak / 1e9);
     set_f64(o, "percent_of_peak", 100 * rate * flops / peak);
     set_f64(o, "experts_ms", 1e3 * experts);
@@ -183,9 +173,10 @@ static void describe_speed(step_bench *b, json_t *o)
 static void describe_memory(const step_bench *b, json_t *o)
 {
     const sy_engine *e = b->trainer->engine;
-    double predicted = (double)(e->base_rss_bytes + e->predicted_bytes);
+    int64_t program = e->base_rss_bytes + sy__ceiling_host_bytes(&b->ceiling);
+    double predicted = (double)(program + e->predicted_bytes);
     double peak = (double)sy_engine_peak_rss_bytes();
-    set_f64(o, "program_mib", (double)e->base_rss_bytes / (1 << 20));
+    set_f64(o, "program_mib", (double)program / (1 << 20));
     set_f64(o, "arenas_mib", (double)e->predicted_bytes / (1 << 20));
     set_f64(o, "predicted_mib", predicted / (1 << 20));
     set_f64(o, "peak_rss_mib", peak / (1 << 20));
@@ -226,8 +217,9 @@ static void print_record(const json_t *o)
         {"rest_ms", "  rest", 1},
         {"tokens_per_s", "tokens/s", 1},
         {"model_gflops", "model GFLOP/s", 1},
-        {"peak_gflops", "oneDNN peak, all ranks at once, GFLOP/s", 1},
-        {"percent_of_peak", "MFU, % of that peak", 1},
+        {"ceiling", "ceiling: one product by", 0},
+        {"peak_gflops", "  all ranks at once, GFLOP/s", 1},
+        {"percent_of_peak", "MFU, % of that", 1},
         {"program_mib", "memory before the run, MiB", 1},
         {"arenas_mib", "predicted by the arena report, MiB", 1},
         {"peak_rss_mib", "peak of the process, MiB", 1},
@@ -272,18 +264,6 @@ cleanup:
 
 /* ---- the run ---- */
 
-static sy_status create_peak(step_bench *b)
-{
-    sy_status st = SY_OK;
-    const sy_device_config *c = b->settings.device;
-    int32_t threads = c->threads > 0 ? c->threads : b->bench->threads;
-    sy_dtype dtype = SY_F32;
-    SY_TRY(sy_device_config_dtype(b->settings.config, c->backend, &dtype));
-    SY_TRY(sy_cpu_peak_create(dtype, SY__PEAK_N, threads, &b->peak));
-cleanup:
-    return st;
-}
-
 sy_status sy__bench_step(const sy__bench *bench)
 {
     sy_status st = SY_OK;
@@ -293,17 +273,18 @@ sy_status sy__bench_step(const sy__bench *bench)
                     .callers = json_object()};
     sy_trainer_spec spec = {.settings = &b.settings, .world = b.world, .threads = bench->threads};
     SY_TRY(sy_agree(b.world, sy__bench_data_open(&b.data)));
-    SY_TRY(sy__bench_settings(bench, &b.data, &b.settings));
+    SY_TRY(sy__bench_settings(bench, &b.data, NULL, 0, &b.settings));
     SY_TRY(sy_agree(b.world, sy__bench_data_write(&b.data, &b.settings, b.n + N_WARM)));
-    SY_TRY(sy_agree(b.world, create_peak(&b)));
     SY_TRY(sy_trainer_create(&spec, &b.trainer));
+    SY_TRY(sy_agree(b.world, sy__ceiling_open(b.world, b.trainer->engine->dev,
+                                              b.trainer->engine->compute, &b.ceiling)));
     SY_TRY(measure(&b));
     if (b.world->rank == 0) {
         SY_TRY(report(&b));
     }
 cleanup:
+    sy__ceiling_close(&b.ceiling);
     sy_trainer_destroy(&b.trainer);
-    sy_cpu_peak_destroy(&b.peak);
     sy_run_settings_free(&b.settings);
     sy__bench_data_close(&b.data);
     json_decref(b.callers);

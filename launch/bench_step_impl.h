@@ -1,4 +1,5 @@
-/* What `bench step` trains: the mini model or a configuration, on random tokens of its own. */
+/* What `bench step` trains and `bench layer` takes its layer from: the mini model or a
+ * configuration, on random tokens of its own. */
 #ifndef SY_LAUNCH_BENCH_STEP_IMPL_H
 #define SY_LAUNCH_BENCH_STEP_IMPL_H
 
@@ -18,8 +19,8 @@ sy_status sy__bench_data_write(const sy__bench_data *data, const sy_run_settings
 void sy__bench_data_close(sy__bench_data *data);
 
 /* The configuration of --config, or the mini model's, with --precision, --threads and --set,
-   reading from data. Collective over the bench's world. */
+   reading from data; `more` [n_more] override those. Collective over the bench's world. */
 sy_status sy__bench_settings(const sy__bench *bench, const sy__bench_data *data,
-                             sy_run_settings *out);
+                             const char *const *more, int32_t n_more, sy_run_settings *out);
 
 #endif

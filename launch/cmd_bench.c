@@ -12,6 +12,7 @@ static const struct {
     {"checkpoint", sy__bench_checkpoint},
     {"dispatch", sy__bench_dispatch},
     {"gemm", sy__bench_gemm},
+    {"layer", sy__bench_layer},
     {"machine", sy__bench_machine},
     {"step", sy__bench_step},
 };
@@ -29,7 +30,7 @@ static sy_status unknown(const char *name)
                                    "bench: unknown benchmark '%s' (did you mean '%s'?)", name, near)
                         : sy_error(SY_ERR_USAGE,
                                    "bench: unknown benchmark '%s'; there are "
-                                   "checkpoint, dispatch, gemm, machine and step",
+                                   "checkpoint, dispatch, gemm, layer, machine and step",
                                    name);
 }
 
@@ -62,8 +63,9 @@ static const sy_option options[] = {
      "gemm: a product instead of those of the mini model; G: one of G experts' weights per M/G "
      "rows."},
     {"bytes", SY_OPTION_LIST, "N", "dispatch: bytes per pair of ranks (default 4 kB to 16 MB)."},
-    {"config", SY_OPTION_VALUE, "FILE", "step: a configuration instead of the mini model's."},
-    {"set", SY_OPTION_LIST, "KEY=VALUE", "step: override a key of the configuration."},
+    {"config", SY_OPTION_VALUE, "FILE",
+     "layer, step: a configuration instead of the mini model's."},
+    {"set", SY_OPTION_LIST, "KEY=VALUE", "layer, step: override a key of the configuration."},
     {"size", SY_OPTION_VALUE, "N", "checkpoint: bytes from each rank (default 512 MiB)."},
     {"dir", SY_OPTION_VALUE, "DIR", "checkpoint: where the files go (default: here)."},
     {"output", SY_OPTION_VALUE, "FILE",
@@ -74,9 +76,10 @@ static const sy_option options[] = {
 
 const sy_command sy_cmd_bench = {
     .name = "bench",
-    .operands = "checkpoint|dispatch|gemm|machine|step",
-    .help = "Figures beside a ceiling measured in the same run: matrix products, row exchange, a "
-            "training step, saving and loading.",
+    .operands = "checkpoint|dispatch|gemm|layer|machine|step",
+    .help =
+        "Figures beside a ceiling measured in the same run: matrix products, row exchange, a MoE "
+        "layer, a training step, saving and loading.",
     .min_operands = 1,
     .max_operands = 1,
     .options = options,

@@ -128,6 +128,8 @@ lines=3 check 30 "Its checkpoint goes on on one rank" "$program" train "$work/cu
 # ---- speed ----
 
 lines=40 check 60 "Speed of the ops" "$build/tests/ops/speed_ops" --backend=cuda
+lines=30 check 60 "Mixtral's layer, 8192 tokens" "$program" bench layer --precision bf16 --set device.backend=cuda --set model.hidden=4096 \
+  --set model.ffn_hidden=14336 --set model.heads=32 --set model.seq_len=4096 --set train.micro_batch=2
 lines=30 check 60 "A training step of the mini model" "$program" bench step --precision bf16 --set device.backend=cuda
 
 # ---- memory and races of the kernels ----

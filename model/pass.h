@@ -88,7 +88,7 @@ typedef struct sy_pass {
     sy_host_arena *host;
     double per_loss_token, per_routed_token; /* 1 / count over the step's global batch, known before
                                                 the first backward */
-    sy_grad_sync *grads; /* NULL unless this is the last micro-batch of a step */
+    sy_grad_sync *grads; /* told how far backward is; NULL: nobody waits for gradients */
     sy_tensor rope;      /* [P, D] wide, see sy_rope_args */
     sy_tensor nll;       /* [T] wide, written by the head */
     struct sy_kv *kv;    /* DECODE */

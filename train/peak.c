@@ -25,50 +25,103 @@ cleanup:
     return st;
 }
 
-static sy_status time_products(sy_stream *stream, const sy_gemm_args *args, double seconds,
-                               double *best)
+struct sy_peak {
+    sy_device *dev;
+    sy_stream *stream;
+    sy_tensor t[3];
+    void *data[3];
+    int64_t n;
+};
+
+/* A GPU of today is not busy with less. */
+static sy_status suitable_n(sy_device *dev, sy_dtype dtype, int64_t *n)
 {
     sy_status st = SY_OK;
-    double start = sy_clock_s(), flops = 2.0 * (double)args->c.shape[0] * (double)args->c.shape[1];
-    flops *= (double)args->a.shape[1];
-    *best = 0;
-    for (int32_t i = 0; i < 2 || sy_clock_s() - start < seconds; i++) {
-        double t0 = sy_clock_s();
-        SY_TRY(sy_gemm(stream, args));
-        SY_TRY(sy_stream_sync(stream));
-        double rate = flops / (sy_clock_s() - t0);
-        *best = rate > *best && i > 0 ? rate : *best; /* the first one builds kernels */
+    int64_t free_bytes = 0, total_bytes = 0;
+    SY_TRY(sy_device_capacity(dev, &free_bytes, &total_bytes));
+    *n = 512;
+    if (total_bytes > 0) {
+        const int64_t bytes = 3 * (int64_t)8192 * 8192 * (int64_t)sy_dtype_bytes(dtype);
+        *n = free_bytes > 2 * bytes ? 8192 : 4096;
     }
 cleanup:
     return st;
 }
 
-sy_status sy_measure_peak(sy_device *dev, sy_dtype dtype, int64_t n, double seconds, double *out)
+sy_status sy_peak_create(sy_device *dev, sy_dtype dtype, int64_t n, sy_peak **out)
 {
     sy_status st = SY_OK;
-    sy_stream *stream = NULL;
-    sy_tensor t[3];
-    void *data[3] = {NULL, NULL, NULL};
-    n = n > 0 ? n : 1024;
+    sy_peak *p = NULL;
+    SY_TRY(sy_alloc(1, sizeof *p, (void **)&p));
+    p->dev = dev;
+    p->n = n;
+    if (n == 0) {
+        SY_TRY(suitable_n(dev, dtype, &p->n));
+    }
+    SY_TRY(sy_stream_create(dev, "peak", &p->stream));
+    for (int32_t i = 0; i < 3; i++) {
+        SY_TRY(sy_device_alloc(dev, p->n * p->n * (int64_t)sy_dtype_bytes(dtype), SY_MEM_OTHER,
+                               &p->data[i]));
+        p->t[i] = sy_tensor_2d(p->data[i], dtype, p->n, p->n);
+    }
+    SY_TRY(fill_random(p->stream, &p->t[0]));
+    SY_TRY(fill_random(p->stream, &p->t[1]));
+    *out = p;
+    p = NULL;
+cleanup:
+    sy_peak_destroy(&p);
+    return st;
+}
+
+void sy_peak_destroy(sy_peak **peak)
+{
+    sy_peak *p = *peak;
+    if (p == NULL) {
+        return;
+    }
+    for (int32_t i = 0; i < 3; i++) {
+        sy_device_free(p->dev, &p->data[i]);
+    }
+    sy_stream_destroy(&p->stream);
+    sy_free(peak);
+}
+
+int64_t sy_peak_n(const sy_peak *peak)
+{
+    return peak->n;
+}
+
+sy_status sy_peak_run(sy_peak *peak, double *flops_per_s)
+{
+    sy_status st = SY_OK;
+    const double from = sy_clock_s(), n = (double)peak->n;
+    SY_TRY(sy_gemm(
+        peak->stream,
+        &(sy_gemm_args){
+            .a = peak->t[0], .b = peak->t[1], .c = peak->t[2], .trans_b = true, .alpha = 1}));
+    SY_TRY(sy_stream_sync(peak->stream));
+    *flops_per_s = 2 * n * n * n / (sy_clock_s() - from);
+cleanup:
+    return st;
+}
+
+sy_status sy_measure_peak(sy_device *dev, sy_dtype dtype, double seconds, double *out)
+{
+    sy_status st = SY_OK;
+    sy_peak *peak = NULL;
+    double from, rate;
     *out = 0;
     if (dev->dry) {
         return SY_OK;
     }
-    SY_TRY(sy_stream_create(dev, "peak", &stream));
-    for (int32_t i = 0; i < 3; i++) {
-        SY_TRY(
-            sy_device_alloc(dev, n * n * (int64_t)sy_dtype_bytes(dtype), SY_MEM_OTHER, &data[i]));
-        t[i] = sy_tensor_2d(data[i], dtype, n, n);
-    }
-    SY_TRY(fill_random(stream, &t[0]));
-    SY_TRY(fill_random(stream, &t[1]));
-    SY_TRY(time_products(
-        stream, &(sy_gemm_args){.a = t[0], .b = t[1], .c = t[2], .trans_b = true, .alpha = 1},
-        seconds, out));
+    SY_TRY(sy_peak_create(dev, dtype, 0, &peak));
+    SY_TRY(sy_peak_run(peak, &rate)); /* builds kernels */
+    from = sy_clock_s();
+    do {
+        SY_TRY(sy_peak_run(peak, &rate));
+        *out = rate > *out ? rate : *out;
+    } while (sy_clock_s() - from < seconds);
 cleanup:
-    for (int32_t i = 0; i < 3; i++) {
-        sy_device_free(dev, &data[i]);
-    }
-    sy_stream_destroy(&stream);
+    sy_peak_destroy(&peak);
     return st;
 }

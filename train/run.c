@@ -181,7 +181,7 @@ static sy_status measure_peak(run *r, double *peak)
 {
     sy_status st = SY_OK;
     sy_engine *e = r->trainer->engine;
-    SY_TRY(sy_agree(r->world, sy_measure_peak(e->dev, e->compute, 512, 0.05, peak)));
+    SY_TRY(sy_agree(r->world, sy_measure_peak(e->dev, e->compute, 0.05, peak)));
     SY_TRY(sy_host_all_reduce(r->world, peak, 1, SY_F64, SY_SUM, "peak"));
 cleanup:
     return st;

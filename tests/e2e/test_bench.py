@@ -33,6 +33,16 @@ class Bench(harness.Case):
             self.check_step(self.bench(*args), 1, name)
             self.check_step(self.bench(*args, "--set", "parallel.ep=2", ranks=2), 2, name)
 
+    def test_layer_measures_the_first_layer_of_a_configuration(self):
+        config = self.config(moe={"layers": "every:2", "capacity_factor": 1.0}, train={"freeze": ["layers/001/*"]})
+        o = self.bench("layer", "--config", config, "--threads", 1, "--repeats", 3, "--set", "parallel.ep=2", ranks=2)
+        self.assertEqual((o["ranks"], o["ep"], o["tokens"], o["hidden"]), (2, 2, 64, 32))
+        per_token = 6 * (4 * 32 + 2 * 3 * 32 * 48)  # the router, and two experts of three matrices
+        self.assertAlmostEqual(o["gflops"] * 1e9 * o["layer_ms"] / 1e3, 64 * per_token, delta=1)
+        self.assertGreaterEqual(o["load_max_over_mean"], 1)
+        self.assertGreater(o["peak_gflops"], 0)
+        self.fails(2, "moe.experts", "bench", "layer", "--set", "moe.experts=0")
+
     def test_gemm_measures_all_forms(self):
         o = self.bench("gemm", "--shape", "64x48x32", "--shape", "64x48x32x4", "--repeats", 1, "--threads", 1)
         self.assertEqual([(p["experts"], p["precision"], p["form"][:2]) for p in o["products"]],
