@@ -93,6 +93,12 @@ sy_status sy_device_capacity(sy_device *dev, int64_t *free_bytes, int64_t *total
  * the memory report has it. Not collective. */
 void sy_device_book_host(sy_device *dev, sy_mem_tag tag, int64_t bytes);
 
+/* Large copies between the device and these bytes of the host's, allocated by others, may skip a copy
+   of the driver's (pinned memory). Slow, so for memory that stays; a hint: where it fails, copies
+   are as they were. unpin before the memory is freed. Not collective. */
+void sy_device_pin(sy_device *dev, void *h_ptr, int64_t bytes);
+void sy_device_unpin(sy_device *dev, void *h_ptr);
+
 /* Where a function run by sy_stream_call on this device may touch the memory behind a device
    pointer (identity on cpu and ref; the second mapping on check; NULL on cuda). NULL and host
    pointers come back as they are. */

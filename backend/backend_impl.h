@@ -32,6 +32,9 @@ typedef struct sy_device_vt {
     void *(*host_view)(const sy_device *dev, const void *ptr);
     /* Memory of its own: free and in all. (optional) */
     sy_status (*capacity)(sy_device *dev, int64_t *free_bytes, int64_t *total_bytes);
+    /* Host memory that large copies go from and to; failing changes nothing. (optional) */
+    void (*pin)(sy_device *dev, void *h_ptr, int64_t bytes);
+    void (*unpin)(sy_device *dev, void *h_ptr);
     /* The contents of these bytes no longer mean anything. (optional) check fills them with NaN. */
     void (*undefine)(sy_device *dev, void *ptr, int64_t bytes);
 

@@ -167,6 +167,20 @@ sy_status sy_device_capacity(sy_device *dev, int64_t *free_bytes, int64_t *total
     return dev->vt->capacity ? dev->vt->capacity(dev, free_bytes, total_bytes) : SY_OK;
 }
 
+void sy_device_pin(sy_device *dev, void *h_ptr, int64_t bytes)
+{
+    if (dev->vt->pin && bytes > 0) {
+        dev->vt->pin(dev, h_ptr, bytes);
+    }
+}
+
+void sy_device_unpin(sy_device *dev, void *h_ptr)
+{
+    if (dev->vt->unpin && h_ptr != NULL) {
+        dev->vt->unpin(dev, h_ptr);
+    }
+}
+
 void *sy_device_host_view(const sy_device *dev, const void *ptr)
 {
     return dev->vt->host_view(dev, ptr);

@@ -255,6 +255,7 @@ sy_status sy_saver_create(const sy_saver_spec *spec, sy_saver **out)
                "a copy of %ld bytes is too small to save through", (long)spec->staging_bytes);
     SY_TRY(sy_alloc(spec->staging_bytes, 1, (void **)&saver->ring));
     sy_device_book_host(spec->dev, SY_MEM_CHECKPOINT, spec->staging_bytes);
+    sy_device_pin(spec->dev, saver->ring, spec->staging_bytes);
     SY_TRY(sy_thread_start("saver", thread_main, saver, &saver->thread));
     saver->threaded = true;
     *out = saver;
@@ -279,6 +280,7 @@ void sy_saver_destroy(sy_saver **saver)
         end(gone, SY_ERR_IO);
     }
     if (gone->ring != NULL) {
+        sy_device_unpin(gone->spec.dev, gone->ring);
         sy_device_book_host(gone->spec.dev, SY_MEM_CHECKPOINT, -gone->spec.staging_bytes);
     }
     sy_free(&gone->ring);

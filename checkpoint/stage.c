@@ -11,11 +11,19 @@ sy_status sy__stage_init(sy__stage *stage)
     return sy_alloc(SY__STAGE_BYTES, 1, &stage->h_buf);
 }
 
-void sy__stage_free(sy__stage *stage)
+static void leave_device(sy__stage *stage)
 {
     sy_stream_destroy(&stage->stream);
+    if (stage->dev != NULL) {
+        sy_device_unpin(stage->dev, stage->h_buf);
+        stage->dev = NULL;
+    }
+}
+
+void sy__stage_free(sy__stage *stage)
+{
+    leave_device(stage);
     sy_free(&stage->h_buf);
-    stage->dev = NULL;
 }
 
 /* A stream of this device; kept, as the fields of a state nearly always lie on one. */
@@ -23,10 +31,10 @@ sy_status sy__stage_use(sy__stage *stage, sy_device *dev)
 {
     sy_status st = SY_OK;
     if (stage->dev != dev) {
-        sy_stream_destroy(&stage->stream);
-        stage->dev = NULL;
+        leave_device(stage);
         SY_TRY(sy_stream_create(dev, "checkpoint", &stage->stream));
         stage->dev = dev;
+        sy_device_pin(dev, stage->h_buf, SY__STAGE_BYTES);
     }
 cleanup:
     return st;

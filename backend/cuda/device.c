@@ -223,6 +223,23 @@ cleanup:
     return st;
 }
 
+static void pin(sy_device *dev, void *h_ptr, int64_t bytes)
+{
+    if (sy_cuda_enter(dev) != SY_OK ||
+        cudaHostRegister(h_ptr, (size_t)bytes, cudaHostRegisterDefault) != cudaSuccess) {
+        cudaGetLastError();
+        sy_error_clear();
+    }
+}
+
+static void unpin(sy_device *dev, void *h_ptr)
+{
+    if (sy_cuda_enter(dev) != SY_OK || cudaHostUnregister(h_ptr) != cudaSuccess) {
+        cudaGetLastError(); /* it was not pinned */
+        sy_error_clear();
+    }
+}
+
 /* ---- the backend ---- */
 
 static void describe(sy_device *dev, const sy_device_spec *spec)
@@ -241,6 +258,8 @@ static const sy_device_vt cuda_vt = {
     .free = cuda_free,
     .host_view = cuda_host_view,
     .capacity = capacity,
+    .pin = pin,
+    .unpin = unpin,
     .stream_create = sy__cuda_stream_create,
     .stream_destroy = sy__cuda_stream_destroy,
     .sync = sy__cuda_sync,

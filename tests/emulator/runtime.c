@@ -152,6 +152,39 @@ cudaError_t cudaFreeHost(void *ptr)
     return cudaSuccess;
 }
 
+/* Registered memory: twice, or freed while it is, is a fault of the caller's. */
+enum { MAX_REGISTERED = 64 };
+static void *registered[MAX_REGISTERED];
+
+static bool exchange_registered(void *from, void *to)
+{
+    for (int i = 0; i < MAX_REGISTERED; i++) {
+        void *expected = from;
+        if (__atomic_compare_exchange_n(&registered[i], &expected, to, false, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_ACQUIRE)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+cudaError_t cudaHostRegister(void *ptr, size_t bytes, unsigned flags)
+{
+    (void)bytes, (void)flags;
+    for (int i = 0; i < MAX_REGISTERED; i++) {
+        if (__atomic_load_n(&registered[i], __ATOMIC_ACQUIRE) == ptr) {
+            fprintf(stderr, "emulator: host memory is registered twice\n");
+            abort();
+        }
+    }
+    return exchange_registered(NULL, ptr) ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+cudaError_t cudaHostUnregister(void *ptr)
+{
+    return exchange_registered(ptr, NULL) ? cudaSuccess : cudaErrorInvalidValue;
+}
+
 /* Large stretches of zeros are pages given back: the system hands out zeros, when they are used. */
 static void fill(void *dst, int value, size_t bytes)
 {

@@ -42,6 +42,9 @@ cudaError_t cudaFree(void *ptr);
 enum { cudaHostAllocDefault = 0, cudaHostAllocMapped = 2 };
 cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned flags);
 cudaError_t cudaFreeHost(void *ptr);
+enum { cudaHostRegisterDefault = 0 };
+cudaError_t cudaHostRegister(void *ptr, size_t bytes, unsigned flags);
+cudaError_t cudaHostUnregister(void *ptr);
 
 typedef struct CUstream_st *cudaStream_t;
 typedef struct CUevent_st *cudaEvent_t;
