@@ -71,6 +71,11 @@ void sy_stream_spend(sy_stream *stream, double seconds)
     }
 }
 
+void sy_host_spend(sy_device *dev, double seconds)
+{
+    dev->host_s += dev->prices ? seconds : 0;
+}
+
 static sy_status dry_stream_create(sy_stream *stream)
 {
     return make_clock(stream->dev, &stream->self);

@@ -33,6 +33,9 @@ struct sy_observer {
  * rehearse. */
 void sy_stream_spend(sy_stream *stream, double seconds);
 
+/* The same of the host: what it computes itself. */
+void sy_host_spend(sy_device *dev, double seconds);
+
 #ifdef __cplusplus
 }
 #endif

@@ -8,6 +8,7 @@
 
 #include "backend/cpu_peak.h"
 #include "backend/prices.h"
+#include "checkpoint/checkpoint.h"
 #include "core/alloc.h"
 #include "core/log.h"
 #include "launch/bench_machine_impl.h"
@@ -137,20 +138,37 @@ cleanup:
 }
 
 /* Beside the arenas there is what the process held when the first engine was made, and of the
-   streams' workspaces only what was touched counts: the least of all models, because what earlier
-   ones left in the heap only adds. */
+   streams' workspaces only what was touched counts: of the first model, as what earlier ones left
+   in the heap only adds, and as its arenas are small and touched all over. */
 static void note_memory(machine_bench *b, const sy_engine *e)
 {
     sy_machine *m = &b->machine;
     const double workspace = (double)e->dev->ledger.now[SY_MEM_WORKSPACE];
     const double arenas = (double)e->dev->ledger.total_now - workspace;
-    if (m->outside_bytes <= 0) { /* the first one */
-        m->outside_bytes = (double)e->base_rss_bytes;
-        m->workspace_share = 1;
+    m->outside_bytes = (double)e->base_rss_bytes;
+    const double touched = (double)sy_engine_rss_bytes() - m->outside_bytes - arenas;
+    m->workspace_share = touched < 0 ? 0 : touched > workspace ? 1 : touched / workspace;
+}
+
+/* A run saves: the library that writes checkpoints, and what it keeps. */
+static sy_status note_saving(machine_bench *b, const sy__bench_data *data, sy_trainer *trainer)
+{
+    enum { SAVES = 2 };
+    sy_status st = SY_OK;
+    const sy_state state = sy_trainer_state(trainer, "run: {}\n");
+    const double before = (double)sy_engine_rss_bytes();
+    char *path = NULL;
+    SY_TRY(sy_asprintf(&path, "%s.h5", data->prefix));
+    for (int32_t i = 0; i < SAVES; i++) {
+        SY_TRY(sy_checkpoint_save(path, &state, b->self));
     }
-    double touched = (double)sy_engine_rss_bytes() - m->outside_bytes - arenas;
-    double share = touched < 0 ? 0 : touched > workspace ? 1 : touched / workspace;
-    m->workspace_share = share < m->workspace_share ? share : m->workspace_share;
+    b->machine.outside_bytes += (double)sy_engine_rss_bytes() - before;
+cleanup:
+    if (path != NULL) {
+        unlink(path);
+    }
+    sy_free(&path);
+    return st;
 }
 
 static sy_status run_model(machine_bench *b, int32_t model, const char *precision)
@@ -165,7 +183,10 @@ static sy_status run_model(machine_bench *b, int32_t model, const char *precisio
     SY_TRY(sy__bench_data_write(&data, &settings, b->steps + 1));
     SY_TRY(sy_trainer_create(&spec, &trainer));
     SY_TRY(run_steps(b, trainer));
-    note_memory(b, trainer->engine);
+    if (b->machine.outside_bytes <= 0) {
+        note_memory(b, trainer->engine);
+        SY_TRY(note_saving(b, &data, trainer));
+    }
 cleanup:
     sy_trainer_destroy(&trainer);
     sy_run_settings_free(&settings);

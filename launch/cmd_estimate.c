@@ -9,7 +9,6 @@
 #include "launch/commands_impl.h"
 #include "launch/estimate_impl.h"
 #include "launch/settings.h"
-#include "moe/router.h"
 #include "train/machine.h"
 
 enum { MAX_RANKS = 1 << 20, TEXT_BYTES = 64, OWN_OVERRIDES = 6 };
@@ -54,15 +53,20 @@ sy_status sy__estimate_run(const sy__estimate *e, const sy__variant *v, sy_rehea
 {
     sy_status st = SY_OK;
     sy_run_settings settings = {0};
-    sy_rehearsal_spec spec = {.settings = &settings,
-                              .machine = &e->machine,
-                              .ranks = v->ranks > 0 ? v->ranks : e->ranks,
-                              .imbalance = e->imbalance};
+    sy_rehearsal_spec spec = {
+        .settings = &settings, .machine = &e->machine, .ranks = v->ranks > 0 ? v->ranks : e->ranks};
     SY_TRY(sy__estimate_settings(e, v, &settings));
+    spec.imbalance = sy__estimate_imbalance(e, &settings);
     SY_TRY(sy_rehearse(&spec, out));
 cleanup:
     sy_run_settings_free(&settings);
     return st;
+}
+
+double sy__estimate_imbalance(const sy__estimate *e, const sy_run_settings *settings)
+{
+    return e->loads.n_lines > 0 ? sy__estimate_uneven(&e->loads, settings->parallel->ep)
+                                : e->imbalance;
 }
 
 bool sy__estimate_fits(const sy__estimate *e, const sy_rehearsal *r)
@@ -134,6 +138,24 @@ cleanup:
     return st;
 }
 
+/* A measured imbalance, where a run is named. */
+static sy_status take_loads(sy__estimate *e)
+{
+    sy_status st = SY_OK;
+    sy_run_settings settings = {0};
+    const char *run_dir = sy_cli_text(e->cli, "loads");
+    if (run_dir == NULL) {
+        return SY_OK;
+    }
+    SY_REQUIRE(!sy_cli_given(e->cli, "imbalance"), SY_ERR_USAGE,
+               "--loads measures what --imbalance says; give one of them");
+    SY_TRY(sy__estimate_settings(e, &(sy__variant){0}, &settings));
+    SY_TRY(sy__estimate_loads_read(run_dir, settings.moe->experts, &e->loads));
+cleanup:
+    sy_run_settings_free(&settings);
+    return st;
+}
+
 static sy_status take_options(const sy_cli *cli, sy_env *env, sy__estimate *e)
 {
     sy_status st = SY_OK;
@@ -143,6 +165,7 @@ static sy_status take_options(const sy_cli *cli, sy_env *env, sy__estimate *e)
     SY_TRY(sy_cli_f64(cli, "imbalance", 1, 1000, &e->imbalance));
     SY_TRY(sy_cli_f64(cli, "tokens", 1, 1e18, &e->tokens));
     SY_TRY(take_precision(e));
+    SY_TRY(take_loads(e));
 cleanup:
     return st;
 }
@@ -190,10 +213,6 @@ static void warn_of(const sy__estimate *e, const sy_run_settings *settings)
         sy_warn("train.global_batch = %d leaves %d of %d ranks without work",
                 settings->train->global_batch, e->ranks - settings->train->global_batch, e->ranks);
     }
-    if (settings->moe->experts > 0 && sy_router_find(settings->moe->router)->host != NULL) {
-        sy_warn("moe.router %s chooses on the host, and what that takes is not in these times",
-                settings->moe->router);
-    }
 }
 
 static sy_status estimate(const sy__estimate *e, json_t **out)
@@ -223,7 +242,7 @@ cleanup:
 static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
 {
     sy_status st = SY_OK;
-    sy__estimate e;
+    sy__estimate e = {0};
     json_t *all = NULL;
     (void)exit_code;
     SY_TRY(take_options(cli, env, &e));
@@ -235,6 +254,7 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     }
 cleanup:
     json_decref(all);
+    sy_metrics_log_free(&e.loads);
     return st;
 }
 
@@ -248,6 +268,8 @@ static const sy_option options[] = {
     {"tokens", SY_OPTION_VALUE, "T", "Tokens to train on (default: those of the configuration)."},
     {"imbalance", SY_OPTION_VALUE, "X",
      "Rows of the most loaded rank over the mean (1: balanced routing)."},
+    {"loads", SY_OPTION_VALUE, "RUN_DIR",
+     "Take that from a run with as many experts: its metrics say how its tokens fell."},
     {"plot", SY_OPTION_VALUE, "FILE", "Tokens/s and MFU over 8 to 4096 GPUs, as .svg or .html."},
     {"short", SY_OPTION_FLAG, NULL, "The configuration's own layout alone."},
     {"set", SY_OPTION_LIST, "KEY=VALUE", "Override a key of the configuration."},

@@ -5,6 +5,7 @@
 #include <jansson.h>
 
 #include "launch/cli.h"
+#include "report/metrics_log.h"
 #include "train/rehearsal.h"
 
 typedef struct sy__estimate {
@@ -13,6 +14,7 @@ typedef struct sy__estimate {
     sy_machine machine;
     int32_t ranks;
     double imbalance, tokens; /* tokens: of the budget; 0: the run's own */
+    sy_metrics_log loads;     /* of a run whose imbalance is taken; without lines: none */
     bool set_precision;       /* auto is bf16 on a GPU */
 } sy__estimate;
 
@@ -26,6 +28,12 @@ typedef struct sy__variant {
 sy_status sy__estimate_settings(const sy__estimate *e, const sy__variant *variant,
                                 sy_run_settings *out);
 sy_status sy__estimate_run(const sy__estimate *e, const sy__variant *variant, sy_rehearsal *out);
+/* Rows of the fullest rank over the mean, with these settings. */
+double sy__estimate_imbalance(const sy__estimate *e, const sy_run_settings *settings);
+/* The metrics of a run with so many experts; SY_ERR_USAGE where it is not. */
+sy_status sy__estimate_loads_read(const char *run_dir, int32_t experts, sy_metrics_log *out);
+/* Of its second half: mean over layers and steps of the fullest of ep ranks over the mean. */
+double sy__estimate_uneven(const sy_metrics_log *log, int32_t ep);
 bool sy__estimate_fits(const sy__estimate *e, const sy_rehearsal *r);
 
 /* A row for every ep and micro-batch; *best the fastest that fits, ep 0: none does. */

@@ -161,6 +161,17 @@ cleanup:
 
 /* ---- more ranks ---- */
 
+/* The layout's ep, or the largest below it that so many ranks and the experts allow. */
+static int32_t ep_for(const sy_run_settings *s, int32_t ranks)
+{
+    const int32_t experts = s->moe->experts;
+    int32_t ep = s->parallel->ep;
+    while (ep > 1 && (ranks % ep != 0 || (experts > 0 && experts % ep != 0))) {
+        ep--;
+    }
+    return ep;
+}
+
 sy_status sy__estimate_scaling(const sy__estimate *e, const sy__variant *layout, json_t *rows)
 {
     sy_status st = SY_OK;
@@ -172,15 +183,16 @@ sy_status sy__estimate_scaling(const sy__estimate *e, const sy__variant *layout,
         const double batch = (double)s.train->global_batch / e->ranks * ranks;
         sy__variant v = *layout;
         sy_rehearsal_spec spec = {.settings = &s, .machine = &e->machine, .ranks = ranks};
-        if (ranks % s.parallel->ep != 0 || batch < 1 || batch > 1 << 24) {
+        if (batch > 1 << 24) {
             continue;
         }
         v.ranks = ranks;
-        v.global_batch = (int32_t)batch;
+        v.ep = ep_for(&s, ranks);
+        v.global_batch = batch < 1 ? 1 : (int32_t)batch;
         SY_TRY(sy__estimate_run(e, &v, r));
         json_array_append_new(
-            rows, json_pack("{s:i, s:i, s:f, s:b, s:f, s:f, s:f}", "gpus", ranks, "global_batch",
-                            v.global_batch, "memory_gib",
+            rows, json_pack("{s:i, s:i, s:i, s:f, s:b, s:f, s:f, s:f}", "gpus", ranks, "ep", v.ep,
+                            "global_batch", v.global_batch, "memory_gib",
                             gib((double)r->memory_total + e->machine.outside_bytes), "fits",
                             sy__estimate_fits(e, r), "step_ms", 1e3 * r->step_s, "tokens_per_s",
                             sy_rehearsal_rate(r), "mfu_percent", 100 * sy_rehearsal_mfu(r, &spec)));

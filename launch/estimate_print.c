@@ -120,7 +120,7 @@ static void describe_run(const sy__estimate *e, const sy_run_settings *s, const 
     set_f64(o, "params_m", (double)r->params / 1e6);
     set_f64(o, "active_m", (double)r->active_params / 1e6);
     set_f64(o, "mflop_per_token", r->flops_per_token / 1e6);
-    set_f64(o, "imbalance", e->imbalance);
+    set_f64(o, "imbalance", sy__estimate_imbalance(e, s));
 }
 
 json_t *sy__estimate_figures(const sy__estimate *e, const sy_run_settings *s, const sy_rehearsal *r)
@@ -174,6 +174,7 @@ static void print_run(const json_t *o)
                                        {"params_m", "parameters, M", 1},
                                        {"active_m", "active, without the input embedding, M", 1},
                                        {"mflop_per_token", "model MFLOP per token", 1},
+                                       {"imbalance", "rows of the fullest rank / mean", 2},
                                        {"memory_gib", "memory of a rank, GiB", 2},
                                        {"room_gib", "  of", 2},
                                        {"step_ms", "step, ms", 1},
@@ -228,6 +229,7 @@ static void print_choices(const json_t *o)
                                          {"note", "", 0},
                                          {0}};
     static const sy__column scaling[] = {{"gpus", "GPUs", 0},
+                                         {"ep", "ep", 0},
                                          {"global_batch", "global batch", 0},
                                          {"memory_gib", "GiB", 1},
                                          {"step_ms", "step ms", 1},

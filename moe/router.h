@@ -81,7 +81,14 @@ typedef struct sy_router_layout {
 struct sy_host_route; /* moe/host_route.h */
 
 /* Plain C on a micro-batch in double; T may be 0. */
+/* What a core takes for each token and expert: so many ns, and more for each expert there is. */
+typedef struct sy_host_cost {
+    double ns, ns_per_expert;
+} sy_host_cost;
+
 typedef struct sy_host_router_ops {
+    /* Of score and choose, and of their way back: measured, for `estimate` (docs/ROUTERS.md). */
+    sy_host_cost forward_cost, backward_cost;
     /* Change what differs from the defaults. (optional) */
     void (*layout)(const sy_moe_config *config, sy_router_layout *out);
     /* Bytes of r->work. (optional: none) */

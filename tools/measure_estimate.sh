@@ -78,7 +78,11 @@ for ranks in "${counts[@]}"; do
     batch=$(sed -n 's/.*global_batch: \([0-9]*\), micro_batch: \([0-9]*\).*/\1 \2/p' "$folder/$config.yaml" | awk -v r="$ranks" '{ b = $2; while (b > 1 && b * r > $1) b /= 2; print b }')
     set+=(--set "train.micro_batch=$batch")
     run "$ranks" train "$folder/$config.yaml" --run-dir "$folder/run-$config-$ranks" "${set[@]}" > "$folder/log" 2>&1 || { cat "$folder/log"; exit 1; }
-    "$program" estimate "$folder/$config.yaml" --gpus "$ranks" --bench "$folder/machine-$ranks.json" --short --json "${set[@]}" > "$folder/estimate-$config-$ranks.json"
+    ask=("$program" estimate "$folder/$config.yaml" --gpus "$ranks" --bench "$folder/machine-$ranks.json" --short --json "${set[@]}")
+    "${ask[@]}" > "$folder/estimate-$config-$ranks.json"
+    loads=()
+    [ $config = dense ] || loads=(--loads "$folder/run-$config-$ranks")
+    "${ask[@]}" "${loads[@]}" > "$folder/uneven-$config-$ranks.json"
     rm -rf "$folder/run-$config-$ranks/checkpoints"
   done
 done
@@ -87,19 +91,23 @@ python3 - "$folder" "${counts[@]}" << 'END'
 import json, statistics, sys
 
 folder, counts = sys.argv[1], sys.argv[2:]
-print("\n| ranks | configuration | step ms | predicted | ratio | memory MiB | predicted | ratio |\n|---|---|---|---|---|---|---|---|")
-phases, steps_off, memory_off = [], [], []
+print("\n| ranks | configuration | step ms | balanced | ratio | with its loads | ratio | fullest rank / mean | memory MiB | predicted | ratio |")
+print("|---|---|---|---|---|---|---|---|---|---|---|")
+phases, steps_off, uneven_off, memory_off = [], [], [], []
 for ranks in counts:
     for config in ("dense", "mini", "fine", "wide-bf16", "long"):
         lines = [json.loads(line) for line in open(f"{folder}/run-{config}-{ranks}/metrics.jsonl")]
         lines = [x for x in lines if "perf/step_ms" in x][2:]  # the first ones build kernels and touch memory
         estimate = json.load(open(f"{folder}/estimate-{config}-{ranks}.json"))
+        uneven = json.load(open(f"{folder}/uneven-{config}-{ranks}.json"))
         step = statistics.median(x["perf/step_ms"] for x in lines)
         memory = lines[-1]["mem/peak_bytes"] / 2**20
         predicted, wanted = estimate["step_ms"], estimate["memory_bytes"] / 2**20
         steps_off.append(abs(predicted / step - 1))
         memory_off.append(abs(wanted / memory - 1))
-        print(f"| {ranks} | {config} | {step:.1f} | {predicted:.1f} | {predicted / step:.3f} | {memory:.0f} | {wanted:.0f} | {wanted / memory:.3f} |")
+        uneven_off.append(abs(uneven["step_ms"] / step - 1))
+        print(f"| {ranks} | {config} | {step:.1f} | {predicted:.1f} | {predicted / step:.3f} | {uneven['step_ms']:.1f} | {uneven['step_ms'] / step:.3f} | "
+              f"{uneven['imbalance']:.2f} | {memory:.0f} | {wanted:.0f} | {wanted / memory:.3f} |")
         of = {x["phase"]: x["ms"] for x in estimate["phases"]}
         for name, key in (("forward", "forward"), ("backward", "backward"), ("grad_sync_wait", "gradients, not hidden"), ("optimizer", "optimizer"),
                           ("param_gather", "parameters, gathered"), ("sync", "norm and sums"), ("experts", "in these: experts"),
@@ -108,6 +116,7 @@ for ranks in counts:
             if measured > 0.01 * step:
                 phases.append(f"| {ranks} | {config} | {name} | {measured:.1f} | {of[key]:.1f} | {of[key] / measured:.3f} |")
 print(f"\nstep time off by at most {100 * max(steps_off):.1f} %, {100 * statistics.mean(steps_off):.1f} % on average (target 15 %); "
+      f"with the loads of the run by at most {100 * max(uneven_off):.1f} %, {100 * statistics.mean(uneven_off):.1f} % on average; "
       f"memory by at most {100 * max(memory_off):.1f} % (target 10 %)")
 print("\n| ranks | configuration | phase | ms | predicted | ratio |\n|---|---|---|---|---|---|\n" + "\n".join(phases))
 END

@@ -61,5 +61,9 @@ const sy_router_ops sy__router_base = {
     .source = "Lewis et al. 2021 (BASE, arXiv 2103.16716) 3",
     .traits = SY_ROUTER_NO_AUX | SY_ROUTER_NO_Z | SY_ROUTER_NO_CAPACITY | SY_ROUTER_FIXED_WEIGHTS,
     .only_top_k = 1,
-    .host = &(const sy_host_router_ops){
-        .layout = layout, .work_bytes = work_bytes, .choose = choose, .backward = backward}};
+    .host = &(const sy_host_router_ops){.forward_cost = {89.1, 5.4},
+                                        .backward_cost = {10.5, 0},
+                                        .layout = layout,
+                                        .work_bytes = work_bytes,
+                                        .choose = choose,
+                                        .backward = backward}};

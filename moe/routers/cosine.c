@@ -94,7 +94,9 @@ const sy_config_section sy_router_section_cosine = {
 const sy_router_ops sy__router_cosine = {
     .name = "cosine",
     .source = "Chi et al. 2022 (X-MoE, arXiv 2204.09179) 3",
-    .host = &(const sy_host_router_ops){.layout = layout,
+    .host = &(const sy_host_router_ops){.forward_cost = {23, 0.55},
+                                        .backward_cost = {21.5, 0.98},
+                                        .layout = layout,
                                         .score = score,
                                         .choose = choose,
                                         .backward = backward,

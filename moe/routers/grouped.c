@@ -175,4 +175,7 @@ const sy_router_ops sy__router_grouped = {
     .source = "DeepSeek-AI 2024 (V2, arXiv 2405.04434) 2.2; (V3, arXiv 2412.19437) 2.1.2",
     .traits = SY_ROUTER_OWN_COUNT,
     .check = check,
-    .host = &(const sy_host_router_ops){.choose = choose, .backward = backward}};
+    .host = &(const sy_host_router_ops){.forward_cost = {25.6, 0},
+                                        .backward_cost = {10.3, 0},
+                                        .choose = choose,
+                                        .backward = backward}};

@@ -99,4 +99,7 @@ const sy_router_ops sy__router_gshard = {
     .source = "Lepikhin et al. 2020 (GShard, arXiv 2006.16668) 2.2",
     .traits = SY_ROUTER_OWN_COUNT,
     .check = check,
-    .host = &(const sy_host_router_ops){.choose = choose, .backward = backward}};
+    .host = &(const sy_host_router_ops){.forward_cost = {12.9, 0},
+                                        .backward_cost = {10, 0},
+                                        .choose = choose,
+                                        .backward = backward}};

@@ -64,4 +64,8 @@ const sy_router_ops sy__router_hash = {
     .name = "hash",
     .source = "Roller et al. 2021 (Hash Layers, arXiv 2106.04426) 3",
     .traits = SY_ROUTER_NO_AUX | SY_ROUTER_NO_Z | SY_ROUTER_FIXED_WEIGHTS,
-    .host = &(const sy_host_router_ops){.layout = layout, .choose = choose, .backward = backward}};
+    .host = &(const sy_host_router_ops){.forward_cost = {6.46, 0},
+                                        .backward_cost = {0.525, 0},
+                                        .layout = layout,
+                                        .choose = choose,
+                                        .backward = backward}};

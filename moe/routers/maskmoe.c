@@ -79,5 +79,9 @@ const sy_router_ops sy__router_maskmoe = {
     .name = "maskmoe",
     .source = "Su et al. 2024 (MaskMoE, arXiv 2407.09816) 3",
     .check = check,
-    .host = &(const sy_host_router_ops){
-        .score = score, .choose = choose, .backward = backward, .score_backward = score_backward}};
+    .host = &(const sy_host_router_ops){.forward_cost = {177, 1.6},
+                                        .backward_cost = {174, 1.6},
+                                        .score = score,
+                                        .choose = choose,
+                                        .backward = backward,
+                                        .score_backward = score_backward}};

@@ -53,4 +53,7 @@ const sy_router_ops sy__router_prototype = {
     .source = "Yang et al. 2021 (M6-T, arXiv 2105.15082) 3",
     .traits = SY_ROUTER_NO_AUX | SY_ROUTER_FIXED_WEIGHTS,
     .check = check,
-    .host = &(const sy_host_router_ops){.choose = choose, .backward = backward}};
+    .host = &(const sy_host_router_ops){.forward_cost = {12.6, 0},
+                                        .backward_cost = {11.2, 0},
+                                        .choose = choose,
+                                        .backward = backward}};

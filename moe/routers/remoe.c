@@ -114,5 +114,9 @@ const sy_router_ops sy__router_remoe = {
     .traits = SY_ROUTER_NO_CAPACITY | SY_ROUTER_NO_AUX | SY_ROUTER_NO_Z | SY_ROUTER_FIXED_WEIGHTS,
     .check = check,
     .metric = "lambda",
-    .host = &(const sy_host_router_ops){
-        .layout = layout, .choose = choose, .backward = backward, .end_step = end_step}};
+    .host = &(const sy_host_router_ops){.forward_cost = {2.84, 0},
+                                        .backward_cost = {4.42, 0},
+                                        .layout = layout,
+                                        .choose = choose,
+                                        .backward = backward,
+                                        .end_step = end_step}};

@@ -73,7 +73,9 @@ static void score_backward(sy_host_route *r)
 const sy_router_ops sy__router_yuan = {
     .name = "yuan",
     .source = "Wu et al. 2024 (Yuan 2.0-M32, arXiv 2405.17976) 3.1",
-    .host = &(const sy_host_router_ops){.layout = layout,
+    .host = &(const sy_host_router_ops){.forward_cost = {39.8, 9.3},
+                                        .backward_cost = {24.1, 12},
+                                        .layout = layout,
                                         .score = score,
                                         .choose = choose,
                                         .backward = backward,

@@ -35,11 +35,33 @@ class Estimate(harness.Case):
         self.assertEqual([x["gpus"] for x in o["scaling"]], [2**i for i in range(3, 13)])
         self.assertTrue(plot.read_text().startswith("<svg xmlns="))
 
-    def test_ranks_without_work_and_routers_on_the_host_are_told(self):
+    def test_ranks_without_work_are_told_and_routers_on_the_host_take_time(self):
         said = self.succeeds("estimate", self.shape(), "--gpus", 24, "--short", "--set", "moe.router=sinkhorn").stderr
         self.assertIn("leaves 8 of 24 ranks without work", said)
-        self.assertIn("moe.router sinkhorn chooses on the host", said)
         self.assertEqual(self.succeeds("estimate", self.shape(), "--gpus", 8, "--short").stderr, "")
+        steps = [self.estimate(self.shape(), "--gpus", 8, "--short", "--set", f"moe.router={router}", "--set", "model.seq_len=4096")["step_ms"]
+                 for router in ("sinkhorn", "noisy")]
+        # per token, expert and layer 36 ns and 176 ns; two layers, 2 x 4096 tokens, 4 experts; noisy copies twice as many logits
+        self.assertAlmostEqual(steps[1] - steps[0], (176 - 36) * 65536e-6, delta=2)
+
+    def test_loads_of_a_run_are_an_imbalance(self):
+        """Layer 0: ranks get 3 and 1 of 4 in the second half; layer 1 is even: 1.5 and 1, mean 1.25."""
+        (self.folder / "run").mkdir()
+        lines = [{"step": i, "moe/layer_0/load": [1, 1, 1, 1] if i < 3 else [2, 1, 1, 0], "moe/layer_1/load": [1, 1, 1, 1]} for i in range(1, 5)]
+        (self.folder / "run/metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
+        ask = [self.shape(), "--gpus", 8, "--short", "--set"]
+        for ep, wanted in ((1, 1), (2, 1.25), (4, 1.5)):
+            measured = self.estimate(*ask, f"parallel.ep={ep}", "--loads", self.folder / "run")
+            said = self.estimate(*ask, f"parallel.ep={ep}", "--imbalance", wanted)
+            self.assertEqual((measured["imbalance"], measured["step_ms"]), (wanted, said["step_ms"]))
+        self.fails(2, "moe.experts is 8", "estimate", *ask, "moe.experts=8", "--loads", self.folder / "run")
+        self.fails(2, "give one of them", "estimate", *ask, "parallel.ep=2", "--loads", self.folder / "run", "--imbalance", 2)
+
+    def test_plot_leaves_no_number_of_gpus_out(self):
+        o = self.estimate(self.shape(), "--gpus", 32, "--set", "moe.experts=16", "--set", "parallel.ep=16", "--set", "train.micro_batch=1",
+                          "--short", "--plot", self.folder / "plot.svg")
+        self.assertEqual([(x["gpus"], x["ep"], x["global_batch"]) for x in o["scaling"][:3]], [(8, 8, 4), (16, 16, 8), (32, 16, 16)])
+        self.assertEqual(len(o["scaling"]), 10)
 
     def test_nothing_fits_says_what_is_missing(self):
         big = ["--set", "model.hidden=16384", "--set", "model.ffn_hidden=65536", "--set", "model.layers=80", "--set", "model.heads=128"]
