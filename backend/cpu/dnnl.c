@@ -5,6 +5,7 @@
 #include <oneapi/dnnl/dnnl.h>
 #include <omp.h>
 #include <pthread.h>
+#include <sys/mman.h>
 
 #include "core/alloc.h"
 
@@ -12,7 +13,8 @@ enum {
     N_M = 5,
     N_K = SY_TILE_K / SY_TILE_K_STEP,
     N_FAMILIES = 2,
-    SCRATCH_BYTES = 64 << 10 /* of one product: oneDNN asks for far less */
+    SCRATCH_BYTES = 64 << 10, /* of one product: oneDNN asks for far less */
+    KERNEL_BYTES = 8 << 20    /* and what it takes while it makes a product, by far */
 };
 
 typedef struct family {
@@ -91,6 +93,22 @@ cleanup:
     return st;
 }
 
+/* oneDNN dies where it has no memory to write a kernel into: whether there is room is asked before.
+ */
+static sy_status check_room(void)
+{
+    void *room =
+        mmap(NULL, KERNEL_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (room == MAP_FAILED) {
+        return sy_error(SY_ERR_MEMORY,
+                        "out of memory: there are no %d bytes for a kernel of oneDNN and what it "
+                        "needs to make it",
+                        KERNEL_BYTES);
+    }
+    munmap(room, KERNEL_BYTES);
+    return SY_OK;
+}
+
 /* One product of a family; *fast: oneDNN has a tile kernel for it, not only a general one. */
 static sy_status make_product(dnnl_engine_t engine, const family *f, int mi, int ki,
                               dnnl_primitive_t *out, bool *fast)
@@ -118,6 +136,7 @@ static sy_status make_product(dnnl_engine_t engine, const family *f, int mi, int
     SY_REQUIRE(dnnl_memory_desc_get_size(scratch) <= SCRATCH_BYTES, SY_ERR_INTERNAL,
                "oneDNN wants %zu bytes of scratch for a small product, at most %d are kept",
                dnnl_memory_desc_get_size(scratch), (int)SCRATCH_BYTES);
+    SY_TRY(check_room());
     DNNL_TRY(dnnl_primitive_create(out, pd));
     *fast = strncmp(name, "brg:", 4) == 0;
 cleanup:

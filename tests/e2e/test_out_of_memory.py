@@ -4,8 +4,10 @@ no rank waits for another."""
 
 import os
 import random
+import re
 import shutil
 import unittest
+from pathlib import Path
 
 import harness
 from harness import LONG
@@ -64,6 +66,43 @@ class OutOfMemory(harness.Case):
         self.run_through(150, 0, "verify", a)
         self.run_through(250, 1, "diff", a, b)
         self.run_through(400, 0, "eval", a, "--data", self.home / "held_out")
+
+
+class Limit(harness.Case):
+    """All tokens go to one expert, as the text is one letter. Rows beyond the buffer for a fair share travel in further passes, so
+    the rank of that expert gets along with the memory of a balanced run; where there is not enough, the job says so and ends."""
+
+    def setUp(self):
+        super().setUp()
+        harness.write_tokens(self.home / "same", [b"a" * 20000])
+        self.cfg = self.config(model={"hidden": 128, "ffn_hidden": 256, "seq_len": 256},
+                               moe={"top_k": 1, "normalize_weights": False, "recv_factor": 1}, parallel={"ep": 2},
+                               train={"steps": 4, "global_batch": 8, "micro_batch": 4, "checkpoint_every": 0})
+
+    def limited(self, kib, run):
+        """All that rank 1 may map is so much."""
+        shutil.rmtree(self.folder / run, ignore_errors=True)
+        limit = f'[ "$OMPI_COMM_WORLD_RANK" = 0 ] || ulimit -v {kib}; exec "$0" "$@"'
+        return self.job("train", self.cfg, "--run-dir", self.folder / run, "--set", f"data.train=[{{path: {self.home / 'same'}}}]", ranks=2,
+                        program=["bash", "-c", limit, harness.PROGRAM])
+
+    def test_imbalance_needs_no_more_memory_and_a_limit_ends_the_job(self):
+        job = self.start("train", self.cfg, "--run-dir", self.folder / "balanced", "--set", "moe.force_balance=true", ranks=2,
+                         fault="train.step:4:sleep=3")
+        self.wait_for_steps(job, "balanced", 3)
+        peak = int(re.search(r"VmPeak:\s+(\d+)", Path(f"/proc/{job.pids()[1]}/status").read_text())[1])
+        job.wait()
+        self.assertEqual(float(self.metrics("balanced")[-1]["moe/load_max_over_mean"]), 1)
+
+        job = self.limited(peak + (24 << 10), "uneven")
+        self.assertEqual((job.status, job.errors(), job.left), (0, [], {}), job.text())
+        for record in self.metrics("uneven"):
+            self.assertEqual((float(record["moe/load_max_over_mean"]), float(record["moe/drop_fraction"])), (4, 0))
+
+        for less in range(8, 160, 4) if LONG else (24,):
+            with self.subTest(less=less):
+                self.check_failure(self.limited(peak - (less << 10), "none"), 1, ["rank 1"])
+                self.assertRegex(self.jobs[-1].errors()[0], "out of memory.* [0-9]+ bytes|cannot start thread")
 
 
 if __name__ == "__main__":
