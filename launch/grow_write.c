@@ -58,6 +58,12 @@ static bool keeps_function(const sy_grow *g)
            (g->spec.expert_source == NULL || sy_recipe_preserves(&one));
 }
 
+/* The comparison knows the weights of top-k alone. */
+static bool knows_weights(const sy_grow *g)
+{
+    return strcmp(g->settings.moe->router, "topk") == 0;
+}
+
 /* Do the chosen weights alone stand between the MoE's output and the dense one? */
 static bool only_weighs(const sy_grow *g)
 {
@@ -68,7 +74,7 @@ static bool only_weighs(const sy_grow *g)
     one.n_sources = 1;
     one.moe = &plain;
     return !g->proof.preserves && sy_recipe_preserves(&one) && plain.shared_experts == 0 &&
-           !plain.force_balance;
+           !plain.force_balance && knows_weights(g);
 }
 
 /* ---- writing ---- */
@@ -190,7 +196,7 @@ static sy_status compare(sy_grow *g, sy_source *written)
                                             sizeof *spec.wide, (void **)&spec.wide)));
     for (int32_t i = 0; i < (ref ? 1 : SY_GROW_GAPS); i++) {
         spec.precision = ref ? doubles[i] : precisions[i];
-        spec.ratios = !p->preserves && upcycled && i == 0;
+        spec.ratios = !p->preserves && upcycled && i == 0 && knows_weights(g);
         SY_TRY(sy_compare_models(&spec, &p->gap[i]));
         p->n_gaps = i + 1;
     }

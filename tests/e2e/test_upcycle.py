@@ -87,6 +87,14 @@ class Upcycle(harness.Case):
         self.assertIn("no bound", text)
         self.assertRegex(self.inspect(out)["config"], r"(?m)^  normalize_weights: false$")
 
+    def test_router_whose_weights_are_its_own_promises_nothing(self):
+        """The comparison knows top-k's weights; hash has no router matrix at all."""
+        for router in ("hash", "base"):
+            out, text = self.upcycle(f"{router}.h5", "--top-k", 1, "--set", f"moe.router={router}", "--set", "moe.aux_loss_coeff=0",
+                                     "--set", "moe.z_loss_coeff=0")
+            self.assertIn("no bound", text)
+            self.assertNotIn("predicted", text)
+
     def test_other_methods_say_what_they_keep(self):
         whole, text = self.upcycle("whole.h5", "--method", "granular", "--granularity", 2)
         self.assertNotIn("no bound", text)

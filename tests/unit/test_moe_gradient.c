@@ -475,11 +475,13 @@ static void assert_grads_finite(rig *r, double *largest)
 static void pass_without_tokens_leaves_gradients_at_zero(void **state)
 {
     (void)state;
-    static const char *const sets[3][MAX_SET] = {
+    static const char *const sets[5][MAX_SET] = {
         {"moe.shared_experts=1"},
+        {"moe.router=moepp", "moe.capacity_factor=1.0"},
+        {"moe.router=stable", NO_LOSSES},
         {"moe.capacity_factor=1.0", "moe.pad_to_capacity=true"},
         {"train.recompute=block", "moe.aux_loss_scope=global_batch"}};
-    for (int32_t k = 0; k < 3; k++) {
+    for (int32_t k = 0; k < 5; k++) {
         rig r;
         double largest = 1;
         open_rig(&r, sets[k]);

@@ -233,6 +233,7 @@ static const char *const sets[][MAX_SET] = {
     {GRANITE, "train.recompute=block", "model.attention_bias=true"},
     {GRANITE, "train.recompute=moe", "model.qk_norm=head"},
     {LLAMA3},
+    {"moe.router=moepp", "moe.layers=[0, 1]", "moe.normalize_weights=false"},
 };
 enum { N_SETS = sizeof sets / sizeof sets[0] };
 
