@@ -11,7 +11,7 @@
 #include "launch/settings.h"
 #include "train/machine.h"
 
-enum { MAX_RANKS = 1 << 20, TEXT_BYTES = 64, OWN_OVERRIDES = 6 };
+enum { MAX_RANKS = 1 << 20, TEXT_BYTES = 64, OWN_OVERRIDES = 7 };
 
 /* ---- one variant ---- */
 
@@ -32,12 +32,14 @@ sy_status sy__estimate_settings(const sy__estimate *e, const sy__variant *v, sy_
     snprintf(text[3], TEXT_BYTES, "train.micro_batch=%d", v->micro_batch);
     snprintf(text[4], TEXT_BYTES, "train.global_batch=%d", v->global_batch);
     snprintf(text[5], TEXT_BYTES, "train.recompute=%s", v->recompute != NULL ? v->recompute : "");
+    snprintf(text[6], TEXT_BYTES, "parallel.zero=2");
     const bool given[OWN_OVERRIDES] = {true,
                                        e->set_precision,
                                        v->ep > 0,
                                        v->micro_batch > 0,
                                        v->global_batch > 0,
-                                       v->recompute != NULL};
+                                       v->recompute != NULL,
+                                       v->zero2};
     for (int32_t i = 0; i < OWN_OVERRIDES; i++) {
         if (given[i]) {
             all[n++] = text[i];

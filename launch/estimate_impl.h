@@ -22,6 +22,7 @@ typedef struct sy__estimate {
 typedef struct sy__variant {
     int32_t ranks, ep, micro_batch, global_batch;
     const char *recompute;
+    bool zero2; /* with parallel.zero 2 */
 } sy__variant;
 
 /* The configuration, computed on this machine. */

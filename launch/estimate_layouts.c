@@ -131,7 +131,7 @@ sy_status sy__estimate_missing(const sy__estimate *e, char **out)
     sy_status st = SY_OK;
     sy_run_settings s = {0};
     sy_rehearsal *r = NULL;
-    sy__variant v = {.micro_batch = 1, .recompute = "block"};
+    sy__variant v = {.micro_batch = 1, .recompute = "block", .zero2 = true};
     SY_TRY(sy_alloc(1, sizeof *r, (void **)&r));
     SY_TRY(sy__estimate_settings(e, &(sy__variant){0}, &s));
     v.ep = largest_ep(&s, e->ranks);
@@ -139,18 +139,17 @@ sy_status sy__estimate_missing(const sy__estimate *e, char **out)
     const double room = e->machine.memory_bytes - e->machine.outside_bytes;
     const double params = (double)r->memory[SY_MEM_PARAMS], grads = (double)r->memory[SY_MEM_GRADS];
     const double optim = (double)r->memory[SY_MEM_OPTIM], all = (double)r->memory_total;
-    const double zero2 = all - grads * (1 - 1.0 / e->ranks * v.ep);
-    const double zero3 = zero2 - params * (1 - 1.0 / e->ranks * v.ep);
+    const double zero3 = all - params * (1 - 1.0 / e->ranks * v.ep);
     const bool enough = all <= room;
     SY_TRY(sy_asprintf(
         out,
-        "The smallest layout (ep %d, micro-batch 1, train.recompute=block) needs %.1f GiB on each "
-        "rank: parameters %.1f, gradients %.1f, optimizer %.1f, the rest %.1f; %.1f are free.%s "
-        "ZeRO-2 (gradients shared out) would leave %.1f, ZeRO-3 (parameters too) %.1f; tensor or "
-        "pipeline parallelism over %.0f ranks would leave %.1f. Switchyard has none of these: take "
-        "more ranks with a larger ep, a GPU with more memory, or a smaller model.",
+        "The smallest layout (ep %d, micro-batch 1, train.recompute=block, parallel.zero=2) needs "
+        "%.1f GiB on each rank: parameters %.1f, gradients %.1f, optimizer %.1f, the rest %.1f; "
+        "%.1f are free.%s ZeRO-3 (parameters shared out too) would leave %.1f; tensor or pipeline "
+        "parallelism over %.0f ranks would leave %.1f. Switchyard has none of these: take more "
+        "ranks, a GPU with more memory, or a smaller model.",
         v.ep, gib(all), gib(params), gib(grads), gib(optim), gib(all - params - grads - optim),
-        gib(room), enough ? " It fits: set train.recompute." : "", gib(zero2), gib(zero3),
+        gib(room), enough ? " It fits: set them." : "", gib(zero3),
         all > room ? (double)(int64_t)(all / room + 1) : 2.0,
         gib(all / (all > room ? (double)(int64_t)(all / room + 1) : 2.0))));
 cleanup:
