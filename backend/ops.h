@@ -262,14 +262,17 @@ typedef struct sy_topk_args {
 } sy_topk_args;
 #define SY_OPERANDS_topk(I, O, U, Z) I(p) I(bias) I(routed) O(expert) O(token)
 
-/* Which choices an expert keeps, at most `capacity` (< 0: all). expert [T, K] I32 (-1: none), kept
-   [T, K] U8: 1 or 0. priority none: choice-then-position: all first choices by token, then all
-   second ones (ST-MoE, arXiv 2202.08906). priority [T, K] W: the largest priorities of each
-   expert; ties: the lower token. E = number of experts. */
+/* Which choices an expert keeps, at most `capacity` (< 0: all): the first ones in an order. expert
+   [T, K] I32 (-1: none), kept [T, K] U8: 1 or 0. priority [T, K] W (optional): the larger first.
+   Ties: the lower token, then the earlier choice. by_choice: all first choices of tokens before all
+   second ones; a choice then has the priority of its token's first one. So: by_choice alone is
+   ST-MoE's order (arXiv 2202.08906), with priority batch-prioritised (V-MoE, arXiv 2106.05974);
+   priority alone keeps each expert's largest. E = number of experts. */
 typedef struct sy_capacity_args {
     sy_tensor expert, priority, kept;
     int32_t E;
     int64_t capacity;
+    bool by_choice;
 } sy_capacity_args;
 #define SY_OPERANDS_capacity(I, O, U, Z) I(expert) I(priority) O(kept)
 
@@ -294,6 +297,23 @@ typedef struct sy_topk_backward_args {
     double scale;
 } sy_topk_backward_args;
 #define SY_OPERANDS_topk_backward(I, O, U, Z) I(p) I(expert) I(g) O(dz)
+
+/* Weights after drops, where what is left of a token is to count as much as all of it: weight' =
+   scale weight / S, S = the sum of the token's kept weights; 0 where dropped, or where S is not
+   positive. weight [T, K] W, not negative; kept [T, K] U8; sum [T] W: S. */
+typedef struct sy_share_kept_args {
+    sy_tensor weight, kept, sum;
+    double scale;
+} sy_share_kept_args;
+#define SY_OPERANDS_share_kept(I, O, U, Z) U(weight) I(kept) O(sum)
+/* dL/dweight from g = dL/dweight', in place: (scale / S) (g - <weight', g> / scale) on the kept
+   choices, 0 elsewhere and where S is not positive. weight, sum as share_kept left them; g [T, K]
+   W. */
+typedef struct sy_share_kept_backward_args {
+    sy_tensor weight, kept, sum, g;
+    double scale;
+} sy_share_kept_backward_args;
+#define SY_OPERANDS_share_kept_backward(I, O, U, Z) I(weight) I(kept) I(sum) U(g)
 
 /* count[s, e] = choices of expert e among the tokens of scope s (T/n_scopes tokens each, in order;
    T a multiple of n_scopes). expert [N] I32 in token order, -1: none, N = T*K; count [n_scopes, E]
@@ -396,12 +416,13 @@ typedef struct sy_adamw_args {
     X(column_sum)                                                                                  \
     X(sum)                                                                                         \
     X(sum_squares)                                                                                 \
-    X(row_squares) X(jitter) X(gate) X(gate_backward) X(gemm) X(grouped_gemm) X(embed)             \
-        X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(rope) X(attention)                      \
-            X(attention_backward) X(swiglu) X(swiglu_backward) X(xent) X(gather_rows)              \
-                X(combine_rows) X(router_scores) X(topk) X(capacity) X(topk_weigh)                 \
-                    X(topk_backward) X(expert_count) X(router_stats) X(balance_loss) X(plan_rows)  \
-                        X(plan_receive) X(adamw)
+    X(row_squares)                                                                                 \
+    X(jitter) X(gate) X(gate_backward) X(gemm) X(grouped_gemm) X(embed) X(embed_backward)          \
+        X(rmsnorm) X(rmsnorm_backward) X(rope) X(attention) X(attention_backward) X(swiglu)        \
+            X(swiglu_backward) X(xent) X(gather_rows) X(combine_rows) X(router_scores) X(topk)     \
+                X(capacity) X(topk_weigh) X(topk_backward) X(share_kept) X(share_kept_backward)    \
+                    X(expert_count) X(router_stats) X(balance_loss) X(plan_rows) X(plan_receive)   \
+                        X(adamw)
 
 #define SY_OP_ENUM(op) SY_OP_##op,
 typedef enum sy_op { SY_OPS(SY_OP_ENUM) SY_N_OPS } sy_op;

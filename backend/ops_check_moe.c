@@ -72,6 +72,30 @@ sy_status sy__check_topk_backward(const sy_device *dev, const sy_topk_backward_a
     return sy__check_end(&c);
 }
 
+sy_status sy__check_share_kept(const sy_device *dev, const sy_share_kept_args *args)
+{
+    sy__check c = sy__check_start(dev, SY_OP_share_kept, args);
+    const int64_t T = args->weight.shape[0], K = args->weight.shape[1];
+    SY__WANT2(&c, &args->weight, sy__set_w(&c), SY_CONTIGUOUS, SY_ANY, SY_ANY);
+    SY__WANT2(&c, &args->kept, U8_SET, SY_CONTIGUOUS, T, K);
+    SY__WANT1(&c, &args->sum, sy__set_w(&c), SY_CONTIGUOUS, T);
+    sy__want_that(&c, isfinite(args->scale), "scale is finite");
+    return sy__check_end(&c);
+}
+
+sy_status sy__check_share_kept_backward(const sy_device *dev,
+                                        const sy_share_kept_backward_args *args)
+{
+    sy__check c = sy__check_start(dev, SY_OP_share_kept_backward, args);
+    const int64_t T = args->g.shape[0], K = args->g.shape[1];
+    SY__WANT2(&c, &args->g, sy__set_w(&c), SY_CONTIGUOUS, SY_ANY, SY_ANY);
+    SY__WANT2(&c, &args->weight, sy__set_w(&c), SY_CONTIGUOUS, T, K);
+    SY__WANT2(&c, &args->kept, U8_SET, SY_CONTIGUOUS, T, K);
+    SY__WANT1(&c, &args->sum, sy__set_w(&c), SY_CONTIGUOUS, T);
+    sy__want_that(&c, isfinite(args->scale), "scale is finite");
+    return sy__check_end(&c);
+}
+
 sy_status sy__check_expert_count(const sy_device *dev, const sy_expert_count_args *args)
 {
     sy__check c = sy__check_start(dev, SY_OP_expert_count, args);

@@ -17,7 +17,8 @@ typedef enum sy_rng_stream {
     SY_RNG_SAMPLE, /* text generation */
     SY_RNG_ROUTE,  /* routers that draw */
     SY_RNG_TEST,
-    SY_RNG_OBJECTIVE /* what is predicted in a sequence */
+    SY_RNG_OBJECTIVE, /* what is predicted in a sequence */
+    SY_RNG_DROP       /* who is dropped beyond capacity */
 } sy_rng_stream;
 
 /* Four 32-bit words for counter (index, stream), key seed. */

@@ -4,6 +4,7 @@
 
 #include "launch/bench_impl.h"
 #include "launch/estimate_impl.h"
+#include "moe/capacity.h"
 
 static double gib(double bytes)
 {
@@ -95,6 +96,18 @@ static void set_i64(json_t *o, const char *key, int64_t value)
     json_object_set_new(o, key, json_integer((json_int_t)value));
 }
 
+static void describe_capacity(const sy__estimate *e, const sy_run_settings *s, json_t *o)
+{
+    const int64_t T = (int64_t)s->train->micro_batch * s->model->seq_len;
+    char text[256];
+    sy_capacity_describe(s->moe, T, e->ranks, text, sizeof text);
+    json_object_set_new(o, "capacity", json_string(text));
+    if (s->moe->capacity_factor.set) {
+        set_i64(o, "capacity_slots",
+                sy_capacity_slots(s->moe, false, sy_capacity_tokens(s->moe, T, e->ranks)));
+    }
+}
+
 static void describe_run(const sy__estimate *e, const sy_run_settings *s, const sy_rehearsal *r,
                          json_t *o)
 {
@@ -111,6 +124,9 @@ static void describe_run(const sy__estimate *e, const sy_run_settings *s, const 
     set_i64(o, "ranks", e->ranks);
     json_object_set_new(o, "precision", json_string(sy_dtype_name(dtype)));
     json_object_set_new(o, "layout", json_string(layout));
+    if (s->moe->experts > 0) {
+        describe_capacity(e, s, o);
+    }
     set_i64(o, "ep", s->parallel->ep);
     set_i64(o, "micro_batch", s->train->micro_batch);
     set_i64(o, "global_batch", s->train->global_batch);
@@ -169,6 +185,7 @@ static void print_run(const json_t *o)
                                        {"ranks", "ranks", 0},
                                        {"precision", "precision", 0},
                                        {"layout", "layout", 0},
+                                       {"capacity", "capacity", 0},
                                        {"global_batch", "global batch, sequences", 0},
                                        {"rounds", "micro-batches of a rank", 0},
                                        {"params_m", "parameters, M", 1},

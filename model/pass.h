@@ -81,7 +81,9 @@ typedef struct sy_pass {
     sy_recompute recompute;
     sy_dtype compute, wide;
     const sy_device_batch *batch;
-    int64_t T_max; /* the largest T any rank may have in this run: sizes of fixed buffers */
+    int64_t T_max;   /* the largest T any rank may have in this run: sizes of fixed buffers */
+    int64_t T_round; /* tokens of all ranks' micro-batches; told where moe.capacity_scope is global
+                      */
     const sy_mesh *mesh;
     sy_stream *stream, *comm; /* compute and communication */
     sy_arena *keep, *saved, *scratch, *block;

@@ -237,9 +237,10 @@ cleanup:
     return st;
 }
 
-static sy_status allocate(const sy__moe *moe, sy_pass *p, int64_t C, sy_scores *s, sy_choices *c)
+static sy_status allocate(const sy__moe *moe, sy_pass *p, sy_scores *s, sy_choices *c)
 {
     sy_status st = SY_OK;
+    const bool limited = sy_capacity_limits(moe->config, p);
     const int64_t T = p->batch->T, E = moe->config->experts, K = moe->layout.K;
     *c = (sy_choices){.T = T, .K = (int32_t)K};
     SY_TRY(sy_arena_2d(p->keep, p->wide, T, E, &s->z));
@@ -251,10 +252,10 @@ static sy_status allocate(const sy__moe *moe, sy_pass *p, int64_t C, sy_scores *
     if (moe->router->traits & SY_ROUTER_TWO_WEIGHTS) {
         SY_TRY(sy_arena_2d(p->keep, p->wide, T, K, &c->weight_grad));
     }
-    if (C >= 0) {
+    if (limited) {
         SY_TRY(sy_arena_2d(p->keep, SY_U8, T, K, &c->kept));
     }
-    if (C >= 0 && moe->config->drop_policy == SY_DROP_PROBABILITY) {
+    if (limited && moe->config->drop_policy == SY_DROP_PROBABILITY) {
         SY_TRY(sy_arena_2d(p->keep, p->wide, T, K, &c->priority));
     }
 cleanup:
@@ -278,7 +279,7 @@ cleanup:
     return st;
 }
 
-sy_status sy__host_route_forward(const sy__moe *moe, sy_pass *p, const sy_tensor *x, int64_t C,
+sy_status sy__host_route_forward(const sy__moe *moe, sy_pass *p, const sy_tensor *x,
                                  sy__moe_saved *s)
 {
     sy_status st = SY_OK;
@@ -286,7 +287,7 @@ sy_status sy__host_route_forward(const sy__moe *moe, sy_pass *p, const sy_tensor
     int64_t mark = sy_arena_mark(p->scratch);
     sy_host_route *r = NULL;
     sy_tensor in;
-    SY_TRY(allocate(moe, p, C, &s->scores, &s->choices));
+    SY_TRY(allocate(moe, p, &s->scores, &s->choices));
     SY_TRY(matrix(moe, p, x, &in));
     SY_TRY(create(moe, p, &r));
     SY_TRY(fetch_inputs(moe, p, &in, r));
@@ -313,7 +314,7 @@ sy_status sy__host_route_forward(const sy__moe *moe, sy_pass *p, const sy_tensor
                                                      .p = s->scores.p,
                                                      .lse = s->scores.lse,
                                                      .score = (sy_score)moe->config->score}));
-    SY_TRY(sy_capacity_apply(moe->config, p, C, &s->choices));
+    SY_TRY(sy_capacity_apply(moe->config, moe->layout.share, p, &s->scores, &s->choices));
     s->host = r;
 cleanup:
     sy_arena_release(p->scratch, mark);

@@ -105,10 +105,10 @@ cleanup:
     return st;
 }
 
-static sy_status choose(const sy__moe *moe, sy_pass *p, const sy_scores *s, int64_t C,
-                        sy_choices *c)
+static sy_status choose(const sy__moe *moe, sy_pass *p, const sy_scores *s, sy_choices *c)
 {
     sy_status st = SY_OK;
+    const bool limited = sy_capacity_limits(moe->config, p);
     int64_t T = s->z.shape[0];
     sy_tensor bias = moe->bias != NULL ? moe->bias->value : sy_tensor_none();
     c->T = T;
@@ -116,15 +116,40 @@ static sy_status choose(const sy__moe *moe, sy_pass *p, const sy_scores *s, int6
     SY_TRY(sy_arena_2d(p->keep, SY_I32, T, c->K, &c->token));
     SY_TRY(sy_arena_2d(p->keep, SY_I32, T, c->K, &c->expert));
     SY_TRY(sy_arena_2d(p->keep, p->wide, T, c->K, &c->weight));
-    if (C >= 0) {
+    if (limited) {
         SY_TRY(sy_arena_2d(p->keep, SY_U8, T, c->K, &c->kept));
     }
-    if (C >= 0 && moe->config->drop_policy == SY_DROP_PROBABILITY) {
+    if (limited && moe->config->drop_policy == SY_DROP_PROBABILITY) {
         SY_TRY(sy_arena_2d(p->keep, p->wide, T, c->K, &c->priority));
     }
     SY_TRY(moe->router->choose(moe->config, p, s, &bias, c));
-    SY_TRY(sy_capacity_apply(moe->config, p, C, c));
+    SY_TRY(sy_capacity_apply(moe->config, moe->layout.share, p, s, c));
     SY_TRY(moe->router->weigh(moe->config, p, s, c));
+cleanup:
+    return st;
+}
+
+/* The experts in a token's slots, or the first ones alone: those that the balance loss counts. */
+static sy_status counted(const sy__moe *moe, sy_pass *p, const sy_choices *c, sy_tensor *out)
+{
+    sy_status st = SY_OK;
+    int32_t *first = NULL;
+    sy_tensor idx;
+    *out = sy_tensor_1d(c->expert.data, SY_I32, c->T * c->K);
+    if (moe->config->aux_loss_counts != SY_AUX_COUNT_FIRST) {
+        goto cleanup;
+    }
+    SY_TRY(sy_host_arena_alloc(p->host, c->T * (int64_t)sizeof *first, (void **)&first));
+    for (int64_t t = 0; t < c->T; t++) {
+        first[t] = (int32_t)(t * c->K);
+    }
+    SY_TRY(sy_arena_1d(p->keep, SY_I32, c->T, &idx));
+    SY_TRY(sy_copy_h2d(p->stream, idx.data, first, sy_tensor_bytes(&idx)));
+    SY_TRY(sy_arena_1d(p->keep, SY_I32, c->T, out));
+    SY_TRY(sy_gather_rows(
+        p->stream, &(sy_gather_rows_args){.x = sy_tensor_2d(c->expert.data, SY_I32, c->T * c->K, 1),
+                                          .idx = idx,
+                                          .y = sy_tensor_2d(out->data, SY_I32, c->T, 1)}));
 cleanup:
     return st;
 }
@@ -169,10 +194,10 @@ static sy_status count(const sy__moe *moe, sy_pass *p, sy__moe_saved *s)
                                                                     .what = "moe global load",
                                                                     .layer = p->layer}));
     } else {
-        SY_TRY(sy_expert_count(
-            p->stream,
-            &(sy_expert_count_args){.expert = sy_tensor_1d(c->expert.data, SY_I32, c->T * c->K),
-                                    .count = s->count}));
+        sy_tensor expert;
+        SY_TRY(counted(moe, p, c, &expert));
+        SY_TRY(sy_expert_count(p->stream,
+                               &(sy_expert_count_args){.expert = expert, .count = s->count}));
     }
 cleanup:
     return st;
@@ -232,19 +257,21 @@ static sy_status route(const sy__moe *moe, sy_pass *p, const sy_tensor *x, sy__m
 {
     sy_status st = SY_OK;
     bool eval = p->kind == SY_PASS_EVAL || p->kind == SY_PASS_DECODE;
-    int64_t C = sy_capacity_slots_of(moe->config, eval, x->shape[0], moe->layout.share);
     sy_plan_spec spec = {.E = moe->config->experts, .recv_rows = recv_rows(moe, p)};
 
     sy_span_begin(SY_SPAN_PART, "route", p->layer, -1);
-    if (moe->config->pad_to_capacity && C >= 0) { /* the same shape on ranks with fewer tokens */
-        spec.capacity = sy_capacity_slots_of(moe->config, eval, p->T_max, moe->layout.share);
+    if (moe->config->pad_to_capacity && sy_capacity_limits(moe->config, p)) {
+        /* the same shape on ranks with fewer tokens */
+        spec.capacity = sy_capacity_rows(moe->config, moe->layout.share, eval, p->T_max,
+                                         p->mesh->group[SY_DP]->size);
     }
     if (moe->router->host != NULL) {
-        SY_TRY(sy__host_route_forward(moe, p, x, C, s));
+        SY_TRY(sy__host_route_forward(moe, p, x, s));
     } else {
         SY_TRY(score(moe, p, x, &s->scores));
-        SY_TRY(choose(moe, p, &s->scores, C, &s->choices));
+        SY_TRY(choose(moe, p, &s->scores, &s->choices));
     }
+    SY_TRY(sy_capacity_share(moe->config, p, &s->choices));
     if (p->stats != NULL) {
         SY_TRY(count(moe, p, s));
         SY_TRY(note_choices(p, &s->choices));

@@ -2,6 +2,8 @@
    along; the gradient of the rows comes home (a combine) with the router signal G riding along. */
 #include "moe/moe_impl.h"
 
+#include "moe/capacity.h"
+
 /* One pass: gradients of the experts; dwire [n_wire, H] and g_wire [n_wire, 1] get this pass's
  * rows. */
 static sy_status run_pass(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
@@ -192,6 +194,7 @@ sy_status sy__moe_backward(void *self, sy_pass *p, void *saved, const sy_tensor 
     sy__local dlocal;
     SY_TRY(sy_arena_2d(p->scratch, p->wide, s->plan.T, s->choices.K, &g));
     SY_TRY(experts_backward(moe, p, s, x, dy, dx, &g));
+    SY_TRY(sy_capacity_share_backward(moe->config, p, &s->choices, &g));
     SY_TRY(sy__local_backward(moe, p, &s->local, x, dy, dx, &dlocal));
     SY_TRY(router_backward(moe, p, s, x, &g, &dlocal, dx));
     if (moe->has_shared) {

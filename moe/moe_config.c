@@ -15,7 +15,14 @@
 #define LABEL_CHARACTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
 
 static const char *const score_choices[] = {"softmax", "sigmoid", NULL};
-static const char *const drop_choices[] = {"position", "probability", NULL};
+static const char *const drop_choices[] = {"position",       "probability", "batch_priority",
+                                           "token_position", "random",      NULL};
+static const char *const dropped_choices[] = {"keep", "renormalize", NULL};
+static const char *const basis_choices[] = {"assignment", "token", NULL};
+static const char *const rounding_choices[] = {"ceil",       "floor",    "nearest",
+                                               "per_choice", "per_rank", NULL};
+static const char *const capacity_scope_choices[] = {"rank", "global", NULL};
+static const char *const counts_choices[] = {"all", "first", NULL};
 static const char *const scope_choices[] = {"micro_batch", "sequence", "global_batch", NULL};
 
 static const sy_config_key keys[] = {
@@ -51,13 +58,32 @@ static const sy_config_key keys[] = {
         "Multiply the router's input by U(1-x, 1+x) in training (Switch: 0.01)."),
     KEY(capacity_factor, SY_CFG_OPT_F64, "null", 0, 1e6, NULL,
         "Capacity C = ceil(factor * T * K / E) per expert, source rank and micro-batch in "
-        "training. null: dropless."),
+        "training, unless the capacity_ keys say otherwise. null: dropless."),
     KEY(eval_capacity_factor, SY_CFG_OPT_F64, "null", 0, 1e6, NULL,
         "The same in evaluation and generation. null: dropless."),
     KEY(min_capacity, SY_CFG_I32, "4", 0, 1 << 24, NULL, "Capacity is at least this many rows."),
+    KEY(capacity_basis, SY_CFG_ENUM, "assignment", 0, 0, basis_choices,
+        "What capacity_factor is a share of: T * K assignments (Megatron-LM, DeepSpeed), or T "
+        "tokens (Switch, GShard, ST-MoE)."),
+    KEY(capacity_rounding, SY_CFG_ENUM, "ceil", 0, 0, rounding_choices,
+        "From the share to rows: up, down, to the nearest (half to even), K * floor(factor * "
+        "ceil(T / E)) (per_choice: Tutel), floor(ceil(factor * T) * K / E) (per_rank: FastMoE)."),
+    KEY(capacity_multiple, SY_CFG_I32, "1", 1, 1 << 16, NULL,
+        "Capacity is rounded up to a multiple of this (GShard in Lingvo, V-MoE: 4)."),
+    KEY(capacity_group, SY_CFG_I32, "0", 0, 1 << 30, NULL,
+        "Tokens that capacity is counted in, one group behind the other (Switch: 1024, ST-MoE: "
+        "4096). 0: the micro-batch."),
+    KEY(capacity_scope, SY_CFG_ENUM, "rank", 0, 0, capacity_scope_choices,
+        "Whose tokens share an expert's rows: those of one rank's micro-batch (or group), or of "
+        "all ranks' micro-batches together, which makes drops independent of the layout."),
     KEY(drop_policy, SY_CFG_ENUM, "position", 0, 0, drop_choices,
-        "Who is dropped beyond capacity: later positions (first choices before second ones), or "
-        "the smallest weights."),
+        "Who is dropped beyond capacity: later positions, first choices before second ones; the "
+        "smallest weights; like position, but tokens in the order of their best score "
+        "(batch_priority: V-MoE; looks ahead); later tokens with all their choices "
+        "(token_position); tokens by lot in training (random: DeepSpeed)."),
+    KEY(drop_weights, SY_CFG_ENUM, "keep", 0, 0, dropped_choices,
+        "What a token's other choices weigh after a drop: what they did, or divided by their sum "
+        "anew (renormalize: DeepSpeed, fairseq)."),
     KEY(pad_to_capacity, SY_CFG_BOOL, "false", 0, 0, NULL,
         "Exchange full capacity with fixed shapes instead of exact counts. Needs capacity_factor."),
     KEY(recv_factor, SY_CFG_F64, "2.0", 0.01, 1e6, NULL,
@@ -71,6 +97,9 @@ static const sy_config_key keys[] = {
     KEY(width_penalty, SY_CFG_BOOL, "false", 0, 0, NULL,
         "The balance loss counts a choice by its expert's width over the mean width (HMoE's "
         "parameter penalty). Needs moe.expert_widths."),
+    KEY(aux_loss_counts, SY_CFG_ENUM, "all", 0, 0, counts_choices,
+        "Which choices of a token f counts: all, or the first one alone (Switch, GShard, "
+        "DeepSpeed, Tutel)."),
     KEY(z_loss_coeff, SY_CFG_F64, "0.001", 0, 1e6, NULL,
         "Coefficient of mean logsumexp(z)^2 per layer, summed over layers."),
     KEY(bias_update_rate, SY_CFG_F64, "0.0", 0, 1, NULL,

@@ -10,7 +10,24 @@ extern "C" {
 
 enum { SY_EXPERT_LABEL = 60 }; /* most bytes of one of moe.expert_labels */
 
-typedef enum sy_drop_policy { SY_DROP_POSITION, SY_DROP_PROBABILITY } sy_drop_policy;
+typedef enum sy_drop_policy {
+    SY_DROP_POSITION,
+    SY_DROP_PROBABILITY,
+    SY_DROP_BATCH_PRIORITY,
+    SY_DROP_TOKEN_POSITION,
+    SY_DROP_RANDOM
+} sy_drop_policy;
+typedef enum sy_drop_weights { SY_DROPPED_KEEP, SY_DROPPED_RENORMALIZE } sy_drop_weights;
+typedef enum sy_capacity_basis { SY_BASIS_ASSIGNMENT, SY_BASIS_TOKEN } sy_capacity_basis;
+typedef enum sy_capacity_rounding {
+    SY_ROUND_CEIL,
+    SY_ROUND_FLOOR,
+    SY_ROUND_NEAREST,
+    SY_ROUND_PER_CHOICE,
+    SY_ROUND_PER_RANK
+} sy_capacity_rounding;
+typedef enum sy_capacity_scope { SY_CAPACITY_RANK, SY_CAPACITY_GLOBAL } sy_capacity_scope;
+typedef enum sy_aux_counts { SY_AUX_COUNT_ALL, SY_AUX_COUNT_FIRST } sy_aux_counts;
 typedef enum sy_aux_scope { SY_AUX_MICRO_BATCH, SY_AUX_SEQUENCE, SY_AUX_GLOBAL_BATCH } sy_aux_scope;
 
 typedef struct sy_moe_config {
@@ -24,10 +41,12 @@ typedef struct sy_moe_config {
     double routed_scale, jitter;
     sy_opt_f64 capacity_factor, eval_capacity_factor;
     int32_t min_capacity, drop_policy;
+    int32_t capacity_basis, capacity_rounding, capacity_multiple, capacity_group, capacity_scope;
+    int32_t drop_weights;
     bool pad_to_capacity;
     double recv_factor;
     double aux_loss_coeff, z_loss_coeff, bias_update_rate;
-    int32_t aux_loss_scope;
+    int32_t aux_loss_scope, aux_loss_counts;
     bool width_penalty;
     bool force_balance;
     sy_str_list expert_labels;

@@ -60,9 +60,9 @@ sy_status sy__moe_fill_rows(const sy__moe *moe, sy_pass *p, const sy_plan *plan,
 sy_status sy__moe_backward(void *self, sy_pass *p, void *saved, const sy_tensor *x,
                            const sy_tensor *dy, sy_tensor *dx);
 
-/* Routers on the host (moe/host_route.c). From x to weighed choices within capacity C (< 0:
- * unlimited). One host wait. */
-sy_status sy__host_route_forward(const sy__moe *moe, sy_pass *p, const sy_tensor *x, int64_t C,
+/* Routers on the host (moe/host_route.c). From x to weighed choices within capacity. One host
+ * wait. */
+sy_status sy__host_route_forward(const sy__moe *moe, sy_pass *p, const sy_tensor *x,
                                  sy__moe_saved *s);
 /* The loads that the router wants the balance loss to use. */
 sy_status sy__host_route_count(sy_pass *p, const sy_host_route *r, const sy_tensor *count);

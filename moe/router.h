@@ -23,6 +23,7 @@ typedef struct sy_choices {
     sy_tensor kept;          /* [T, K] U8, written by capacity; absent: all are kept */
     sy_tensor priority;      /* [T, K] wide, what capacity by probability sorts by */
     sy_tensor weight;        /* [T, K] wide: combine weights */
+    sy_tensor kept_sum;      /* [T] wide, where weights were renormalized after drops */
     sy_tensor weight_grad;   /* [T, K] wide: what the experts' gradients use; absent: weight */
 } sy_choices;
 
@@ -38,7 +39,8 @@ typedef enum sy_router_trait {
     SY_ROUTER_NO_Z = 8,           /* nor has the z-loss */
     SY_ROUTER_OWN_COUNT = 16,     /* says itself which loads the balance loss counts */
     SY_ROUTER_FIXED_WEIGHTS = 32, /* moe.score and moe.normalize_weights do not apply */
-    SY_ROUTER_TWO_WEIGHTS = 64    /* gradients use other weights than the output */
+    SY_ROUTER_TWO_WEIGHTS = 64,   /* gradients use other weights than the output */
+    SY_ROUTER_FIRST_COUNT = 128   /* with its own count: moe.aux_loss_counts first is one */
 } sy_router_trait;
 
 enum { SY_ROUTER_PIECES = 3, SY_ROUTER_PARAMS = 2 };

@@ -1,4 +1,5 @@
 /* The table of routers, and what a configuration may ask of them. */
+#include "moe/capacity_impl.h"
 #include "moe/routers_impl.h"
 
 #include <stdio.h>
@@ -223,6 +224,7 @@ sy_status sy_router_settle(sy_config *config)
     }
     SY_TRY(check_sections(m, config));
     if (router->host == NULL) {
+        SY_TRY(sy__capacity_check(m, router->traits, config));
         goto cleanup;
     }
     SY_TRY(check_topk_only(m, config));
@@ -233,6 +235,7 @@ sy_status sy_router_settle(sy_config *config)
     if (router->check != NULL) {
         SY_TRY(router->check(m, config));
     }
+    SY_TRY(sy__capacity_check(m, router->traits, config));
 cleanup:
     return st;
 }

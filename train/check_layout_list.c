@@ -114,7 +114,8 @@ bool sy_layout_micro_batch_is_free(const sy_run_settings *s)
 
 static bool rounds_matter(const sy_run_settings *s)
 {
-    return s->moe->experts > 0 && s->moe->aux_loss_scope == SY_AUX_GLOBAL_BATCH;
+    return s->moe->experts > 0 && (s->moe->aux_loss_scope == SY_AUX_GLOBAL_BATCH ||
+                                   s->moe->capacity_scope == SY_CAPACITY_GLOBAL);
 }
 
 static int32_t micro_batch_of(const sy_run_settings *s, const sy_layout *at)

@@ -41,11 +41,32 @@ static void reset_arena(sy_arena *arena)
     sy_arena_release(arena, 0);
 }
 
+/* Tokens of all ranks, for whoever counts them together. Collective over dp. */
+static sy_status count_round(sy_engine *e, int64_t T, int64_t *out)
+{
+    sy_status st = SY_OK;
+    const sy_moe_config *moe = e->settings->moe;
+    int64_t all = T * e->mesh->group[SY_DP]->size; /* of ranks that do not exist */
+    if (moe->experts > 0 && moe->capacity_scope == SY_CAPACITY_GLOBAL) {
+        SY_TRY(sy_all_reduce(e->mesh->host, &(sy_comm_args){.send = &T,
+                                                            .recv = &all,
+                                                            .n = 1,
+                                                            .dtype = SY_I64,
+                                                            .reduce = SY_SUM,
+                                                            .what = "tokens of a round",
+                                                            .layer = -1}));
+    }
+    *out = all;
+cleanup:
+    return st;
+}
+
 sy_status sy_engine_begin(sy_engine *e, sy_pass_kind kind, const sy_batch *h_batch, int64_t step,
                           int32_t micro_idx, sy_pass *out)
 {
     sy_status st = SY_OK;
     int32_t turn = (int32_t)(e->n_passes++ % 2);
+    int64_t T_round = 0;
 
     if (e->n_passes > 2) { /* the stream may still read what the pass before last left there */
         SY_TRY(sy_event_sync(e->host_free[turn]));
@@ -55,6 +76,7 @@ sy_status sy_engine_begin(sy_engine *e, sy_pass_kind kind, const sy_batch *h_bat
     reset_arena(&e->block);
     reset_arena(&e->scratch);
     SY_TRY(upload_batch(e, h_batch));
+    SY_TRY(count_round(e, e->batch.T, &T_round));
     *out = (sy_pass){.kind = kind,
                      .step = step,
                      .micro_idx = micro_idx,
@@ -64,6 +86,7 @@ sy_status sy_engine_begin(sy_engine *e, sy_pass_kind kind, const sy_batch *h_bat
                      .wide = e->wide,
                      .batch = &e->batch,
                      .T_max = (int64_t)e->spec.B * e->spec.S,
+                     .T_round = T_round,
                      .mesh = e->mesh,
                      .stream = e->compute_stream,
                      .comm = e->comm_stream,

@@ -13,6 +13,7 @@
 #include "core/log.h"
 #include "core/pulse.h"
 #include "core/span.h"
+#include "moe/capacity.h"
 #include "parallel/agree.h"
 #include "parallel/watch.h"
 #include "report/html.h"
@@ -228,6 +229,7 @@ cleanup:
 static void announce(const run *r, double peak)
 {
     const sy_engine *e = r->trainer->engine;
+    const sy_moe_config *moe = r->settings->moe;
     int64_t active = 0, total = sy_params_count(e->params, false);
     char memory[512];
     sy_engine_flops_per_token(e, &active);
@@ -239,8 +241,13 @@ static void announce(const run *r, double peak)
             e->dev->name, sy_dtype_name(e->compute), e->dev->n_threads,
             e->dev->n_threads == 1 ? "" : "s");
     sy_info("memory: %s", memory);
+    if (moe->experts > 0 && (moe->capacity_factor.set || moe->eval_capacity_factor.set)) {
+        sy_capacity_describe(moe, (int64_t)e->spec.B * e->spec.S, r->world->size, memory,
+                             sizeof memory);
+        sy_info("capacity: %s", memory);
+    }
     sy_info("matrix-product peak, measured: %.1f GFLOP/s (all ranks)", peak / 1e9);
-    if (r->settings->moe->force_balance) {
+    if (moe->force_balance) {
         sy_warn("moe.force_balance is on: routing is not learned; figures are for benchmarks only");
     }
 }

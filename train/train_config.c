@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "core/alloc.h"
-#include "moe/router.h"
+#include "moe/capacity.h"
 #include "train/spikes.h"
 
 #define KEY(field, kind, def, lo, hi, choices, text)                                               \
@@ -114,7 +114,7 @@ static sy_status check_size(const sy_run_settings *s)
                                "expert%s, is more than 2^31 rows",
                                s->train->micro_batch, s->model->seq_len, K, K == 1 ? "" : "s");
     }
-    return SY_OK;
+    return sy_capacity_check_tokens(s->config, T);
 }
 
 static sy_status resolve(sy_run_settings *s)

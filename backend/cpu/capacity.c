@@ -5,20 +5,34 @@
 #include <math.h>
 #include <string.h>
 
-/* The room of an expert: the choices it has taken, or, by priority, a heap of the best with the
- * worst on top. */
-typedef struct heap {
+/* What choices are compared by. K: 0, or the slots of a token, all first ones coming before all
+ * second ones. */
+typedef struct order {
     const float *priority; /* by choice */
+    int32_t K;
+} order;
+
+/* The room of an expert: a heap of the best choices with the worst on top. */
+typedef struct heap {
+    order by;
     int32_t *choice;
     int64_t n;
 } heap;
 
+static float priority_of(const order *by, int32_t choice)
+{
+    const float x = by->priority[by->K > 0 ? choice - choice % by->K : choice];
+    return isnan(x) ? -INFINITY : x;
+}
+
 /* Would choice a be dropped before choice b? A NaN is the smallest priority; ties drop the later
  * token. */
-static bool is_worse(const float *priority, int32_t a, int32_t b)
+static bool is_worse(const order *by, int32_t a, int32_t b)
 {
-    const float pa = isnan(priority[a]) ? -INFINITY : priority[a];
-    const float pb = isnan(priority[b]) ? -INFINITY : priority[b];
+    const float pa = priority_of(by, a), pb = priority_of(by, b);
+    if (by->K > 0 && a % by->K != b % by->K) {
+        return a % by->K > b % by->K;
+    }
     return pa < pb || (pa == pb && a > b);
 }
 
@@ -27,7 +41,7 @@ static void sift_down(const heap *h, int64_t at)
     for (;;) {
         int64_t worst = at;
         for (int64_t child = 2 * at + 1; child <= 2 * at + 2 && child < h->n; child++) {
-            if (is_worse(h->priority, h->choice[child], h->choice[worst])) {
+            if (is_worse(&h->by, h->choice[child], h->choice[worst])) {
                 worst = child;
             }
         }
@@ -42,15 +56,14 @@ static void sift_down(const heap *h, int64_t at)
 }
 
 /* Mark the `capacity` best of n choices of one expert. */
-static void keep_best(const float *priority, int32_t *choice, int64_t n, int64_t capacity,
-                      uint8_t *kept)
+static void keep_best(const order *by, int32_t *choice, int64_t n, int64_t capacity, uint8_t *kept)
 {
-    const heap h = {priority, choice, sy__cpu_min(n, capacity)};
+    const heap h = {*by, choice, sy__cpu_min(n, capacity)};
     for (int64_t i = h.n / 2; n > capacity && i-- > 0;) {
         sift_down(&h, i);
     }
     for (int64_t i = h.n; h.n > 0 && i < n; i++) {
-        if (is_worse(priority, choice[0], choice[i])) {
+        if (is_worse(by, choice[0], choice[i])) {
             choice[0] = choice[i];
             sift_down(&h, 0);
         }
@@ -65,6 +78,7 @@ static void keep_by_priority(const sy_capacity_args *args, int64_t *start, int32
 {
     const int64_t N = sy_tensor_numel(&args->expert), E = args->E;
     const int32_t *expert = args->expert.data;
+    const order by = {args->priority.data, args->by_choice ? (int32_t)args->expert.shape[1] : 0};
     memset(start, 0, (size_t)(E + 2) * sizeof *start);
     for (int64_t i = 0; i < N; i++) {
         if (expert[i] >= 0) {
@@ -81,20 +95,21 @@ static void keep_by_priority(const sy_capacity_args *args, int64_t *start, int32
         }
     }
     for (int64_t e = 0; e < E; e++) {
-        keep_best(args->priority.data, by_expert + start[e], start[e + 1] - start[e],
-                  args->capacity, args->kept.data);
+        keep_best(&by, by_expert + start[e], start[e + 1] - start[e], args->capacity,
+                  args->kept.data);
     }
 }
 
-/* All first choices by token, then all second ones. */
+/* All first choices by token, then all second ones; or all choices by token. */
 static void keep_by_place(const sy_capacity_args *args, int64_t *taken)
 {
-    const int64_t T = args->expert.shape[0], K = args->expert.shape[1];
+    const int64_t N = sy_tensor_numel(&args->expert);
+    const int64_t step = args->by_choice ? args->expert.shape[1] : 1;
     const int32_t *expert = args->expert.data;
     uint8_t *kept = args->kept.data;
     memset(taken, 0, (size_t)args->E * sizeof *taken);
-    for (int64_t k = 0; k < K; k++) {
-        for (int64_t i = k; i < T * K; i += K) {
+    for (int64_t k = 0; k < step; k++) {
+        for (int64_t i = k; i < N; i += step) {
             kept[i] = expert[i] >= 0 && taken[expert[i]]++ < args->capacity;
         }
     }

@@ -164,3 +164,44 @@ sy_status sy__cpu_topk_backward(sy_stream *stream, const sy_topk_backward_args *
     }
     return SY_OK;
 }
+
+sy_status sy__cpu_share_kept(sy_stream *stream, const sy_share_kept_args *args)
+{
+    const int64_t T = args->weight.shape[0], K = args->weight.shape[1];
+    const float scale = (float)args->scale;
+    const int threads = sy__cpu_threads(stream);
+#pragma omp parallel for num_threads(threads) schedule(static) if (T * K > SY_CPU_PARALLEL_MIN)
+    for (int64_t t = 0; t < T; t++) {
+        const uint8_t *kept = (const uint8_t *)args->kept.data + t * K;
+        float *weight = (float *)args->weight.data + t * K, sum = 0;
+        for (int64_t k = 0; k < K; k++) {
+            sum += kept[k] != 0 ? weight[k] : 0.0F;
+        }
+        for (int64_t k = 0; k < K; k++) {
+            weight[k] = kept[k] != 0 && sum > 0 ? scale * (weight[k] / sum) : 0.0F;
+        }
+        ((float *)args->sum.data)[t] = sum;
+    }
+    return SY_OK;
+}
+
+sy_status sy__cpu_share_kept_backward(sy_stream *stream, const sy_share_kept_backward_args *args)
+{
+    const int64_t T = args->g.shape[0], K = args->g.shape[1];
+    const float scale = (float)args->scale;
+    const int threads = sy__cpu_threads(stream);
+#pragma omp parallel for num_threads(threads) schedule(static) if (T * K > SY_CPU_PARALLEL_MIN)
+    for (int64_t t = 0; t < T; t++) {
+        const uint8_t *kept = (const uint8_t *)args->kept.data + t * K;
+        const float *weight = (const float *)args->weight.data + t * K;
+        const float sum = ((const float *)args->sum.data)[t];
+        float *g = (float *)args->g.data + t * K, along = 0;
+        for (int64_t k = 0; k < K; k++) {
+            along += weight[k] * g[k];
+        }
+        for (int64_t k = 0; k < K; k++) {
+            g[k] = kept[k] != 0 && sum > 0 ? (scale * g[k] - along) / sum : 0.0F;
+        }
+    }
+    return SY_OK;
+}

@@ -197,22 +197,24 @@ __device__ inline float priority_of(const float *priority, int64_t n)
     return x == x ? x : -INFINITY;
 }
 
-/* A choice is kept where fewer than `capacity` of its expert come before it. */
+/* A choice is kept where fewer than `capacity` of its expert come before it. K > 0: all first
+   choices of the K of a token before all second ones, each with the priority of the first. */
 __global__ void keep_by_priority_kernel(choices c, ranks r, const int32_t *list,
-                                        const int32_t *total, const float *priority,
+                                        const int32_t *total, const float *priority, int32_t K,
                                         int64_t capacity, uint8_t *kept)
 {
     const int64_t n = grid_index();
     if (n >= c.n) {
         return;
     }
-    const int32_t key = key_of(c, n);
-    const float mine = priority_of(priority, n);
+    const int32_t key = key_of(c, n), slot = K > 0 ? (int32_t)(n % K) : 0;
+    const float mine = priority_of(priority, n - slot);
     int64_t n_before = 0;
     for (int64_t i = 0; key >= 0 && i < total[key]; i++) {
-        const int32_t other = list[r.first[key] + i];
-        const float x = priority_of(priority, other);
-        n_before += x > mine || (x == mine && other < n);
+        const int32_t other = list[r.first[key] + i], other_slot = K > 0 ? other % K : 0;
+        const float x = priority_of(priority, other - other_slot);
+        const bool better = x > mine || (x == mine && other < n);
+        n_before += other_slot < slot || (other_slot == slot && better);
     }
     kept[n] = key >= 0 && n_before < capacity;
 }
@@ -338,7 +340,7 @@ sy_status sy__cuda_capacity(sy_stream *stream, const sy_capacity_args *args)
                        nullptr,
                        nullptr,
                        n,
-                       by_place ? args->expert.shape[0] : 0,
+                       by_place && args->by_choice ? args->expert.shape[0] : 0,
                        args->E,
                        sy__cuda_stream_of(stream)->fault};
     const size_t next_bytes = ((size_t)args->E + 1) * sizeof(int32_t);
@@ -365,7 +367,8 @@ sy_status sy__cuda_capacity(sy_stream *stream, const sy_capacity_args *args)
     list = (int32_t *)more;
     SY_TRY(launch(stream, "capacity", n_chunks, 32, next_bytes, list_by_key_kernel, c, r, list));
     SY_TRY(launch(stream, "capacity", blocks_for(n, THREADS), THREADS, 0, keep_by_priority_kernel,
-                  c, r, list, total, data<float>(args->priority), args->capacity,
+                  c, r, list, total, data<float>(args->priority),
+                  args->by_choice ? (int32_t)args->expert.shape[1] : 0, args->capacity,
                   data<uint8_t>(args->kept)));
 cleanup:
     return st;

@@ -150,6 +150,41 @@ __global__ void topk_backward_kernel(const float *p, const int32_t *expert, cons
     }
 }
 
+__global__ void share_kept_kernel(float *weight, const uint8_t *kept, float *sums, int64_t n_tokens,
+                                  int32_t K, float scale)
+{
+    const int64_t t = grid_index();
+    if (t >= n_tokens) {
+        return;
+    }
+    float sum = 0;
+    for (int64_t i = t * K; i < (t + 1) * K; i++) {
+        sum += kept[i] ? weight[i] : 0;
+    }
+    for (int64_t i = t * K; i < (t + 1) * K; i++) {
+        weight[i] = kept[i] && sum > 0 ? scale * (weight[i] / sum) : 0;
+    }
+    sums[t] = sum;
+}
+
+__global__ void share_kept_backward_kernel(const float *weight, const uint8_t *kept,
+                                           const float *sums, float *g, int64_t n_tokens, int32_t K,
+                                           float scale)
+{
+    const int64_t t = grid_index();
+    if (t >= n_tokens) {
+        return;
+    }
+    const float sum = sums[t];
+    float along = 0;
+    for (int64_t i = t * K; i < (t + 1) * K; i++) {
+        along += weight[i] * g[i];
+    }
+    for (int64_t i = t * K; i < (t + 1) * K; i++) {
+        g[i] = kept[i] && sum > 0 ? (scale * g[i] - along) / sum : 0;
+    }
+}
+
 } // namespace
 
 sy_status sy__cuda_router_scores(sy_stream *stream, const sy_router_scores_args *args)
@@ -185,5 +220,23 @@ sy_status sy__cuda_topk_backward(sy_stream *stream, const sy_topk_backward_args 
                   topk_backward_kernel, data<float>(args->p), data<int32_t>(args->expert),
                   data<float>(args->g), data<float>(args->dz), n_tokens, (int32_t)args->p.shape[1],
                   (int32_t)args->expert.shape[1], args->score == SY_SCORE_SIGMOID, args->normalize,
+                  (float)args->scale);
+}
+
+sy_status sy__cuda_share_kept(sy_stream *stream, const sy_share_kept_args *args)
+{
+    const int64_t n_tokens = args->weight.shape[0];
+    return launch(stream, "share_kept", blocks_for(n_tokens, THREADS), THREADS, 0,
+                  share_kept_kernel, data<float>(args->weight), data<uint8_t>(args->kept),
+                  data<float>(args->sum), n_tokens, (int32_t)args->weight.shape[1],
+                  (float)args->scale);
+}
+
+sy_status sy__cuda_share_kept_backward(sy_stream *stream, const sy_share_kept_backward_args *args)
+{
+    const int64_t n_tokens = args->g.shape[0];
+    return launch(stream, "share_kept_backward", blocks_for(n_tokens, THREADS), THREADS, 0,
+                  share_kept_backward_kernel, data<float>(args->weight), data<uint8_t>(args->kept),
+                  data<float>(args->sum), data<float>(args->g), n_tokens, (int32_t)args->g.shape[1],
                   (float)args->scale);
 }

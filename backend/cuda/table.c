@@ -9,5 +9,6 @@ const sy_ops sy__cuda_ops = {
                 SLOT(rope) SLOT(attention) SLOT(attention_backward) SLOT(swiglu)
                     SLOT(swiglu_backward) SLOT(xent) SLOT(gather_rows) SLOT(combine_rows)
                         SLOT(router_scores) SLOT(topk) SLOT(capacity) SLOT(topk_weigh)
-                            SLOT(topk_backward) SLOT(expert_count) SLOT(router_stats)
-                                SLOT(balance_loss) SLOT(plan_rows) SLOT(plan_receive) SLOT(adamw)};
+                            SLOT(topk_backward) SLOT(share_kept) SLOT(share_kept_backward)
+                                SLOT(expert_count) SLOT(router_stats) SLOT(balance_loss)
+                                    SLOT(plan_rows) SLOT(plan_receive) SLOT(adamw)};

@@ -76,26 +76,36 @@ sy_status sy__ref_topk(sy_stream *stream, const sy_topk_args *args)
     return SY_OK;
 }
 
-/* How many choices of the same expert come before choice (t, k): by place (all first choices by
-   token, then all second ones), or by priority. */
+/* NaN is the smallest. */
+static double priority_of(const sy_capacity_args *args, int64_t t, int64_t k)
+{
+    const double *priority = args->priority.data;
+    const double x = priority ? priority[t * args->expert.shape[1] + (args->by_choice ? 0 : k)] : 0;
+    return isnan(x) ? -INFINITY : x;
+}
+
+/* Does choice (u, j) come before choice (t, k)? */
+static bool comes_before(const sy_capacity_args *args, int64_t u, int64_t j, int64_t t, int64_t k)
+{
+    const double there = priority_of(args, u, j), here = priority_of(args, t, k);
+    if (args->by_choice && j != k) {
+        return j < k;
+    }
+    if (there != here) {
+        return there > here;
+    }
+    return u != t ? u < t : j < k;
+}
+
+/* How many choices of the same expert come before choice (t, k). */
 static int64_t choices_before(const sy_capacity_args *args, int64_t t, int64_t k)
 {
     const int64_t T = args->expert.shape[0], K = args->expert.shape[1];
     const int32_t *expert = args->expert.data;
-    const double *priority = args->priority.data;
     int64_t n = 0;
     for (int64_t u = 0; u < T; u++) {
         for (int64_t j = 0; j < K; j++) {
-            const int64_t here = t * K + k, there = u * K + j;
-            if (expert[there] != expert[here] || there == here) {
-                continue;
-            }
-            if (!priority) {
-                n += j < k || (j == k && u < t);
-            } else {
-                n += priority[there] > priority[here] ||
-                     (priority[there] == priority[here] && there < here);
-            }
+            n += expert[u * K + j] == expert[t * K + k] && comes_before(args, u, j, t, k);
         }
     }
     return n;
@@ -178,6 +188,43 @@ sy_status sy__ref_topk_backward(sy_stream *stream, const sy_topk_backward_args *
             topk_backward_row(args, t);
         } else {
             memset(sy__ref_row(&args->dz, t), 0, (size_t)args->dz.shape[1] * sizeof(double));
+        }
+    }
+    return SY_OK;
+}
+
+sy_status sy__ref_share_kept(sy_stream *stream, const sy_share_kept_args *args)
+{
+    (void)stream;
+    const int64_t K = args->weight.shape[1];
+    const uint8_t *kept = args->kept.data;
+    for (int64_t t = 0; t < args->weight.shape[0]; t++) {
+        double *weight = sy__ref_row(&args->weight, t), sum = 0;
+        for (int64_t k = 0; k < K; k++) {
+            sum += kept[t * K + k] ? weight[k] : 0;
+        }
+        for (int64_t k = 0; k < K; k++) {
+            weight[k] = kept[t * K + k] && sum > 0 ? args->scale * weight[k] / sum : 0;
+        }
+        ((double *)args->sum.data)[t] = sum;
+    }
+    return SY_OK;
+}
+
+sy_status sy__ref_share_kept_backward(sy_stream *stream, const sy_share_kept_backward_args *args)
+{
+    (void)stream;
+    const int64_t K = args->g.shape[1];
+    const uint8_t *kept = args->kept.data;
+    for (int64_t t = 0; t < args->g.shape[0]; t++) {
+        const double *weight = sy__ref_row(&args->weight, t);
+        const double sum = ((const double *)args->sum.data)[t];
+        double *g = sy__ref_row(&args->g, t), along = 0;
+        for (int64_t k = 0; k < K; k++) {
+            along += weight[k] * g[k];
+        }
+        for (int64_t k = 0; k < K; k++) {
+            g[k] = kept[t * K + k] && sum > 0 ? (args->scale * g[k] - along) / sum : 0;
         }
     }
     return SY_OK;

@@ -49,7 +49,8 @@ static void limit(const sy_host_route *r, double *score)
 static void count(sy_host_route *r, int64_t t, const int32_t *expert)
 {
     int64_t *n = r->count + (r->n_scopes > 1 ? t / r->S : 0) * r->E;
-    for (int32_t k = 0; k < r->K; k++) {
+    const int32_t K = r->config->aux_loss_counts == SY_AUX_COUNT_FIRST ? 1 : r->K;
+    for (int32_t k = 0; k < K; k++) {
         if (expert[k] >= 0) {
             n[expert[k]]++;
         }
@@ -173,7 +174,7 @@ const sy_config_section sy_router_section_grouped = {
 const sy_router_ops sy__router_grouped = {
     .name = "grouped",
     .source = "DeepSeek-AI 2024 (V2, arXiv 2405.04434) 2.2; (V3, arXiv 2412.19437) 2.1.2",
-    .traits = SY_ROUTER_OWN_COUNT,
+    .traits = SY_ROUTER_OWN_COUNT | SY_ROUTER_FIRST_COUNT,
     .check = check,
     .host = &(const sy_host_router_ops){.forward_cost = {25.6, 0},
                                         .backward_cost = {10.3, 0},

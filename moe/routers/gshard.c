@@ -97,7 +97,7 @@ const sy_config_section sy_router_section_gshard = {
 const sy_router_ops sy__router_gshard = {
     .name = "gshard",
     .source = "Lepikhin et al. 2020 (GShard, arXiv 2006.16668) 2.2",
-    .traits = SY_ROUTER_OWN_COUNT,
+    .traits = SY_ROUTER_OWN_COUNT | SY_ROUTER_FIRST_COUNT,
     .check = check,
     .host = &(const sy_host_router_ops){.forward_cost = {12.9, 0},
                                         .backward_cost = {10, 0},

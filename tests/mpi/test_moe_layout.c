@@ -313,6 +313,38 @@ static void losses_global_scope_depend_on_accumulation_only(void **state)
     }
 }
 
+/* Capacity counted over all ranks' micro-batches drops what one rank drops that has them all, in
+   every order, padded or not, and in a last round in which a rank has no tokens. */
+static void losses_global_capacity_do_not_depend_on_the_ranks(void **state)
+{
+    (void)state;
+    static record one, many;
+    static const char *const policies[3] = {"moe.drop_policy=position",
+                                            "moe.drop_policy=batch_priority",
+                                            "moe.drop_policy=probability"};
+    const int32_t size = mpi_test_world()->size;
+    char batch[32], whole[32];
+    snprintf(batch, sizeof batch, "train.global_batch=%d", 2 * size - 1);
+    snprintf(whole, sizeof whole, "train.micro_batch=%d", size);
+    for (int32_t k = 0; k < 3; k++) {
+        const char *set[MAX_SET] = {batch,
+                                    policies[k],
+                                    "moe.capacity_factor=0.8",
+                                    "moe.capacity_scope=global",
+                                    k == 1 ? "moe.pad_to_capacity=true" : "moe.recv_factor=0.3",
+                                    whole};
+        run(alone, set, 3, -1, &one);
+        assert_all(mpi_test_world()->rank != 0 || n_dropped(&one) > 0);
+        set[5] = NULL;
+        for (int32_t i = 0; i < N_LAYOUTS; i++) {
+            if (all_layouts[i].ranks == size && all_layouts[i].zero == (k == 0)) {
+                run(all_layouts[i], set, 3, -1, &many);
+                compare_all(policies[k], all_layouts[i], &one, &many, 1e-9);
+            }
+        }
+    }
+}
+
 /* One global batch, cut into micro-batches of 1, 2, 3 or 6 sequences. Where the loads are counted
    per sequence nothing depends on it; else the balance loss does, by its definition, and nothing
    but that: the first step's cross-entropy and z-loss are the same. */
@@ -424,9 +456,11 @@ static void one_expert_for_all_tokens_trains_on(void **state)
 
 int main(void)
 {
-    enum { N_OWN = 6 };
+    enum { N_OWN = 7 };
     struct CMUnitTest tests[N_OWN + N_CASES] = {
         cmocka_unit_test_setup_teardown(losses_global_scope_depend_on_accumulation_only, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(losses_global_capacity_do_not_depend_on_the_ranks, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(losses_per_sequence_do_not_depend_on_how_the_batch_is_cut,
                                         set_up, tear_down),

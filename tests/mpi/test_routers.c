@@ -226,7 +226,8 @@ static void training_does_not_depend_on_layout_or_restart(void **state)
 static const router_case cases[] = {
     ROUTER("grouped", "moe.grouped.groups=4", "moe.grouped.groups_kept=2",
            "moe.grouped.group_score=top2", "moe.bias_update_rate=0.01", "moe.score=sigmoid"),
-    ROUTER("gshard", "moe.capacity_factor=0.8", "moe.expert_hidden=0",
+    ROUTER("gshard", "moe.capacity_factor=0.8", "moe.drop_policy=random",
+           "moe.drop_weights=renormalize", "moe.expert_hidden=0",
            "moe.expert_widths=arithmetic:2:13", "moe.width_penalty=true"),
     ROUTER("noisy", "train.recompute=block"),
     ROUTER("sinkhorn", "train.recompute=moe"),

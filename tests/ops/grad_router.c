@@ -116,6 +116,45 @@ static void form_a_of_one_choice(op_runner *runner)
     op_verdict(runner, zero, "topk_backward: form A with one choice has a gradient");
 }
 
+/* <G, w'(w)> with what is dropped shared out to the kept ones; r->weight is the weight before. */
+static double share_loss(void *ctx)
+{
+    router *r = ctx;
+    double weight[T * K], sum[T], loss = 0;
+    memcpy(weight, r->weight, sizeof weight);
+    op_must(
+        sy_share_kept(r->stream, &(sy_share_kept_args){.weight = mat(weight, T, K),
+                                                       .kept = sy_tensor_2d(r->kept, SY_U8, T, K),
+                                                       .sum = sy_tensor_1d(sum, SY_F64, T),
+                                                       .scale = 2.5}));
+    for (int64_t i = 0; i < T * K; i++) {
+        loss += r->g[i] * weight[i];
+    }
+    return loss;
+}
+
+static void grad_share_kept(op_runner *runner)
+{
+    router r;
+    double weight[T * K], sum[T], g[T * K];
+    set_up(runner, &r, SY_SCORE_SOFTMAX);
+    for (int64_t i = 0; i < T * K; i++) {
+        weight[i] = r.weight[i] = 0.2 + 0.1 * (double)(i % 5);
+        g[i] = r.g[i] = sy_rng_normal(9, SY_RNG_TEST, (uint64_t)i); /* of dropped ones too */
+    }
+    const sy_tensor kept = sy_tensor_2d(r.kept, SY_U8, T, K), all = sy_tensor_1d(sum, SY_F64, T);
+    op_must(sy_share_kept(
+        r.stream, &(sy_share_kept_args){
+                      .weight = mat(weight, T, K), .kept = kept, .sum = all, .scale = 2.5}));
+    op_must(
+        sy_share_kept_backward(r.stream, &(sy_share_kept_backward_args){.weight = mat(weight, T, K),
+                                                                        .kept = kept,
+                                                                        .sum = all,
+                                                                        .g = mat(g, T, K),
+                                                                        .scale = 2.5}));
+    op_fd_check(runner, "weights shared out after drops", share_loss, &r, r.weight, T * K, g);
+}
+
 static void run_balance(router *r)
 {
     memset(r->sums, 0, sizeof r->sums);
@@ -191,6 +230,7 @@ void op_grad_router(op_runner *runner)
     grad_weights(runner, "C", SY_SCORE_SIGMOID, true);
     grad_weights(runner, "E", SY_SCORE_SIGMOID, false);
     form_a_of_one_choice(runner);
+    grad_share_kept(runner);
     grad_balance(runner, "balance and z-loss, softmax", SY_SCORE_SOFTMAX);
     grad_balance(runner, "balance and z-loss, sigmoid", SY_SCORE_SIGMOID);
     rows_are_transposed(runner);

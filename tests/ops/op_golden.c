@@ -234,7 +234,8 @@ static void golden_bias(op_runner *runner)
     }
 }
 
-/* Capacity 2: by position token 2 loses expert 1, by probability token 0 does. */
+/* Capacity 2: by position token 2 loses expert 1, batch-prioritised too, by probability token 0
+   does. */
 static void golden_drops(op_runner *runner)
 {
     static const uint8_t by_position[T * K] = {1, 1, 1, 1, 1, 0, 1, 1};
@@ -246,11 +247,16 @@ static void golden_drops(op_runner *runner)
     sy_capacity_args args = {.expert = choices(r.expert),
                              .kept = sy_tensor_2d(kept, SY_U8, T, K),
                              .E = E,
-                             .capacity = 2};
+                             .capacity = 2,
+                             .by_choice = true};
     op_must(sy_capacity(runner->ref_stream, &args));
     op_verdict(runner, memcmp(kept, by_position, sizeof kept) == 0,
                "golden: drops by position differ");
     args.priority = matrix(r.weight, T, K);
+    op_must(sy_capacity(runner->ref_stream, &args));
+    op_verdict(runner, memcmp(kept, by_position, sizeof kept) == 0,
+               "golden: batch-prioritised drops differ");
+    args.by_choice = false;
     op_must(sy_capacity(runner->ref_stream, &args));
     op_verdict(runner, memcmp(kept, by_weight, sizeof kept) == 0,
                "golden: drops by probability differ");

@@ -123,16 +123,17 @@ static const op_case topk_cases[] = {
     {.T = 300, .E = 64, .K = 6, .mode = TIES},
 };
 
-/* form: 0 by place, 1 by priority; scaled: all first choices to expert 0; C - 2 is the capacity (so
- * that 0 in the table: -2, all). */
+/* form: 0 by choice, then place; 1 by priority; 2 by place; 3 by choice, then priority; scaled: all
+ * first choices to expert 0; C - 2 is the capacity (so that 0 in the table: -2, all). */
 static void build_capacity(op_instance *in, const op_case *c)
 {
     sy_capacity_args *args = OP_ARGS(in, capacity);
     args->E = (int32_t)c->E;
     args->capacity = c->C - 2;
+    args->by_choice = c->form == 0 || c->form == 3;
     op_choices(in, op_tensor(in, "expert", OP_I32, 0, OP_SHAPE(c->T, c->K)), c->K, c->E,
                c->mode ? 3 : 0, c->scaled);
-    if (c->form) {
+    if (c->form % 2 == 1) {
         op_operand *priority = op_tensor(in, "priority", OP_W, 0, OP_SHAPE(c->T, c->K));
         op_ints(in, priority, 0, 9);
         for (int64_t i = 0; i < op_numel(priority); i++) {
@@ -158,14 +159,16 @@ static const char *judge_capacity(const op_instance *in, const op_result *result
 {
     const op_operand *expert = op_see(in, "expert"), *priority = op_see(in, "priority");
     const double *kept = result->values[op_see(in, "kept") - in->operand];
-    const int64_t T = expert->shape[0], K = expert->shape[1], n = T * K;
+    const int64_t K = expert->shape[1], n = expert->shape[0] * K;
     const int64_t capacity = in->c->C - 2;
     int64_t given[256] = {0};
     const char *wrong = NULL;
     claim *claims = malloc((size_t)(n + 1) * sizeof *claims);
     for (int64_t i = 0; i < n; i++) {
-        const double place = (double)(i % K * T + i / K);
-        claims[i] = (claim){priority->values ? -priority->values[i] : place, i};
+        const bool by_choice = in->c->form == 0 || in->c->form == 3;
+        const double slot = by_choice ? (double)(i % K) : 0;
+        const double *p = priority->values;
+        claims[i] = (claim){slot - (p ? p[by_choice ? i - i % K : i] : 0), i};
     }
     qsort(claims, (size_t)n, sizeof *claims, by_key_then_choice);
     for (int64_t i = 0; i < n; i++) {
@@ -194,6 +197,11 @@ static const op_case capacity_cases[] = {
     {.T = 9, .E = 3, .K = 3, .C = 2 + 100},
     {.T = 300, .E = 130, .K = 8, .C = 2 + 12},
     {.T = 300, .E = 16, .K = 4, .C = 2 + 40, .form = 1},
+    {.T = 31, .E = 8, .K = 3, .C = 2 + 5, .mode = 1, .form = 2},
+    {.T = 300, .E = 130, .K = 8, .C = 2 + 12, .form = 2},
+    {.T = 31, .E = 8, .K = 3, .C = 2 + 5, .mode = 1, .form = 3},
+    {.T = 300, .E = 16, .K = 4, .C = 2 + 40, .form = 3},
+    {.T = 0, .E = 4, .K = 2, .C = 2 + 2, .form = 3},
 };
 
 /* mode 1: kept; align 1: normalize; form: score. */
@@ -242,6 +250,48 @@ static const op_case weigh_cases[] = {
     {.T = 2500, .E = 12, .K = 8, .align = 1},
 };
 
+/* Kept or not, and no token without a kept choice unless scaled. */
+static op_operand *kept_choices(op_instance *in, const op_case *c)
+{
+    op_operand *kept = op_ints(in, op_tensor(in, "kept", OP_U8, 0, OP_SHAPE(c->T, c->K)), 0, 1);
+    for (int64_t i = 0; i < op_numel(kept) && !c->scaled; i += c->K) {
+        *op_at(kept, i) = 1;
+    }
+    return kept;
+}
+
+/* scaled: some tokens have no choice left, or only one that weighs nothing. */
+static void build_share_kept(op_instance *in, const op_case *c)
+{
+    OP_ARGS(in, share_kept)->scale = 2.5;
+    op_operand *weight =
+        op_ints(in, op_tensor(in, "weight", OP_W, 0, OP_SHAPE(c->T, c->K)), c->scaled ? 0 : 1, 32);
+    for (int64_t i = 0; i < op_numel(weight); i++) {
+        *op_at(weight, i) /= 64;
+    }
+    kept_choices(in, c);
+    op_tensor(in, "sum", OP_W, 0, OP_SHAPE(c->T));
+}
+
+static void build_share_kept_backward(op_instance *in, const op_case *c)
+{
+    OP_ARGS(in, share_kept_backward)->scale = 2.5;
+    op_operand *weight = op_tensor(in, "weight", OP_W, 0, OP_SHAPE(c->T, c->K));
+    op_ints(in, weight, 0, 32);
+    op_operand *kept = kept_choices(in, c);
+    op_operand *sum = op_tensor(in, "sum", OP_W, 0, OP_SHAPE(c->T));
+    op_ints(in, sum, c->scaled ? 0 : 1, 8);
+    for (int64_t i = 0; i < op_numel(weight); i++) {
+        *op_at(weight, i) *= *op_at(kept, i) * (*op_at(sum, i / c->K) > 0) / 16.;
+    }
+    op_normal(in, op_tensor(in, "g", OP_W, 0, OP_SHAPE(c->T, c->K)), 1);
+}
+
+static const op_case share_cases[] = {
+    {.T = 3, .K = 2}, {.T = 3, .K = 2, .scaled = 1},  {.T = 0, .K = 2},
+    {.T = 1, .K = 1}, {.T = 31, .K = 8, .scaled = 1}, {.T = 2500, .K = 8},
+};
+
 static const op_test tests[] = {
     {.op = SY_OP_router_scores,
      .build = build_scores,
@@ -259,6 +309,14 @@ static const op_test tests[] = {
     {.op = SY_OP_topk_backward,
      .build = build_topk_backward,
      OP_CASES(weigh_cases),
+     .tol = {.f32 = 1e-5}},
+    {.op = SY_OP_share_kept,
+     .build = build_share_kept,
+     OP_CASES(share_cases),
+     .tol = {.f32 = 1e-6}},
+    {.op = SY_OP_share_kept_backward,
+     .build = build_share_kept_backward,
+     OP_CASES(share_cases),
      .tol = {.f32 = 1e-5}},
 };
 OP_GROUP_DEFINE(router, tests);

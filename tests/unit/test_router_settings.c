@@ -51,6 +51,18 @@ static void settings_that_do_not_go_together_are_refused(void **state)
         {{"moe.expert_widths=arithmetic:3:9", "moe.expert_hidden=8"}, "has 9 units"},
         {{"moe.expert_widths=geometric:3:9", "moe.adapter_rank=2"}, "moe.adapter_rank 2"},
         {{"moe.width_penalty=true"}, "needs moe.expert_widths"},
+        {{"moe.capacity_scope=global", "moe.capacity_group=64"}, "set capacity_scope to rank"},
+        {{"moe.router=expert_choice", "moe.look_ahead=true", "moe.capacity_scope=global"},
+         "moe.capacity_scope with moe.router expert_choice"},
+        {{"moe.router=remoe", "moe.drop_policy=probability"}, "leave it out"},
+        {{"moe.capacity_rounding=per_choice", "moe.capacity_basis=token"}, "use floor"},
+        {{"moe.drop_weights=renormalize", "moe.top_k=1"}, "set it to keep"},
+        {{"moe.drop_weights=renormalize", "moe.normalize_weights=false"}, "set that to true"},
+        {{"moe.drop_weights=renormalize", "moe.router=top_p"}, "what the method says"},
+        {{"moe.aux_loss_counts=first", "moe.aux_loss_scope=global_batch"}, "sequence or micro_bat"},
+        {{"moe.router=adamoe", "moe.top_k=2", "moe.aux_loss_counts=first"}, "set it to all"},
+        {{"moe.router=moepp", "moe.capacity_group=4"}, "leave it out"},
+        {{"moe.top_k=1", "moe.normalize_weights=true"}, "set it to false"},
         {{"moe.router=sinkhron"}, "did you mean 'sinkhorn'"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
