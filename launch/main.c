@@ -11,25 +11,11 @@
 #include "launch/version.h"
 #include "parallel/agree.h"
 
-const sy_command *const sy_commands[] = {&sy_cmd_train,
-                                         &sy_cmd_eval,
-                                         &sy_cmd_generate,
-                                         &sy_cmd_upcycle,
-                                         &sy_cmd_merge,
-                                         &sy_cmd_import,
-                                         &sy_cmd_export,
-                                         &sy_cmd_inspect,
-                                         &sy_cmd_verify,
-                                         &sy_cmd_diff,
-                                         &sy_cmd_tokenize,
-                                         &sy_cmd_data,
-                                         &sy_cmd_check,
-                                         &sy_cmd_estimate,
-                                         &sy_cmd_bench,
-                                         &sy_cmd_report,
-                                         &sy_cmd_doctor,
-                                         &sy_cmd_completion,
-                                         NULL};
+const sy_command *const sy_commands[] = {
+    &sy_cmd_train,    &sy_cmd_eval,   &sy_cmd_generate, &sy_cmd_upcycle,    &sy_cmd_merge,
+    &sy_cmd_import,   &sy_cmd_export, &sy_cmd_inspect,  &sy_cmd_verify,     &sy_cmd_diff,
+    &sy_cmd_tokenize, &sy_cmd_data,   &sy_cmd_check,    &sy_cmd_estimate,   &sy_cmd_explain_loss,
+    &sy_cmd_bench,    &sy_cmd_report, &sy_cmd_doctor,   &sy_cmd_completion, NULL};
 
 enum { COMMAND_COLUMN = 14 };
 

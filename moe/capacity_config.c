@@ -59,7 +59,7 @@ static sy_status check_local(const sy_moe_config *m, const sy_config *config)
                       : m->capacity_scope == SY_CAPACITY_GLOBAL   ? "moe.capacity_scope"
                       : m->drop_weights == SY_DROPPED_RENORMALIZE ? "moe.drop_weights"
                                                                   : NULL;
-    sy_router_layout_of(m, &layout);
+    sy_router_layout_of(m, 1, &layout); /* whatever the width */
     if (!layout.copies || key == NULL) {
         return SY_OK;
     }
@@ -122,7 +122,8 @@ sy_status sy_capacity_check_tokens(const sy_config *config, int64_t T)
 {
     const sy_moe_config *m = sy_config_get(config, "moe");
     int64_t below = m->capacity_group, above = m->capacity_group;
-    if (m->experts == 0 || m->capacity_group == 0 || T % m->capacity_group == 0) {
+    if (m->experts == 0 || m->capacity_group == 0 || m->capacity_group >= T ||
+        T % m->capacity_group == 0) {
         return SY_OK;
     }
     while (T % below != 0) {
@@ -135,7 +136,7 @@ sy_status sy_capacity_check_tokens(const sy_config *config, int64_t T)
                            "moe.capacity_group %d does not divide the %ld tokens of a micro-batch "
                            "(train.micro_batch * model.seq_len); the nearest that do are %ld and "
                            "%ld, and 0 is the micro-batch",
-                           m->capacity_group, (long)T, (long)below, (long)(above < T ? above : T));
+                           m->capacity_group, (long)T, (long)below, (long)above);
 }
 
 /* "40 rows per expert", or "dropless". */

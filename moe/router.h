@@ -117,6 +117,13 @@ typedef struct sy_host_router_ops {
     bool (*is_time)(const sy_moe_config *config, const double *state);
 } sy_host_router_ops;
 
+/* A loss of the router's own, for whoever explains it: the key of its coefficient and what that
+   multiplies, in the letters of docs/NUMERICS.md 3. With the key moe.aux_loss_coeff: what the
+   balance loss is with this router. */
+typedef struct sy_router_loss {
+    const char *key, *formula;
+} sy_router_loss;
+
 typedef struct sy_router_ops {
     const char *name, *source; /* source: paper and section */
     uint32_t traits;
@@ -124,6 +131,7 @@ typedef struct sy_router_ops {
     /* Settings that do not go together, through sy_config_error; after parsing. (optional) */
     sy_status (*check)(const sy_moe_config *config, const sy_config *all);
     const char *metric; /* name of r->metric per routed token, "moe/router_<metric>"; NULL: none */
+    const sy_router_loss *losses; /* ends with key NULL; NULL: none */
     const sy_host_router_ops *host;
     /* Fill token, expert and (where drop_policy is probability) priority. bias [E] wide may be
      * absent. */

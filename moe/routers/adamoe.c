@@ -120,12 +120,19 @@ const sy_config_section sy_router_section_adamoe = {
     .keys = keys,
     .struct_bytes = sizeof(adamoe_config)};
 
+static const sy_router_loss losses[] = {
+    {"moe.aux_loss_coeff",
+     "sum over layers of (E + m) sum_e f_e P_e over experts and nulls, these sharing theirs"},
+    {0},
+};
+
 const sy_router_ops sy__router_adamoe = {
     .name = "adamoe",
     .source = "Zeng et al. 2024 (AdaMoE, arXiv 2406.13233) 3",
     .traits = SY_ROUTER_OWN_COUNT | SY_ROUTER_FIXED_WEIGHTS,
     .check = check,
     .metric = "experts_per_token",
+    .losses = losses,
     .host = &(const sy_host_router_ops){.forward_cost = {15, 0},
                                         .backward_cost = {24.2, 0},
                                         .layout = layout,

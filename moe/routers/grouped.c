@@ -171,11 +171,22 @@ const sy_config_section sy_router_section_grouped = {
     .keys = keys,
     .struct_bytes = sizeof(grouped_config)};
 
+static const sy_router_loss losses[] = {
+    {"moe.grouped.group_loss_coeff",
+     "sum over layers of sum_d f'_d P'_d, groups d: mean of E f_e, sum of P_e"},
+    {"moe.grouped.comm_loss_coeff",
+     "sum over layers of sum_d f''_d P'_d, f'' = D / (M T) tokens sent to group d"},
+    {"moe.aux_loss_coeff",
+     "sum over layers of E sum_e f_e P_e, f of the K best without bias and groups"},
+    {0},
+};
+
 const sy_router_ops sy__router_grouped = {
     .name = "grouped",
     .source = "DeepSeek-AI 2024 (V2, arXiv 2405.04434) 2.2; (V3, arXiv 2412.19437) 2.1.2",
     .traits = SY_ROUTER_OWN_COUNT | SY_ROUTER_FIRST_COUNT,
     .check = check,
+    .losses = losses,
     .host = &(const sy_host_router_ops){.forward_cost = {25.6, 0},
                                         .backward_cost = {10.3, 0},
                                         .choose = choose,

@@ -94,11 +94,17 @@ const sy_config_section sy_router_section_gshard = {
     .keys = keys,
     .struct_bytes = sizeof(gshard_config)};
 
+static const sy_router_loss losses[] = {
+    {"moe.aux_loss_coeff", "sum over layers of E sum_e f_e P_e, f of first choices"},
+    {0},
+};
+
 const sy_router_ops sy__router_gshard = {
     .name = "gshard",
     .source = "Lepikhin et al. 2020 (GShard, arXiv 2006.16668) 2.2",
     .traits = SY_ROUTER_OWN_COUNT | SY_ROUTER_FIRST_COUNT,
     .check = check,
+    .losses = losses,
     .host = &(const sy_host_router_ops){.forward_cost = {12.9, 0},
                                         .backward_cost = {10, 0},
                                         .choose = choose,

@@ -190,10 +190,18 @@ const sy_config_section sy_router_section_noisy = {
     .keys = keys,
     .struct_bytes = sizeof(noisy_config)};
 
+static const sy_router_loss losses[] = {
+    {"moe.noisy.importance_coeff",
+     "sum over layers of var / mean^2 of the experts' sums of weights"},
+    {"moe.noisy.load_coeff", "sum over layers of var / mean^2 of the experts' expected loads"},
+    {0},
+};
+
 const sy_router_ops sy__router_noisy = {
     .name = "noisy",
     .source = "Shazeer et al. 2017 (arXiv 1701.06538) 2.1, 4, appendix A",
     .traits = SY_ROUTER_NO_AUX,
+    .losses = losses,
     .host = &(const sy_host_router_ops){.forward_cost = {77.6, 0},
                                         .backward_cost = {97.6, 0.18},
                                         .layout = layout,

@@ -108,12 +108,19 @@ const sy_config_section sy_router_section_remoe = {
     .keys = keys,
     .struct_bytes = sizeof(remoe_config)};
 
+static const sy_router_loss losses[] = {
+    {"moe.remoe.lambda",
+     "sum over layers of the mean of sum_e f_e R_te, f = E n_e / (K T); times alpha^n"},
+    {0},
+};
+
 const sy_router_ops sy__router_remoe = {
     .name = "remoe",
     .source = "Wang et al. 2024 (ReMoE, arXiv 2412.14711) 3",
     .traits = SY_ROUTER_NO_CAPACITY | SY_ROUTER_NO_AUX | SY_ROUTER_NO_Z | SY_ROUTER_FIXED_WEIGHTS,
     .check = check,
     .metric = "lambda",
+    .losses = losses,
     .host = &(const sy_host_router_ops){.forward_cost = {2.84, 0},
                                         .backward_cost = {4.42, 0},
                                         .layout = layout,

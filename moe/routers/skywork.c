@@ -128,12 +128,19 @@ const sy_config_section sy_router_section_skywork = {
     .keys = keys,
     .struct_bytes = sizeof(skywork_config)};
 
+static const sy_router_loss losses[] = {
+    {"moe.aux_loss_coeff",
+     "sum over layers of E sum_e f_e P_e, the coefficient following the layer's drops"},
+    {0},
+};
+
 const sy_router_ops sy__router_skywork = {
     .name = "skywork",
     .source = "Wei et al. 2024 (Skywork-MoE, arXiv 2406.06563) 3.2, 3.3",
     .traits = SY_ROUTER_OWN_COUNT,
     .check = check,
     .metric = "aux_coeff",
+    .losses = losses,
     .host = &(const sy_host_router_ops){.forward_cost = {15.2, 0},
                                         .backward_cost = {24.5, 0},
                                         .layout = layout,

@@ -77,10 +77,16 @@ const sy_config_section sy_router_section_top_p = {
     .keys = keys,
     .struct_bytes = sizeof(top_p_config)};
 
+static const sy_router_loss losses[] = {
+    {"moe.top_p.entropy_coeff", "sum over layers of the mean entropy of p"},
+    {0},
+};
+
 const sy_router_ops sy__router_top_p = {.name = "top_p",
                                         .source = "Huang et al. 2024 (arXiv 2403.07652) 3",
                                         .traits = SY_ROUTER_FIXED_WEIGHTS,
                                         .metric = "experts_per_token",
+                                        .losses = losses,
                                         .host =
                                             &(const sy_host_router_ops){.forward_cost = {0, 11},
                                                                         .backward_cost = {31.1, 0},

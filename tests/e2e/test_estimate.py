@@ -63,6 +63,12 @@ class Estimate(harness.Case):
         self.assertEqual([(x["gpus"], x["ep"], x["global_batch"]) for x in o["scaling"][:3]], [(8, 8, 4), (16, 16, 8), (32, 16, 16)])
         self.assertEqual(len(o["scaling"]), 10)
 
+    def test_rows_of_an_expert_are_told(self):
+        o = self.estimate(self.shape(), "--gpus", 8, "--short", "--set", "moe.capacity_factor=1.3", "--set", "moe.capacity_scope=global")
+        self.assertEqual(o["capacity_slots"], 167)  # 1.3 x 8 x 32 tokens x 2 / 4
+        self.assertEqual(o["capacity"], "167 rows per expert of 256 tokens, by position; eval: dropless")
+        self.fails(2, ["moe.capacity_group 5", "4 and 8"], "estimate", self.shape(), "--gpus", 8, "--set", "moe.capacity_group=5")
+
     def test_nothing_fits_says_what_is_missing(self):
         big = ["--set", "model.hidden=16384", "--set", "model.ffn_hidden=65536", "--set", "model.layers=80", "--set", "model.heads=128"]
         o = self.estimate(self.shape(), "--gpus", 8, *big)
@@ -118,6 +124,36 @@ class Estimate(harness.Case):
                            ("neither with .svg", ["--gpus", 8, "--plot", "x.png"]), ("give one of them", ["--gpu", "h100", "--bench", "x", "--gpus", 1]),
                            ("cannot be read", ["--gpus", 8, "--bench", "/is/not/there"])):
             self.fails(2, says, "estimate", self.shape(), *args)
+
+
+class ExplainLoss(harness.Case):
+    """Numbers by hand; each code's formula is checked in tests/unit/test_convention.c."""
+
+    shape = Estimate.shape
+
+    def explain(self, *args):
+        return json.loads(self.succeeds("explain-loss", self.shape(), "--json", *args).stdout)
+
+    def test_coefficients_go_both_ways(self):
+        o = self.explain("--set", "moe.aux_loss_coeff=0.02", "--set", "moe.router=top_p")
+        self.assertEqual([(x["key"], x["coefficient"]) for x in o["losses"]],
+                         [("moe.aux_loss_coeff", 0.02), ("moe.z_loss_coeff", 0.001), ("moe.top_p.entropy_coeff", 0.0001)])
+        there = {x["code"]: (x["balance"], x.get("z")) for x in o["conversions"]}
+        self.assertEqual({c: there[c] for c in ("megatron", "hf", "olmoe", "mesh")},
+                         {"megatron": (0.02, 0.001), "hf": (0.02, None), "olmoe": (0.04, 0.004), "mesh": (0.02, 0.05)})
+        here = self.explain("--from", "mesh", "--coeff", 0.02, "--z-coeff", 0.05)["from"]["set"]
+        self.assertEqual(here, {"moe.aux_loss_coeff": 0.02, "moe.aux_loss_counts": "first", "moe.aux_loss_scope": "micro_batch",
+                                "moe.z_loss_coeff": 0.001})
+
+    def test_person_reads_formulas_and_what_to_write(self):
+        out = self.succeeds("explain-loss", self.shape(), "--from", "flaxformer", "--coeff", 0.01, "--set", "moe.aux_loss_counts=first").stdout
+        for text in ("2 MoE layers", "E sum_e f_e P_e, f of first choices", "moe.aux_loss_coeff: 0.01", "moe.aux_loss_counts: all"):
+            self.assertIn(text, out)
+
+    def test_what_cannot_be_explained_is_refused(self):
+        for says, args in (("did you mean 'megatron'", ("--from", "megatrom", "--coeff", 1)), ("--from names", ("--coeff", 1)),
+                           ("has no z-loss", ("--from", "deepseek", "--z-coeff", 1)), ("dense model", ("--set", "moe.experts=0"))):
+            self.fails(2, says, "explain-loss", self.shape(), *args)
 
 
 if __name__ == "__main__":
