@@ -302,12 +302,21 @@ const sy_config_section sy_router_section_dynmoe = {
     .keys = keys,
     .struct_bytes = sizeof(dynmoe_config)};
 
+static const sy_router_loss losses[] = {
+    {"moe.dynmoe.diversity_coeff",
+     "sum over layers of the distance of the experts' cosines from the unit matrix"},
+    {"moe.dynmoe.simplicity_coeff",
+     "sum over layers of the mean length of the experts' directions"},
+    {0},
+};
+
 const sy_router_ops sy__router_dynmoe = {
     .name = "dynmoe",
     .source = "Guo et al. 2024 (DynMoE, arXiv 2405.14297) 3",
     .traits = SY_ROUTER_NO_CAPACITY | SY_ROUTER_NO_AUX | SY_ROUTER_NO_Z | SY_ROUTER_FIXED_WEIGHTS,
     .check = check,
     .metric = "experts_per_token",
+    .losses = losses,
     .host = &(const sy_host_router_ops){.forward_cost = {44.7, 0},
                                         .backward_cost = {163, 0.15},
                                         .layout = layout,

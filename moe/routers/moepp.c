@@ -334,12 +334,19 @@ const sy_config_section sy_router_section_moepp = {
     .keys = keys,
     .struct_bytes = sizeof(moepp_config)};
 
+static const sy_router_loss losses[] = {
+    {"moe.aux_loss_coeff",
+     "sum over layers of (E + Z) sum_e eta_e f_e P_e, eta 1 or tau, over all E + Z"},
+    {0},
+};
+
 const sy_router_ops sy__router_moepp = {
     .name = "moepp",
     .source = "Jin et al. 2024 (MoE++, arXiv 2410.07348) 3",
     .traits = SY_ROUTER_OWN_COUNT,
     .check = check,
     .metric = "experts_per_token",
+    .losses = losses,
     .host = &(const sy_host_router_ops){.layout = layout,
                                         .work_bytes = work_bytes,
                                         .score = score,
