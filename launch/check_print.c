@@ -27,7 +27,7 @@ static const char *held_fixed(const sy_run_settings *s)
     return sy_layout_micro_batch_is_free(s) ? "nothing; micro-batches may be cut and dealt in any "
                                               "way"
                                             : "the micro-batch, over which the balance loss is "
-                                              "taken";
+                                              "taken, or the router decides";
 }
 
 static int label_width(const sy_layout_check *check)

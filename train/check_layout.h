@@ -43,7 +43,7 @@ const char *sy_layout_format(const sy_layout *layout, char *buf);
 sy_status sy_layout_require(const sy_run_settings *settings, int32_t n_ranks,
                             const sy_layout *layout);
 /* May the micro-batch change without changing the loss? Not where capacity or the balance loss are
-   taken over it. Not collective. */
+   taken over it, or where the router decides over it. Not collective. */
 bool sy_layout_micro_batch_is_free(const sy_run_settings *settings);
 /* With aux_loss_scope global_batch the load fractions are those of the micro-batches so far: they
    are the same only where the ranks go through the same sequences in the same rounds. Not

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/alloc.h"
+#include "moe/router.h"
 #include "train/check_layout.h"
 
 static const struct {
@@ -106,10 +107,16 @@ int32_t sy_layout_overrides(const sy_layout *layout, char buf[][SY_LAYOUT_TEXT],
 
 /* ---- what is allowed ---- */
 
+static bool router_sees_micro_batch(const sy_run_settings *s)
+{
+    return (sy_router_find(s->moe->router)->traits & SY_ROUTER_MICRO_BATCH) != 0;
+}
+
 bool sy_layout_micro_batch_is_free(const sy_run_settings *s)
 {
     return s->moe->experts == 0 ||
-           (!s->moe->capacity_factor.set && s->moe->aux_loss_scope != SY_AUX_MICRO_BATCH);
+           (!s->moe->capacity_factor.set && s->moe->aux_loss_scope != SY_AUX_MICRO_BATCH &&
+            !router_sees_micro_batch(s));
 }
 
 static bool rounds_matter(const sy_run_settings *s)
@@ -144,8 +151,9 @@ static sy_status check_variant(const sy_run_settings *s, const sy_layout *at, co
                SY_ERR_USAGE,
                "layout %s: another micro-batch than %d is another loss here, because %s", text,
                s->train->micro_batch,
-               s->moe->capacity_factor.set ? "capacity is counted in it (moe.capacity_factor)"
-                                           : "moe.aux_loss_scope is micro_batch");
+               router_sees_micro_batch(s)    ? "moe.router decides over it"
+               : s->moe->capacity_factor.set ? "capacity is counted in it (moe.capacity_factor)"
+                                             : "moe.aux_loss_scope is micro_batch");
     SY_REQUIRE(at->micro_batch <= s->train->global_batch, SY_ERR_USAGE,
                "layout %s: train.global_batch is only %d", text, s->train->global_batch);
 cleanup:

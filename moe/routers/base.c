@@ -59,7 +59,8 @@ static int64_t work_bytes(const sy_host_route *r)
 const sy_router_ops sy__router_base = {
     .name = "base",
     .source = "Lewis et al. 2021 (BASE, arXiv 2103.16716) 3",
-    .traits = SY_ROUTER_NO_AUX | SY_ROUTER_NO_Z | SY_ROUTER_NO_CAPACITY | SY_ROUTER_FIXED_WEIGHTS,
+    .traits = SY_ROUTER_NO_AUX | SY_ROUTER_NO_Z | SY_ROUTER_NO_CAPACITY | SY_ROUTER_FIXED_WEIGHTS |
+              SY_ROUTER_MICRO_BATCH,
     .only_top_k = 1,
     .host = &(const sy_host_router_ops){.forward_cost = {89.1, 5.4},
                                         .backward_cost = {10.5, 0},

@@ -85,8 +85,8 @@ const sy_config_section sy_router_section_expert_choice = {
 const sy_router_ops sy__router_expert_choice = {
     .name = "expert_choice",
     .source = "Zhou et al. 2022 (arXiv 2202.09368) 3",
-    .traits =
-        SY_ROUTER_NO_CAPACITY | SY_ROUTER_LOOKS_AHEAD | SY_ROUTER_NO_AUX | SY_ROUTER_FIXED_WEIGHTS,
+    .traits = SY_ROUTER_MICRO_BATCH | SY_ROUTER_NO_CAPACITY | SY_ROUTER_LOOKS_AHEAD |
+              SY_ROUTER_NO_AUX | SY_ROUTER_FIXED_WEIGHTS,
     .host = &(const sy_host_router_ops){.forward_cost = {98.8, 0.051},
                                         .backward_cost = {12.6, 0},
                                         .layout = layout,

@@ -200,7 +200,7 @@ static const sy_router_loss losses[] = {
 const sy_router_ops sy__router_noisy = {
     .name = "noisy",
     .source = "Shazeer et al. 2017 (arXiv 1701.06538) 2.1, 4, appendix A",
-    .traits = SY_ROUTER_NO_AUX,
+    .traits = SY_ROUTER_MICRO_BATCH | SY_ROUTER_NO_AUX,
     .losses = losses,
     .host = &(const sy_host_router_ops){.forward_cost = {77.6, 0},
                                         .backward_cost = {97.6, 0.18},

@@ -114,7 +114,7 @@ const sy_config_section sy_router_section_sinkhorn = {
 const sy_router_ops sy__router_sinkhorn = {
     .name = "sinkhorn",
     .source = "Clark et al. 2022 (arXiv 2202.01169) B.2.1",
-    .traits = SY_ROUTER_NO_AUX | SY_ROUTER_FIXED_WEIGHTS,
+    .traits = SY_ROUTER_NO_AUX | SY_ROUTER_FIXED_WEIGHTS | SY_ROUTER_MICRO_BATCH,
     .host = &(const sy_host_router_ops){.forward_cost = {25.9, 0},
                                         .backward_cost = {10.1, 0},
                                         .choose = choose,

@@ -199,7 +199,7 @@ const sy_config_section sy_router_section_stable = {
 const sy_router_ops sy__router_stable = {
     .name = "stable",
     .source = "Dai et al. 2022 (StableMoE, arXiv 2204.08396) 3",
-    .traits = SY_ROUTER_NO_AUX | SY_ROUTER_NO_Z | SY_ROUTER_FIXED_WEIGHTS,
+    .traits = SY_ROUTER_NO_AUX | SY_ROUTER_NO_Z | SY_ROUTER_FIXED_WEIGHTS | SY_ROUTER_MICRO_BATCH,
     .only_top_k = 1,
     .metric = "agreement",
     .host = &(const sy_host_router_ops){.layout = layout,

@@ -78,7 +78,7 @@ class CheckLayout(harness.Case):
         self.fails(2, ["layout 3:1:1 has 3 ranks, this job has 2", "mpirun -n 3"], "check", "layout", config, "--layouts",
                    "1:1,3:1", ranks=2)
         self.fails(2, "ep 3 does not divide 3 ranks and 4 experts", "check", "layout", config, "--layouts", "3:3", ranks=3)
-        for text in ("1x1", "1:1,", "1:1:2", "1:1:mb0", "1:1:sideways", "1", "1:1:0:0", "9999999999:1"):
+        for text in ("1x1", "1:1,", "1:1:3", "1:1:mb0", "1:1:sideways", "1", "1:1:0:0", "9999999999:1"):
             self.fails(2, "is not a layout: write RANKS:EP", "check", "layout", config, "--layouts", text)
         self.fails(2, "the model is dense", "check", "layout", dense, "--layouts", "2:2", ranks=2)
         self.fails(2, "'passes' is about experts", "check", "layout", dense, "--layouts", "1:1:0:passes")
@@ -86,6 +86,8 @@ class CheckLayout(harness.Case):
         self.fails(2, "train.global_batch is only 4", "check", "layout", config, "--layouts", "1:1:mb8")
         capacity = self.config("capacity.yaml", moe={"capacity_factor": 1.0})
         self.fails(2, "another micro-batch than 1 is another loss here", "check", "layout", capacity, "--layouts", "1:1:mb2")
+        whole = self.config("whole.yaml", moe={"router": "base", "top_k": 1, "aux_loss_coeff": 0, "z_loss_coeff": 0})
+        self.fails(2, "because moe.router decides over it", "check", "layout", whole, "--layouts", "1:1:mb2")
         self.fails(2, "no option --samples", "check", "layout", config, "--samples", 2)
         self.fails(2, ["unknown key 'moe.topk'", "moe.top_k"], "check", "layout", config, "--set", "moe.topk=1")
         self.fails(2, "nowhere", "check", "layout", self.config("lost.yaml", data={"train": [{"path": "nowhere/x"}]}))
