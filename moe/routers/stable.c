@@ -196,10 +196,19 @@ const sy_config_section sy_router_section_stable = {
     .keys = keys,
     .struct_bytes = sizeof(stable_config)};
 
+static const sy_router_loss losses[] = {
+    {"moe.stable.balance_coeff", "first stage: sum over tokens of (n_e - n) / n sigmoid(z_te), e "
+                                 "the chosen one, n the mean load"},
+    {"moe.stable.distil_coeff",
+     "first stage: cross-entropy of the light router's logits and the expert that was chosen"},
+    {0},
+};
+
 const sy_router_ops sy__router_stable = {
     .name = "stable",
     .source = "Dai et al. 2022 (StableMoE, arXiv 2204.08396) 3",
     .traits = SY_ROUTER_NO_AUX | SY_ROUTER_NO_Z | SY_ROUTER_FIXED_WEIGHTS | SY_ROUTER_MICRO_BATCH,
+    .losses = losses,
     .only_top_k = 1,
     .metric = "agreement",
     .host = &(const sy_host_router_ops){.layout = layout,
