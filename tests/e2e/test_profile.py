@@ -2,6 +2,7 @@
 same steps, and what a collective is: nobody leaves an all-reduce before everybody has come."""
 
 import json
+import math
 import subprocess
 
 import harness
@@ -25,9 +26,28 @@ class Profile(harness.Case):
                              train={"steps": 6, "global_batch": 6, "checkpoint_every": 4, "checkpoint_async": True, **train})
         program = ["bash", "-c", SHIFTED, harness.PROGRAM] if has_time_namespaces() else None
         self.train(config, run, "--profile", option, ranks=RANKS, program=program)
-        trace = json.loads((self.folder / run / "trace.json").read_text())
+        trace = json.loads((self.folder / run / "trace.json").read_text(), parse_constant=self.fail)
+        self.check_format(trace)
         self.records = [json.loads(line) for line in (self.folder / run / "metrics.jsonl").read_text().splitlines()]
         return trace["traceEvents"]
+
+    def check_format(self, trace):
+        """The Trace Event Format's rules for the two kinds of events that we write: complete ones, and names."""
+        self.assertIsInstance(trace["traceEvents"], list)
+        self.assertIn(trace.get("displayTimeUnit", "ms"), ("ms", "ns"))
+        named = {(e["pid"], e["tid"]) for e in trace["traceEvents"] if e["name"] == "thread_name"}
+        for e in trace["traceEvents"]:
+            self.assertIs(type(e["name"]), str)
+            self.assertEqual((type(e["pid"]), type(e.get("tid", 0))), (int, int), e)
+            self.assertIn(type(e.get("args", {})), (dict,), e)
+            if e["ph"] == "M":
+                self.assertIn(e["name"], ("process_name", "process_labels", "process_sort_index", "thread_name", "thread_sort_index"))
+                key = {"name": "name", "labels": "labels", "index": "sort_index"}[e["name"].rsplit("_", 1)[1]]
+                self.assertIn(type(e["args"][key]), (int,) if key == "sort_index" else (str,), e)
+            else:
+                self.assertEqual((e["ph"], type(e["cat"])), ("X", str), e)
+                self.assertTrue(math.isfinite(e["ts"]) and math.isfinite(e["dur"]) and e["dur"] >= 0, e)
+                self.assertIn((e["pid"], e["tid"]), named, "spans of a thread without a name")
 
     def spans(self, events, rank, thread=0):
         spans = [e for e in events if e["ph"] == "X" and (e["pid"], e["tid"]) == (rank, thread)]
