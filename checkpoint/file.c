@@ -13,7 +13,10 @@
 #include "core/fault.h"
 #include "core/pulse.h"
 
-enum { CALL_BYTES = 1 << 30 }; /* Linux moves a little less than 2 GiB in one call */
+enum {
+    CALL_BYTES = 1 << 30, /* Linux moves a little less than 2 GiB in one call */
+    SYNC_BYTES = 1 << 28
+};
 
 static sy_status io_error(const char *verb, const char *path)
 {
@@ -118,11 +121,25 @@ cleanup:
     return st;
 }
 
+/* Piece by piece, so that a slow disk shows its progress. A file system may not have it. */
+static bool write_back(int fd)
+{
+    enum { ALL = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER };
+    struct stat info = {0};
+    bool ok = fstat(fd, &info) == 0;
+    for (int64_t at = 0; ok && at < info.st_size; at += SYNC_BYTES) {
+        ok = sync_file_range(fd, at, SYNC_BYTES, ALL) == 0 || errno == EINVAL || errno == ENOSYS ||
+             errno == ESPIPE;
+        sy_pulse_beat();
+    }
+    return ok;
+}
+
 sy_status sy__file_sync(int fd, const char *path)
 {
     sy_status st = SY_OK;
     SY_TRY(sy_fault("checkpoint_fsync"));
-    SY_REQUIRE(fsync(fd) == 0, SY_ERR_IO, "cannot bring '%s' to the disk: %s", path,
+    SY_REQUIRE(write_back(fd) && fsync(fd) == 0, SY_ERR_IO, "cannot bring '%s' to the disk: %s", path,
                strerror(errno));
 cleanup:
     return st;

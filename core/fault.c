@@ -31,7 +31,8 @@ static const struct {
 } actions[] = {
     {"fail", SY_FAULT_FAIL},   {"kill", SY_FAULT_KILL}, {"stop", SY_FAULT_STOP},
     {"nan", SY_FAULT_NAN},     {"skip", SY_FAULT_SKIP}, {"twice", SY_FAULT_TWICE},
-    {"short", SY_FAULT_SHORT}, {"inf", SY_FAULT_INF},
+    {"short", SY_FAULT_SHORT}, {"inf", SY_FAULT_INF},   {"exit", SY_FAULT_EXIT},
+    {"crash", SY_FAULT_CRASH},
 };
 
 /* Actions that are followed by seconds. */
@@ -91,7 +92,7 @@ static sy_status parse_point(char *entry, int32_t rank, fault_point *point, bool
                "SY_FAULT: %s: '%s' is not a count from 1", fields[0], fields[1]);
     SY_REQUIRE(
         parse_action(fields[2], point), SY_ERR_USAGE,
-        "SY_FAULT: %s: unknown action '%s': write fail, kill, stop, "
+        "SY_FAULT: %s: unknown action '%s': write fail, kill, exit, crash, stop, "
         "sleep=SECONDS, slow=SECONDS, jitter=SECONDS, nan, inf, flip=BIT, skip, twice or short",
         fields[0], fields[2]);
     SY_REQUIRE(!fields[3] || parse_count(fields[3], &only_rank), SY_ERR_USAGE,
@@ -172,6 +173,11 @@ sy_status sy_fault_pass(const char *name, sy_fault_action *action)
         return sy_error(SY_ERR_IO, "fault point '%s' fails as SY_FAULT asks", name);
     case SY_FAULT_KILL:
         raise(SIGKILL);
+        break;
+    case SY_FAULT_EXIT:
+        exit(0);
+    case SY_FAULT_CRASH:
+        raise(SIGSEGV);
         break;
     case SY_FAULT_STOP:
         raise(SIGSTOP); /* goes on here after SIGCONT */

@@ -1,6 +1,6 @@
 /* Fault points: named places where a test can make the program fail, stall or die. SY_FAULT in the
-   environment arms them: SY_FAULT="name:nth:action[:rank]"   action: fail | kill | stop |
-   sleep=SECONDS | slow=SECONDS |
+   environment arms them: SY_FAULT="name:nth:action[:rank]"   action: fail | kill | exit |
+   crash | stop | sleep=SECONDS | slow=SECONDS |
    jitter=SECONDS | nan | inf | flip=BIT | skip | twice | short; nth counts from 1; several with
    ','. jitter sleeps a random time below SECONDS at every passage from the nth on, slow=SECONDS
    that time; the others act once. Unarmed, a point costs one load and a branch. */
@@ -17,6 +17,8 @@ typedef enum sy_fault_action {
     SY_FAULT_NONE,
     SY_FAULT_FAIL,
     SY_FAULT_KILL,
+    SY_FAULT_EXIT,  /* exit(0), as a library may call it */
+    SY_FAULT_CRASH, /* a segmentation fault */
     SY_FAULT_STOP,
     SY_FAULT_SLEEP,
     SY_FAULT_JITTER,
@@ -31,7 +33,7 @@ typedef enum sy_fault_action {
 
 /* Parse SY_FAULT for this rank; SY_ERR_USAGE names what is wrong in it. */
 sy_status sy_fault_setup(int32_t rank);
-/* Pass the point: kill, stop, sleep, jitter and slow happen here; fail returns SY_ERR_IO with the
+/* Pass the point: kill, exit, crash, stop, sleep, jitter and slow happen here; fail returns SY_ERR_IO with the
  * point's name; the others return SY_OK (see sy_fault_hit). */
 sy_status sy_fault(const char *name);
 /* The same, and tells the action: for points that also change what is done next. */

@@ -4,7 +4,10 @@
 
 #include "core/alloc.h"
 #include "core/log.h"
+#include "core/pulse.h"
 #include "data/token_file_impl.h"
+
+enum { BEAT_EVERY = 1 << 20 };
 
 /* Magic, version, type and the counts against the file's size; sets the array pointers. */
 static sy_status check_header(sy_token_file *file)
@@ -93,6 +96,9 @@ static sy_status check_sequences(sy_token_file *file, bool *scattered)
                    "of %lld bytes at byte %lld",
                    file->bin.path, (long long)file->bin.n_bytes, (long long)i, (long long)length,
                    (long long)file->item_bytes, (long long)pointer);
+        if (i % BEAT_EVERY == 0) {
+            sy_pulse_beat();
+        }
         *scattered = *scattered || pointer != follows;
         follows = pointer + bytes;
         n_tokens += length;

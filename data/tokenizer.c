@@ -9,6 +9,7 @@
 #include <xxhash.h>
 
 #include "core/alloc.h"
+#include "core/pulse.h"
 #include "core/config.h"
 #include "data/tokenizer_impl.h"
 
@@ -226,6 +227,7 @@ int64_t sy_tokenizer_cut(const sy_tokenizer *tokenizer, const char *text, int64_
 sy_status sy_tokenizer_encode(const sy_tokenizer *tokenizer, const char *text, int64_t n_bytes,
                               int32_t *ids, int64_t *n_ids)
 {
+    sy_pulse_beat();
     return tokenizer->ops->encode(tokenizer, text, n_bytes, ids, n_ids);
 }
 

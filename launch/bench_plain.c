@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/pulse.h"
 #include "parallel/agree.h"
 
 enum { FIRST_BYTE = 4096 };
@@ -25,6 +26,7 @@ static sy_status write_parts(const sy__plain *p, int fd)
             if (n <= 0) {
                 return io_error(p->path);
             }
+            sy_pulse_beat();
         }
     }
     return fsync(fd) == 0 ? SY_OK : io_error(p->path);
@@ -73,6 +75,7 @@ static sy_status read_share(const sy__plain *p, const char *path, int64_t chunk,
         n = pread(fd, p->h_data + (keep ? done : 0), (size_t)(rest < chunk ? rest : chunk),
                   at + done);
         SY_TRY(n > 0 ? SY_OK : io_error(path));
+        sy_pulse_beat();
     }
 cleanup:
     if (fd >= 0) {

@@ -12,6 +12,8 @@
 #include "core/fault.h"
 #include "core/log.h"
 #include "core/thread.h"
+#include "launch/last_words.h"
+#include "parallel/watch.h"
 
 static volatile sig_atomic_t stop_flag; /* the stop flag of DESIGN section 1 */
 
@@ -160,6 +162,7 @@ sy_status sy_env_open(int *argc, char ***argv, sy_env *env)
     SY_TRY(sy_comm_world(env->mpi, &env->world));
     sy_log_setup(env->world->rank, env->world->size,
                  getenv("SY_LOG") != NULL ? SY_LOG_DEBUG : SY_LOG_INFO);
+    sy_last_words_arm(env->world->rank, env->world->size);
     SY_TRY(faults);
     SY_TRY(check_tasks(env->world->size));
     env->threads = default_threads(env->local_size);
@@ -169,8 +172,12 @@ cleanup:
 
 void sy_env_close(sy_env *env)
 {
+    sy_last_words_disarm();
     if (env->mpi && env->world == NULL) {
         MPI_Abort(MPI_COMM_WORLD, 1); /* the others wait for us in a world that will never be */
+    }
+    if (env->world != NULL) {
+        sy_watch_close(env->world);
     }
     sy_comm_destroy(&env->world);
     if (env->mpi) {

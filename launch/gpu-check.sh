@@ -9,7 +9,7 @@
 # machine, driver and date on top. A check that fails or runs out of its time is said and the next one begins; exit status 1 then.
 set -uo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 out=gpu-check.md build=build-gpu
 while [ $# -gt 0 ]; do
   case $1 in

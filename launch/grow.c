@@ -9,6 +9,7 @@
 #include "launch/model_load.h"
 #include "launch/output.h"
 #include "parallel/agree.h"
+#include "parallel/watch.h"
 #include "train/run.h"
 
 /* ---- sources ---- */
@@ -222,6 +223,7 @@ sy_status sy_grow_configure(sy_grow *g)
 {
     sy_status st = SY_OK;
     SY_TRY(sy_agree(g->env->world, parse(g)));
+    sy_watch_set_timeout(g->env->world, g->settings.parallel->timeout_s);
     SY_TRY(sy_agree(g->env->world, check_vocabulary(g)));
 cleanup:
     return st;

@@ -6,10 +6,12 @@
 #include "core/alloc.h"
 #include "core/config.h"
 #include "core/log.h"
+#include "core/pulse.h"
 #include "launch/commands_impl.h"
 #include "launch/identity.h"
 #include "launch/version.h"
 #include "parallel/agree.h"
+#include "parallel/watch.h"
 
 const sy_command *const sy_commands[] = {
     &sy_cmd_train,    &sy_cmd_eval,   &sy_cmd_generate, &sy_cmd_upcycle,    &sy_cmd_merge,
@@ -81,6 +83,7 @@ static sy_status run_command(int argc, char **argv, sy_env *env, int *exit_code)
     SY_TRY(sy_agree(env->world, sy_cli_parse(command, argc, argv, &cli)));
     SY_REQUIRE(!command->alone || env->world->size == 1, SY_ERR_USAGE,
                "%s runs on one rank; this job has %d", command->name, env->world->size);
+    sy_pulse_phase(command->name);
     SY_TRY(command->run(&cli, env, exit_code));
     SY_REQUIRE(fflush(stdout) == 0 && !ferror(stdout), SY_ERR_IO,
                "%s: the results cannot be written to standard output", command->name);
@@ -132,6 +135,7 @@ int main(int argc, char **argv)
     if (env.world != NULL) {
         st = sy_agree(env.world, st);
     }
+    st = st == SY_OK ? sy_watch_open(env.world) : st;
     st = st == SY_OK ? sy_identity_check(argc, argv, env.world) : st;
     if (st == SY_OK) {
         st = sy_agree(env.world, run_command(argc, argv, &env, &exit_code));

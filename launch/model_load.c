@@ -7,6 +7,7 @@
 #include "core/alloc.h"
 #include "core/pulse.h"
 #include "parallel/agree.h"
+#include "parallel/watch.h"
 #include "train/run.h"
 
 static sy_status walk_params(void *self, sy_emit *emit, void *to)
@@ -142,7 +143,7 @@ sy_status sy_model_load(const char *ckpt, const char *const *overrides, int32_t 
     SY_TRY(sy_parallel_config_check(m.settings.config, world->size, m.settings.moe->experts));
     *out = m; /* the engine keeps a pointer to the settings */
     m = (sy_loaded_model){0};
-    SY_TRY(sy_watch_open(world, out->settings.parallel->timeout_s, &out->watch));
+    sy_watch_set_timeout(world, out->settings.parallel->timeout_s);
     sy_pulse_phase("load");
     spec.B = use == SY_USE_GENERATE ? 1 : out->settings.train->micro_batch;
     spec.S = out->settings.model->seq_len;
@@ -163,6 +164,5 @@ void sy_loaded_model_free(sy_loaded_model *model)
     sy_ensemble_free(&model->ensemble);
     sy_run_settings_free(&model->settings);
     sy_free(&model->path);
-    sy_watch_close(&model->watch);
     *model = (sy_loaded_model){0};
 }

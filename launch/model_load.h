@@ -4,7 +4,6 @@
 
 #include "data/tokenizer.h"
 #include "launch/env.h"
-#include "parallel/watch.h"
 #include "train/ensemble.h"
 #include "upcycle/source.h"
 
@@ -18,11 +17,10 @@ typedef struct sy_loaded_model {
     sy_run_settings settings;
     sy_ensemble ensemble; /* n > 0: the engine has no member loaded yet */
     sy_engine *engine;
-    sy_watch *watch; /* from before the engine is made until the model is freed */
 } sy_loaded_model;
 
 /* Find, configure (the checkpoint's configuration with overrides; parallel.ep is fitted to the
- * ranks unless overridden), watch the ranks, create, load. An ensemble is SY_ERR_USAGE but for
+ * ranks unless overridden), create, load. An ensemble is SY_ERR_USAGE but for
  * evaluation. Collective over env->world. */
 sy_status sy_model_load(const char *ckpt, const char *const *overrides, int32_t n_overrides,
                         sy_engine_use use, const sy_env *env, sy_loaded_model *out);

@@ -6,6 +6,7 @@
 
 #include "core/alloc.h"
 #include "parallel/agree.h"
+#include "parallel/watch.h"
 
 enum { MAX_CONFIG_BYTES = 1 << 20 };
 
@@ -47,6 +48,7 @@ sy_status sy_settings_load(const char *path, const char *const *overrides, int32
     SY_TRY(sy_host_broadcast_text(world, &text));
     SY_TRY(sy_agree(world,
                     sy_run_settings_parse(text, strlen(text), path, overrides, n_overrides, out)));
+    sy_watch_set_timeout(world, out->parallel->timeout_s);
 cleanup:
     sy_free(&text);
     return st;

@@ -200,7 +200,18 @@ static sy_status call(sy_comm *comm, const sy_comm_args *args, sy__collective wh
     return st;
 }
 
-/* Fault points before every collective: "collective", and what it is ("moe dispatch"). */
+/* Fault points before every collective: "collective", and what it is ("moe dispatch"). The others
+   would wait for a rank that fails here. */
+static sy_status pass_faults(sy_comm *comm, const char *what, sy_fault_action *action)
+{
+    sy_status st = sy_fault("collective");
+    st = st == SY_OK ? sy_fault_pass(what, action) : st;
+    if (st != SY_OK && comm->size > 1) {
+        sy_comm_abort(comm, st);
+    }
+    return st;
+}
+
 static sy_status issue(sy_comm *comm, const sy_comm_args *args, sy__collective which,
                        sy_collective *slot)
 {
@@ -211,8 +222,7 @@ static sy_status issue(sy_comm *comm, const sy_comm_args *args, sy__collective w
     if (comm->dev && comm->dev->dry) {
         return slot(comm, args); /* nothing is called */
     }
-    SY_TRY(sy_fault("collective"));
-    SY_TRY(sy_fault_pass(args->what, &fault));
+    SY_TRY(pass_faults(comm, args->what, &fault));
     mine.n = fault == SY_FAULT_SHORT ? args->n / 2 : args->n;
     if (fault != SY_FAULT_SKIP) {
         SY_TRY(call(comm, &mine, which, slot));

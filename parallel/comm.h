@@ -14,6 +14,7 @@ extern "C" {
 typedef enum sy_reduce { SY_SUM, SY_MAX, SY_MIN } sy_reduce;
 
 typedef struct sy_comm sy_comm;
+typedef struct sy_watch sy_watch;
 
 typedef struct sy_comm_args {
     sy_stream *
@@ -54,6 +55,7 @@ struct sy_comm {
                         own number, as parts of a job may make more calls than others */
     uint64_t digest; /* of its calls, where it has a lane of its own */
     void *self;
+    sy_watch *watch;                  /* of a world that is watched (parallel/watch.h), else NULL */
     int64_t n_issued;                 /* collectives enqueued; written by the owner's thread */
     volatile int64_t n_begun, n_done; /* collectives that wait for others, or did; and those that
                                          are done. Read by the watchdog */
@@ -108,8 +110,10 @@ bool sy_comm_rehearses(const sy_comm *comm);
 sy_status sy_comm_rehearse_group(const sy_comm *world, int32_t size, int32_t stride, sy_device *dev,
                                  const char *name, sy_comm **out);
 
-/* Collective over comm, all six. Errors are SY_ERR_COMM naming what, layer, comm and rank; on a
- * stream they come out at its next wait. */
+/* Collective over comm, all six. What fails under way on one rank, between the others' calls, cannot
+   be agreed upon any more: over MPI the job ends there (sy_comm_abort), with a message naming what,
+   layer, comm and rank. Over NCCL that is SY_ERR_COMM, at once or at the stream's next wait. Wrong
+   arguments are SY_ERR_INTERNAL before anything is called. */
 /* recv[0..n-1] = reduction of send over all ranks; send == recv is allowed; every rank gets the
    same bits. SY_MAX and SY_MIN of floats: a NaN wins; GPUs have none: SY_ERR_UNSUPPORTED. */
 sy_status sy_all_reduce(sy_comm *comm, const sy_comm_args *args);

@@ -304,7 +304,6 @@ static sy_status run_call(sy_stream *stream, const void *args)
         [SY__ALL_REDUCE] = run_all_reduce, [SY__REDUCE_SCATTER] = run_reduce_scatter,
         [SY__ALL_GATHER] = run_all_gather, [SY__BROADCAST] = run_broadcast,
         [SY__ALL_TO_ALL] = run_all_to_all, [SY__SEND_RECV] = run_send_recv};
-    sy_status st = SY_OK;
     mpi_call c = *(const mpi_call *)args;
     if (stream) {
         const sy_device *dev = sy_stream_device(stream);
@@ -312,9 +311,11 @@ static sy_status run_call(sy_stream *stream, const void *args)
         c.args.recv = sy_device_host_view(dev, c.args.recv);
     }
     sy__comm_begun(c.comm);
-    SY_TRY(run[c.which](&c));
+    const sy_status st = run[c.which](&c);
+    if (st != SY_OK) {
+        sy_comm_abort(c.comm, st); /* the others are in it, or will be: nothing can be agreed upon */
+    }
     sy__comm_done(c.comm);
-cleanup:
     return st;
 }
 

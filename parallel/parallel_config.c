@@ -20,11 +20,24 @@ static const sy_config_key keys[] = {
     {0},
 };
 
+static sy_status check(const void *section, const sy_config *config)
+{
+    const sy_parallel_config *c = section;
+    if (c->timeout_s > 0 && c->timeout_s < 1) {
+        return sy_config_error(config, "parallel.timeout_s",
+                               "parallel.timeout_s %g is too short to tell a rank that hangs from "
+                               "one that is busy: write 1 or more, or 0 for no watchdog",
+                               c->timeout_s);
+    }
+    return SY_OK;
+}
+
 const sy_config_section sy_parallel_section = {
     .name = "parallel",
     .help = "How the work is spread over ranks.",
     .keys = keys,
     .struct_bytes = sizeof(sy_parallel_config),
+    .check = check,
 };
 
 sy_status sy_parallel_config_check(const sy_config *config, int32_t n_ranks, int32_t n_experts)
@@ -43,12 +56,6 @@ sy_status sy_parallel_config_check(const sy_config *config, int32_t n_ranks, int
         return sy_config_error(config, "parallel.ep",
                                "moe.experts %d is not divisible by parallel.ep %d", n_experts,
                                c->ep);
-    }
-    if (c->timeout_s > 0 && c->timeout_s < 1) {
-        return sy_config_error(config, "parallel.timeout_s",
-                               "parallel.timeout_s %g is too short to tell a rank that hangs from "
-                               "one that is busy: write 1 or more, or 0 for no watchdog",
-                               c->timeout_s);
     }
     return SY_OK;
 }

@@ -56,11 +56,11 @@ static int32_t second_observer(const introduction *all, int32_t n)
     return 1;
 }
 
-static sy_status make_table(sy_watch *w, double timeout_s)
+static sy_status make_table(sy_watch *w)
 {
     sy_status st = SY_OK;
     const int32_t n = w->world->size;
-    w->table = (sy_watch_table){.n = n, .timeout_s = timeout_s};
+    w->table = (sy_watch_table){.n = n, .timeout_s = atomic_load(&w->timeout_s)};
     if (w->world->rank == w->observer[0].rank || w->world->rank == w->observer[1].rank) {
         SY_TRY(sy_alloc(n, sizeof *w->table.seen, (void **)&w->table.seen));
         SY_TRY(sy_alloc((int64_t)n * SY_WATCH_CALLS, sizeof *w->table.order,
@@ -75,7 +75,7 @@ cleanup:
 }
 
 /* *all_have: a wire. */
-static sy_status meet(sy_watch *w, double timeout_s, bool has_wire, bool *all_have)
+static sy_status meet(sy_watch *w, bool has_wire, bool *all_have)
 {
     sy_status st = SY_OK;
     sy_comm *world = w->world;
@@ -88,7 +88,7 @@ static sy_status meet(sy_watch *w, double timeout_s, bool has_wire, bool *all_ha
         *all_have = *all_have && all[r].has_wire;
     }
     w->observer[1].rank = second_observer(all, world->size);
-    SY_TRY(sy_agree(world, make_table(w, timeout_s)));
+    SY_TRY(sy_agree(world, make_table(w)));
     if (world->rank == 0 && getrandom(w->wire.key, sizeof w->wire.key, 0) < 0) {
         snprintf((char *)w->wire.key, sizeof w->wire.key, "%ld", (long)(1e9 * sy_clock_s()));
     }
@@ -274,6 +274,7 @@ static void *run_watch(void *arg)
     sy_watch *w = arg;
     double last_s = 0;
     while (!atomic_load(&w->leaving)) {
+        w->table.timeout_s = atomic_load(&w->timeout_s);
         observe_self(w, w->awake_s - last_s);
         last_s = w->awake_s;
         check_devices(w);
@@ -303,18 +304,18 @@ static void watch_free(sy_watch **watch)
     }
 }
 
-sy_status sy_watch_open(sy_comm *world, double timeout_s, sy_watch **out)
+sy_status sy_watch_open(sy_comm *world)
 {
     sy_status st = SY_OK;
     sy_watch *w = NULL;
     bool all_have = false;
-    *out = NULL;
-    world->timeout_s = timeout_s > 0 ? timeout_s : 0;
-    if (timeout_s <= 0 || world->size == 1) {
+    world->timeout_s = SY_WATCH_TIMEOUT_S;
+    if (world->size == 1) {
         return SY_OK;
     }
     SY_TRY(sy_agree(world, sy_alloc(1, sizeof *w, (void **)&w)));
     w->world = world;
+    atomic_store(&w->timeout_s, world->timeout_s);
     w->wire.fd = w->wire.wake = w->candidate = w->named = w->slowest = -1;
     w->slowest_ppm = 1000000;
     w->own.pid = (int32_t)getpid();
@@ -325,7 +326,7 @@ sy_status sy_watch_open(sy_comm *world, double timeout_s, sy_watch **out)
         sy_warn("%s", sy_error_message());
         sy_error_clear();
     }
-    SY_TRY(meet(w, timeout_s, has_wire, &all_have));
+    SY_TRY(meet(w, has_wire, &all_have));
     if (!all_have) {
         sy_info("the watchdog cannot be had on every rank: a hang will not be found");
         goto cleanup;
@@ -334,16 +335,26 @@ sy_status sy_watch_open(sy_comm *world, double timeout_s, sy_watch **out)
     w->now_s = sy_clock_s();
     SY_TRY(sy_agree(world, sy_thread_start("sy-watch", run_watch, w, &w->thread)));
     sy__recorder_be_patient(4 * w->tick_s + SY__WATCH_STACKS_S + OTHERS_END_S);
-    *out = w;
+    world->watch = w;
     w = NULL;
 cleanup:
     watch_free(&w);
     return st;
 }
 
-void sy_watch_close(sy_watch **watch)
+void sy_watch_set_timeout(sy_comm *world, double timeout_s)
 {
-    sy_watch *w = *watch;
+    world->timeout_s = timeout_s > 0 ? timeout_s : 0;
+    if (timeout_s <= 0) {
+        sy_watch_close(world);
+    } else if (world->watch != NULL) {
+        atomic_store(&world->watch->timeout_s, timeout_s);
+    }
+}
+
+void sy_watch_close(sy_comm *world)
+{
+    sy_watch *w = world->watch;
     if (w != NULL) {
         atomic_store(&w->leaving, true);
         sy__watch_wake(&w->wire);
@@ -358,12 +369,13 @@ void sy_watch_close(sy_watch **watch)
             }
         }
         sy__recorder_be_patient(0);
-        watch_free(watch);
+        watch_free(&world->watch);
     }
 }
 
-double sy_watch_slowest(const sy_watch *watch, int32_t *rank)
+double sy_watch_slowest(const sy_comm *world, int32_t *rank)
 {
-    *rank = watch != NULL ? atomic_load(&watch->slowest) : -1;
-    return watch != NULL ? 1e-6 * (double)atomic_load(&watch->slowest_ppm) : 1;
+    const sy_watch *w = world->watch;
+    *rank = w != NULL ? atomic_load(&w->slowest) : -1;
+    return w != NULL ? 1e-6 * (double)atomic_load(&w->slowest_ppm) : 1;
 }

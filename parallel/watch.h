@@ -14,19 +14,23 @@
 extern "C" {
 #endif
 
-typedef struct sy_watch sy_watch;
+/* The timeout until a configuration tells another: the default of parallel.timeout_s. */
+#define SY_WATCH_TIMEOUT_S 600.0
 
-/* Start watching. timeout_s 0, or a world of one rank: *out is NULL, and nobody watches. Where no
-   socket can be had the run goes on unwatched, with a warning. Communicators that are split from
-   world from now on know the timeout (comm->timeout_s). Collective over world, which
-   outlives the watch. */
-sy_status sy_watch_open(sy_comm *world, double timeout_s, sy_watch **out);
-/* This rank leaves, in peace. Not collective; NULL is fine. */
-void sy_watch_close(sy_watch **watch);
+/* Start watching, from the start of the job on: the watch is world->watch. In a world of one rank
+   nobody watches; where no socket can be had the job goes on unwatched, with a warning. Collective
+   over world. */
+sy_status sy_watch_open(sy_comm *world);
+/* The timeout from now on, the same on all ranks; 0: nobody watches any more. Communicators that
+   are split from world from now on know it (comm->timeout_s). Not collective. */
+void sy_watch_set_timeout(sy_comm *world, double timeout_s);
+/* This rank leaves, in peace. Not collective; a world without a watch is fine. */
+void sy_watch_close(sy_comm *world);
 
 /* How many times as long as the median of the others the slowest rank computes, in its last steps,
-   and which it is; 1 and -1 while that is not known. Rank 0. Not collective; NULL is fine. */
-double sy_watch_slowest(const sy_watch *watch, int32_t *rank);
+   and which it is; 1 and -1 while that is not known. Rank 0. Not collective; a world without a
+   watch is fine. */
+double sy_watch_slowest(const sy_comm *world, int32_t *rank);
 
 #ifdef __cplusplus
 }

@@ -79,6 +79,7 @@ uint64_t sy__watch_started(int32_t pid);
 
 struct sy_watch {
     sy_comm *world;
+    _Atomic double timeout_s;      /* the thread takes it into the table */
     double tick_s, now_s, awake_s; /* awake: that this thread saw pass */
     sy__watch_wire wire;
     sy__watch_observer observer[SY__WATCH_OBSERVERS];

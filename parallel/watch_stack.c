@@ -132,17 +132,17 @@ void sy__watch_kill(int32_t pid, uint64_t started)
 
 /* ---- our own ---- */
 
-/* The file and the name or the place in it, which addr2line -e FILE takes. */
+/* The file and the place in it, as addr2line takes them, and the name where it is exported. All but
+   the first frame are where a call returns to: the call is before it. */
 static int format_frame(const void *address, char *buf, size_t bytes)
 {
     Dl_info info = {0};
     if (dladdr(address, &info) == 0 || info.dli_fname == NULL) {
         return snprintf(buf, bytes, "\n    %p", address);
     }
-    const char *file = strrchr(info.dli_fname, '/');
-    return snprintf(buf, bytes, "\n    %s %s +0x%tx", file ? file + 1 : info.dli_fname,
-                    info.dli_sname ? info.dli_sname : "?",
-                    (const char *)address - (const char *)info.dli_fbase);
+    return snprintf(buf, bytes, "\n    %s 0x%tx %s", info.dli_fname,
+                    (const char *)address - (const char *)info.dli_fbase,
+                    info.dli_sname ? info.dli_sname : "");
 }
 
 static void print_frames(int32_t rank, int32_t n)
@@ -150,11 +150,13 @@ static void print_frames(int32_t rank, int32_t n)
     char text[FILE_BYTES] = "";
     size_t used = 0;
     for (int32_t i = 2; i < n && used + 1 < sizeof text; i++) { /* behind handler and trampoline */
-        int more = format_frame(stack.frame[i], text + used, sizeof text - used);
+        const char *at = (const char *)stack.frame[i] - (i > 2);
+        int more = format_frame(at, text + used, sizeof text - used);
         used += more < 0 ? 0 : (size_t)more;
         used = used < sizeof text ? used : sizeof text - 1;
     }
-    sy_warn("rank %d stands at:%s", rank, text);
+    sy_warn("rank %d stands at (addr2line -fipe FILE ADDRESS tells function and line):%s", rank,
+            text);
 }
 
 void sy__watch_stack_show(int32_t rank)

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "core/alloc.h"
+#include "core/pulse.h"
 
 enum { LINES_FIRST_BYTES = 64 * 1024 };
 
@@ -181,6 +182,7 @@ sy_status sy__lines_next(sy__lines *lines, sy__line *line, bool *found)
             SY_TRY(read_more(lines));
         }
     }
+    sy_pulse_beat();
     *found = stop != NULL || lines->end > lines->begin;
     if (*found) {
         int64_t n = stop != NULL ? stop - (lines->buf + lines->begin) : lines->end - lines->begin;

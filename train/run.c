@@ -33,7 +33,6 @@ typedef struct run {
     const sy_run_spec *spec;
     const sy_run_settings *settings;
     sy_comm *world;
-    sy_watch *watch;
     sy_run_dir dir;
     char *config_yaml;
     sy_tokenizer_files tokenizer; /* what the first checkpoint came with goes into the next */
@@ -398,7 +397,7 @@ static sy_status log_step(run *r, const sy_step_result *result)
     int32_t slowest = -1;
     const double from = sy_clock_s();
     sy_span_begin(SY_SPAN_PHASE, "metrics", -1, -1);
-    r->metrics->straggler_ratio = sy_watch_slowest(r->watch, &slowest);
+    r->metrics->straggler_ratio = sy_watch_slowest(r->world, &slowest);
     SY_TRY(sy_step_metrics_fill(r->metrics, result, r->saves.stall_s, &facts));
     r->saves.stall_s = 0;
     sy_progress_update(r->progress, result->step, sy_step_facts_format(&facts, text, sizeof text));
@@ -634,7 +633,6 @@ static void finish(run *r)
     sy_tokenizer_files_free(&r->tokenizer);
     sy_run_dir_free(&r->dir);
     sy_free(&r->config_yaml);
-    sy_watch_close(&r->watch);
 }
 
 /* The page is a convenience: a run does not fail for it. */
@@ -689,7 +687,6 @@ sy_status sy_run_train(const sy_run_spec *spec, bool *stopped)
     *stopped = false;
     SY_TRY(check_config(spec));
     sy_pulse_phase("start");
-    SY_TRY(sy_watch_open(r.world, spec->settings->parallel->timeout_s, &r.watch));
     SY_TRY(start(&r));
     SY_TRY(loop(&r, stopped));
     if (is_root(&r)) {

@@ -165,8 +165,9 @@ static sy_status compute(sy_trainer *t, const sy_step_batch *batch, const int64_
     SY_TRY(sy_engine_reduce_stats(e));
     sy_span_end();
     book(t, &t->time.sync_s, &from);
-    if (sy_fault_hit("train.nonfinite") == SY_FAULT_NAN) {
-        e->h_sums[0] = NAN;
+    const sy_fault_action fault = sy_fault_hit("train.nonfinite");
+    if (fault == SY_FAULT_NAN || fault == SY_FAULT_INF) {
+        e->h_sums[0] = fault == SY_FAULT_NAN ? NAN : INFINITY;
     }
 cleanup:
     return st;

@@ -23,10 +23,14 @@ sy_status sy_trouble_report(const sy_trainer *t, const sy_step_result *r)
     char what[160], blame[SY_BLAME_BYTES];
     SY_TRY(sy_blame(t, r, blame));
     describe(&r->trouble, what, sizeof what);
+    const bool stops = r->trouble.kind == SY_TROUBLE_NONFINITE &&
+                       t->settings->train->nonfinite == SY_NONFINITE_STOP;
     if (t->engine->mesh->host->rank == 0) {
         sy_warn("step %ld%s: %s; %s; sequences %ld to %ld of the data", (long)r->step,
-                r->verdict == SY_STEP_SKIPPED ? " skipped" : "", what, blame,
-                (long)t->count.data_step, (long)(t->count.data_step + r->n_sequences - 1));
+                stops                           ? " stops the run"
+                : r->verdict == SY_STEP_SKIPPED ? " skipped"
+                                                : "",
+                what, blame, (long)t->count.data_step, (long)(t->count.data_step + r->n_sequences - 1));
     }
 cleanup:
     return st;

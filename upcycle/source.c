@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "core/alloc.h"
+#include "core/pulse.h"
 #include "parallel/agree.h"
 #include "parallel/state.h"
 #include "upcycle/blueprint.h"
@@ -166,5 +167,6 @@ sy_status sy_source_get(sy_source *source, int32_t tensor, int64_t first, int64_
 sy_status sy_source_read(sy_source *source, int32_t tensor, int64_t first, int64_t n,
                          sy_dtype dtype, void *h_to)
 {
+    sy_pulse_beat();
     return source->vt->read(source, tensor, first, n, dtype, h_to);
 }
