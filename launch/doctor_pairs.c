@@ -14,7 +14,8 @@
 #include "parallel/agree.h"
 #include "parallel/clock_offset.h"
 
-enum { LARGEST = 1 << 20, SMALLEST = 1 << 16, N_SMALL = 20, N_LARGE = 6, N_NAMED = 5 };
+enum { LARGEST = 1 << 20, SMALLEST = 1 << 16, N_SMALL = 20, N_LARGE = 6, N_NAMED = 5, N_AGAIN = 3 };
+#define PAUSE_S 0.2
 enum { SAME_HOST, TWO_HOSTS, N_KINDS };
 
 void sy__doctor_hosts(sy__doctor *d)
@@ -39,7 +40,9 @@ void sy__doctor_hosts(sy__doctor *d)
     sy__doctor_of_job(d);
 }
 
-/* n bytes each way between this rank and another. */
+/* n bytes each way between this rank and another; -1: with nobody, as all ranks make the same
+ * calls.
+ */
 static sy_status exchange(sy_comm *world, int32_t other, const void *send, void *recv, int64_t n)
 {
     return sy_send_recv(world, &(sy_comm_args){.send = send,
@@ -120,8 +123,9 @@ cleanup:
 /* What one rank measured with each other. */
 typedef struct links {
     sy_comm *world;
-    double *latency, *rate; /* [size]; 0: itself */
-    char *send, *recv;      /* [LARGEST] */
+    double *latency, *rate;   /* [size]; 0: itself, or not yet */
+    double usual[N_KINDS][2]; /* latency and rate of good links, the same on all ranks */
+    char *send, *recv;        /* [LARGEST] */
 } links;
 
 /* Round r of a tournament of n (even) in n-1 rounds: who plays `me`. */
@@ -139,7 +143,7 @@ static int32_t partner(int32_t me, int32_t r, int32_t n)
 static sy_status measure_latency(sy_comm *world, int32_t other, double *best)
 {
     sy_status st = SY_OK;
-    const bool asks = world->rank < other;
+    const bool asks = other >= 0 && world->rank < other;
     char byte = 0, got = 0;
     sy_comm_args there = {.send = &byte,
                           .recv = &got,
@@ -182,33 +186,49 @@ cleanup:
     return st;
 }
 
+/* The best of all times; a slow link is not made to carry more, which both ends know alike. */
 static sy_status measure_pair(links *l, int32_t other)
 {
     sy_status st = SY_OK;
     double mine = 0, theirs = 0, seconds = 0;
-    int64_t n = SMALLEST;
     SY_TRY(measure_latency(l->world, other, &mine));
     SY_TRY(exchange(l->world, other, &mine, &theirs, sizeof mine));
-    SY_TRY(measure_exchange(l, other, n, N_LARGE, &seconds));
-    if (seconds < 5e-3) { /* both know it alike; a slow link is not made to carry more */
-        n = LARGEST;
-        SY_TRY(measure_exchange(l, other, n, N_LARGE, &seconds));
+    SY_TRY(measure_exchange(l, other, SMALLEST, N_LARGE, &seconds));
+    const bool fast = seconds < 5e-3;
+    double large_s = 0;
+    SY_TRY(measure_exchange(l, fast ? other : -1, LARGEST, N_LARGE, &large_s));
+    if (other >= 0) {
+        const double latency = fmax(mine, theirs);
+        const double rate = fast ? LARGEST / large_s : SMALLEST / seconds;
+        l->latency[other] = l->latency[other] > 0 ? fmin(l->latency[other], latency) : latency;
+        l->rate[other] = fmax(l->rate[other], rate);
     }
-    l->latency[other] = fmax(mine, theirs);
-    l->rate[other] = (double)n / seconds;
 cleanup:
     return st;
 }
 
-static sy_status measure_all(links *l)
+static bool is_slow(const sy__doctor *d, const links *l, int32_t other, double *times)
+{
+    const double *usual =
+        l->usual[d->host_of[other] != d->host_of[l->world->rank] ? TWO_HOSTS : SAME_HOST];
+    const double late = l->latency[other] > usual[0] + 200e-6 ? l->latency[other] / usual[0] : 0;
+    const double low = l->rate[other] > 0 ? usual[1] / l->rate[other] : 0;
+    *times = fmax(late, low);
+    return late > 5 || low > 4;
+}
+
+/* All pairs, or those that looked slow, which both of a pair know alike. */
+static sy_status measure_all(const sy__doctor *d, links *l, bool slow_ones)
 {
     sy_status st = SY_OK;
     const int32_t size = l->world->size, n = size + size % 2;
+    double times;
     for (int32_t r = 0; r < n - 1; r++) {
-        const int32_t other = partner(l->world->rank, r, n);
-        if (other < size) {
-            SY_TRY(measure_pair(l, other));
+        int32_t other = partner(l->world->rank, r, n);
+        if (other == size || (slow_ones && !is_slow(d, l, other, &times))) {
+            other = -1;
         }
+        SY_TRY(measure_pair(l, other));
         SY_TRY(sy_host_barrier(l->world, "doctor round"));
     }
 cleanup:
@@ -278,23 +298,35 @@ static void note_slow(complaint *c, int32_t other, double times, double latency,
     }
 }
 
-static complaint judge(const sy__doctor *d, const links *l, double ref[N_KINDS][2])
+static complaint judge(const sy__doctor *d, const links *l)
 {
     complaint c = {0};
     const int32_t me = l->world->rank;
     for (int32_t r = 0; r < l->world->size; r++) {
-        const double *of = ref[d->host_of[r] != d->host_of[me] ? TWO_HOSTS : SAME_HOST];
-        if (r == me) {
-            continue;
-        }
-        c.n_others++;
-        const double late = l->latency[r] > of[0] + 200e-6 ? l->latency[r] / of[0] : 0;
-        const double low = of[1] / l->rate[r];
-        if (late > 5 || low > 4) {
-            note_slow(&c, r, fmax(late, low), l->latency[r], l->rate[r]);
+        double times = 0;
+        c.n_others += r != me;
+        if (r != me && is_slow(d, l, r, &times)) {
+            note_slow(&c, r, times, l->latency[r], l->rate[r]);
         }
     }
     return c;
+}
+
+/* A machine that is busy for a moment makes any pair look slow. */
+static sy_status measure_again(const sy__doctor *d, links *l)
+{
+    sy_status st = SY_OK;
+    for (int32_t i = 0; i < N_AGAIN; i++) {
+        int32_t n_slow = judge(d, l).n_slow;
+        SY_TRY(sy_host_all_reduce(l->world, &n_slow, 1, SY_I32, SY_SUM, "doctor slow links"));
+        if (n_slow == 0) {
+            break;
+        }
+        sy_clock_sleep_s(PAUSE_S);
+        SY_TRY(measure_all(d, l, true));
+    }
+cleanup:
+    return st;
 }
 
 static const char mend_slow[] =
@@ -331,14 +363,14 @@ static void name_slow(sy__doctor *d, const complaint *all)
     }
 }
 
-static void tell(sy__doctor *d, double ref[N_KINDS][2], const complaint *all)
+static void tell(sy__doctor *d, const links *l, const complaint *all)
 {
     static const char *const where[] = {"on one host", "between hosts"};
     for (int32_t k = 0; k < N_KINDS; k++) {
-        if (ref[k][1] > 0) {
+        if (l->usual[k][1] > 0) {
             sy__doctor_say(d, "pairs", SY__FINE, NULL,
                            "%s: %.1f us and %.2f GB/s each way, all pairs at once", where[k],
-                           1e6 * ref[k][0], ref[k][1] / 1e9);
+                           1e6 * l->usual[k][0], l->usual[k][1] / 1e9);
             sy__doctor_of_job(d);
         }
     }
@@ -353,7 +385,6 @@ static sy_status look_at_pairs(sy__doctor *d)
     sy_status st = SY_OK;
     links l = {.world = d->env->world};
     const int32_t size = l.world->size;
-    double ref[N_KINDS][2] = {{0}};
     complaint mine, *all = NULL;
     st = sy_alloc(size, sizeof *l.latency, (void **)&l.latency);
     st = st == SY_OK ? sy_alloc(size, sizeof *l.rate, (void **)&l.rate) : st;
@@ -361,15 +392,16 @@ static sy_status look_at_pairs(sy__doctor *d)
     st = st == SY_OK ? sy_alloc(LARGEST, 1, (void **)&l.recv) : st;
     st = st == SY_OK ? sy_alloc(size, sizeof *all, (void **)&all) : st;
     SY_TRY(sy_agree(l.world, st));
-    SY_TRY(measure_all(&l));
+    SY_TRY(measure_all(d, &l, false));
     for (int32_t k = 0; k < N_KINDS; k++) {
-        SY_TRY(reference(d, l.latency, k, false, &ref[k][0]));
-        SY_TRY(reference(d, l.rate, k, true, &ref[k][1]));
+        SY_TRY(reference(d, l.latency, k, false, &l.usual[k][0]));
+        SY_TRY(reference(d, l.rate, k, true, &l.usual[k][1]));
     }
-    mine = judge(d, &l, ref);
+    SY_TRY(measure_again(d, &l));
+    mine = judge(d, &l);
     SY_TRY(sy_host_all_gather(l.world, &mine, all, sizeof mine, "doctor links"));
     if (l.world->rank == 0) {
-        tell(d, ref, all);
+        tell(d, &l, all);
     }
 cleanup:
     sy_free(&all);
