@@ -46,6 +46,9 @@ static sy_status open_source(sy_grow *g, const char *name, const char *adapter_b
     g->n_sources = i + 1;
     SY_TRY(sy_agree(world, sy_run_settings_parse(g->source[i]->yaml, strlen(g->source[i]->yaml),
                                                  path, NULL, 0, s)));
+    if (i == 0) { /* until the new model's own is known */
+        sy_watch_set_timeout(world, s->parallel->timeout_s);
+    }
     SY_TRY(sy_source_bind(g->source[i], s->model, s->moe, world));
 cleanup:
     sy_free(&path);

@@ -192,15 +192,17 @@ class Receipt(harness.Case):
 
     def test_killed_at_any_moment_leaves_nothing_under_the_name_and_runs_again(self):
         command = ("upcycle", self.source(), "-o", self.folder / "a.h5", "--experts", 4)
+        for fault in ("receipt_write:1:fail", "checkpoint_fsync:1:fail", "grow_rename:1:fail"):
+            self.fails(1, fault.split(":")[0], *command, fault=fault, ranks=2)
+        self.nothing_is_left()
         for fault in ("checkpoint_write:9:kill", "checkpoint_fsync:1:kill", "checkpoint_rename:1:kill",
                       "receipt_write:1:kill", "grow_rename:1:kill"):
             self.assertNotEqual(self.job(*command, fault=fault).status, 0)
             self.assertFalse((self.folder / "a.h5").exists(), fault)
-            self.assertNotEqual(list(self.folder.iterdir()), [], fault)  # the next run replaces it
-        for fault in ("receipt_write:1:fail", "checkpoint_fsync:1:fail", "grow_rename:1:fail"):
-            self.fails(1, fault.split(":")[0], *command, fault=fault, ranks=2)
-        self.nothing_is_left()
-        self.succeeds(*command)
+            self.assertTrue((self.folder / ".a.h5.lock").exists(), fault)
+            self.assertGreater(len(list(self.folder.iterdir())), 1, fault)  # the next run replaces it
+        job = self.succeeds(*command)
+        self.assertNotIn("lock", job.stderr)
         self.succeeds("verify", self.folder / "a.h5")
         self.assertEqual([p.name for p in self.folder.iterdir()], ["a.h5"])
 

@@ -15,7 +15,8 @@ import harness
 from harness import LONG
 
 TIMEOUT = 3
-# where: the fault point (its nth passage on a rank), with a pause before it, so that the rank is last seen near it
+# where: the fault point (its nth passage on a rank), with a pause before it, so that the rank is last seen near it. A rank
+# passes the dispatch and the combine of 2 layers, forward and backward, in each of its micro-batches.
 PLACES = {"forward": ["train.micro_batch:4:sleep=0.7", "train.micro_batch:5:{}"],
           "dispatch": ["moe dispatch:17:sleep=0.7", "moe dispatch:18:{}"],
           "combine": ["moe combine:17:sleep=0.7", "moe combine:18:{}"],
@@ -25,8 +26,10 @@ PLACES = {"forward": ["train.micro_batch:4:sleep=0.7", "train.micro_batch:5:{}"]
 
 class Watch(harness.Case):
     def watched(self, run, fault, ranks=3, ep=3, timeout=TIMEOUT, args=(), **sections):
+        """Without a probe, which would pass fault points too."""
         moe = {"experts": 6, **sections.pop("moe", {})}
-        cfg = self.config(f"{run}.yaml", parallel={"ep": ep, "timeout_s": timeout}, moe=moe, **sections)
+        train = {"probe_every": 0, **sections.pop("train", {})}
+        cfg = self.config(f"{run}.yaml", parallel={"ep": ep, "timeout_s": timeout}, moe=moe, train=train, **sections)
         return self.start("train", cfg, "--run-dir", self.folder / run, *args, ranks=ranks, fault=fault)
 
     def ends(self, job, words, status=76):
@@ -43,47 +46,87 @@ def faults(place, action, rank):
     return ",".join(f"{point.format(action)}:{rank}" for point in PLACES[place])
 
 
-class Hang(Watch):
-    def hangs_at(self, cases):
-        self.train_once(self.config("saved.yaml", moe={"experts": 6}, train={"steps": 3}), "saved", 2)
+class Commands(Watch):
+    @classmethod
+    def setUpClass(cls):
+        """A dense and a MoE model, as sources of what reads one."""
+        super().setUpClass()
+        case = cls("setUp")
+        case.setUp()
+        for name, moe in (("dense", {"experts": 0}), ("moe", {"experts": 6})):
+            cfg = case.config(moe=moe, parallel={"timeout_s": TIMEOUT}, train={"steps": 1, "probe_every": 0})
+            case.train(cfg, name)
+            (case.folder / name).rename(cls.home / name)
+        case.tearDown()
+
+    def command(self, name):
+        """What starts a command, which is watched as its model says."""
+        dense, moe = self.home / "dense", self.home / "moe"
+        return {"eval": ("eval", moe, "--set", "parallel.ep=2", "--data", self.home / "held_out"),
+                "generate": ("generate", moe, "--set", "parallel.ep=2", "--prompt", "the "),
+                "upcycle": ("upcycle", dense, "-o", self.folder / "up.h5", "--experts", 2),
+                "merge": ("merge", "--method", "btx", "--source", dense, "--source", dense, "-o", self.folder / "merged.h5"),
+                "check": ("check", "layout", self.config("check.yaml", parallel={"timeout_s": TIMEOUT}), "--steps", 1),
+                "bench": ("bench", "dispatch", "--repeats", 3),
+                "doctor": ("doctor", "--run-dir", self.folder)}[name]
+
+
+class Hang(Commands):
+    def hang_at(self, cases):
+        """Training runs, with what each must say."""
         jobs = []
         for place, action, rank in cases:
-            args = ["--init-from", self.folder / "saved"] if place == "load" else []
-            jobs.append(self.watched(f"{place}_{action[:5]}_{rank}", faults(place, action, rank), args=args))
-        for (place, action, rank), job in zip(cases, jobs):
-            with self.subTest(place=place, action=action, rank=rank):
-                how = "has stopped answering" if action == "stop" else "has not come to where the others wait"
-                words = [rf"rank {rank} \(host [^)]*\) {how} for {TIMEOUT} s"]
-                words += [r"state T \(stopped\)"] if action == "stop" else [f"rank {rank} stands at:\n"]
-                if place in ("dispatch", "combine"):
-                    words.append(rf"s waiting in 'moe {place}' \(all_to_all over ep, call \d+\) of layer \d, step \d")
-                if action == "stop" and rank == 0:
-                    words.append(r"error \[rank 1\]")
-                if action != "stop":  # else it is where it was last seen
-                    words.append(rf"\n  rank {rank}: .* in {place if place in ('save', 'load') else '(forward|backward)'}")
-                self.ends(job, words)
+            args = ["--init-from", self.home / "moe"] if place == "load" else []
+            how = "has stopped answering" if action == "stop" else "has not come to where the others wait"
+            words = [rf"rank {rank} \(host [^)]*\) {how} for {TIMEOUT} s"]
+            words += [r"state T \(stopped\)"] if action == "stop" else [rf"rank {rank} stands at \(addr2line -fipe FILE ADDRESS"]
+            if place in ("dispatch", "combine"):
+                words.append(rf"s waiting in 'moe {place}' \(all_to_all over ep, call \d+\) of layer 1, step 3\n")
+            if action == "stop" and rank == 0:
+                words.append(r"error \[rank 1\]")
+            if action != "stop":  # else it is where it was last seen
+                words.append(rf"\n  rank {rank}: .* in {place if place in ('save', 'load') else '(forward|backward)'}")
+            jobs.append((self.watched(f"{place}_{action[:5]}_{rank}", faults(place, action, rank), args=args), words))
+        return jobs
+
+    def end_all(self, jobs, status=76):
+        for job, words in jobs:
+            with self.subTest(job.env["SY_FAULT"]):
+                self.ends(job, words, status)
 
     def test_ranks_that_hang_in_a_step_are_named(self):
-        self.hangs_at([("dispatch", "stop", 1), ("combine", "sleep=1000", 2), ("forward", "stop", 0)])
+        self.end_all(self.hang_at([("dispatch", "stop", 1), ("combine", "sleep=1000", 2), ("forward", "stop", 0)]))
 
-    def test_ranks_that_hang_in_saving_and_loading_are_named(self):
-        self.hangs_at([("save", "stop", 2), ("load", "sleep=1000", 0)])
+    def test_ranks_that_hang_in_saving_loading_and_in_any_command_are_named(self):
+        jobs = self.hang_at([("save", "stop", 2), ("load", "sleep=1000", 0)])
+        for name, fault, words in (("eval", "moe dispatch:5:stop", "rank 0: .* waiting in 'moe dispatch' "),
+                                   ("generate", "moe dispatch:5:stop", "rank 0: .* waiting in 'moe dispatch' "),
+                                   ("upcycle", "checkpoint_write:5:sleep=1000", "rank 1: .* in upcycle, "),
+                                   ("merge", "checkpoint_read:40:sleep=1000", "rank 1: .* in merge, ")):
+            how = "stopped answering" if "stop" in fault else "not come to where the others wait"
+            jobs.append((self.start(*self.command(name), ranks=2, fault=fault + ":1"),
+                         [rf"rank 1 \(host [^)]*\) has {how} for {TIMEOUT} s", words]))
+        self.end_all(jobs)
 
-    def test_ranks_that_hang_in_eval_and_generate_are_named(self):
-        saved = self.folder / "saved"
-        cfg = self.config(parallel={"ep": 2, "timeout_s": TIMEOUT}, train={"steps": 1, "probe_every": 0})
-        self.train(cfg, "saved", ranks=2)
-        jobs = [self.start(*args, ranks=2, fault="moe dispatch:5:stop:1") for args in
-                (("eval", saved, "--data", self.home / "held_out"), ("generate", saved, "--prompt", "the "))]
+    def test_slow_work_of_one_rank_is_no_hang(self):
+        """Twice as long as the timeout, in pieces: what is read and what is written."""
+        jobs = [self.start(*self.command(name), "--set", "parallel.timeout_s=1", ranks=2, fault=f"{point}:1:slow=0.1:1")
+                for name, point in (("upcycle", "checkpoint_write"), ("merge", "checkpoint_read"))]
         for job in jobs:
-            self.ends(job, [rf"rank 1 \(host [^)]*\) has stopped answering for {TIMEOUT} s",
-                            "rank 0: .* waiting in 'moe dispatch' "])
+            job.wait()
+            self.assertEqual((job.status, job.errors()), (0, []), job.text())
+            self.assertGreater(job.seconds, 2)
+
+    def test_commands_whose_ranks_make_other_calls_are_found(self):
+        jobs = [self.start(*self.command(name), ranks=2, fault=fault + ":skip:1")
+                for name, fault in (("doctor", "places:1"), ("bench", "status:8"), ("check", "status:12"))]
+        self.end_all([(job, [r"rank [01] \(host [^)]*\) has made other collective calls than the rest: "]) for job in jobs], 1)
 
     @unittest.skipUnless(LONG, "long")
     def test_any_rank_that_hangs_anywhere_is_named(self):
         for place in PLACES:
             for action in ("stop", "sleep=1000"):
-                self.hangs_at([(place, action, rank) for rank in range(3)])
+                self.end_all(self.hang_at([(place, action, rank) for rank in range(3)]))
 
     @unittest.skipUnless(LONG, "long")
     def test_both_observers_stopped_the_others_end_by_themselves(self):
@@ -160,14 +203,47 @@ class Desync(Watch):
         jobs = [self.watched(f"run{i}", fault, ep=ep, timeout=30) for i, (fault, ep, _) in enumerate(cases)]
         for (fault, ep, words), job in zip(cases, jobs):
             with self.subTest(fault):
-                self.ends(job, [r"rank \d \(host [^)]*\) has made other collective calls than the rest: ", *words], status=1)
+                self.ends(job, [r"rank [12] \(host [^)]*\) has made other collective calls than the rest: ", *words], status=1)
                 self.assertLess(job.seconds, 30, "this waited for parallel.timeout_s\n" + job.text())
 
     def test_collectives_left_out_called_twice_or_of_another_size_are_found_with_both_calls(self):
         self.out_of_step([
-            ("moe dispatch:20:skip:1", 3, [r"rest: 'moe [a-z ]*' .* of layer \d where rank \d called 'moe [a-z ]*' "]),
-            ("step head:3:twice:2", 1, [r"rest: 'step head' .*bytes\) where rank \d called '"]),
+            ("moe dispatch:20:skip:1", 3, ["rest: 'moe dispatch extra' .* of layer 0 where rank 0 called 'moe dispatch' "]),
+            ("step head:3:twice:2", 1, [r"rest: 'step head' \(all_reduce over host, call 4, .* where rank 0 called 'gradients' "]),
             ("gradients:3:short:2", 1, [r"rest: 'gradients' .*, \d+ bytes\) where rank 0 called 'gradients' .*, \d+ bytes\)"])])
+
+
+class Ends(Commands):
+    """A rank that fails, or is no more, takes the job along at once, and says why in one line."""
+
+    def test_collective_that_fails_on_one_rank_ends_every_command(self):
+        cases = [(self.start(*self.command(name), ranks=2, fault=f"collective:{nth}:fail:1"), "'collective' fails")
+                 for name, nth in (("eval", 12), ("generate", 1), ("upcycle", 25), ("merge", 40), ("doctor", 7))]
+        cases.append((self.watched("run", "gradients:2:short:1", ranks=2, ep=1, timeout=0),  # nobody watches
+                      r"'gradients' failed in reduce_scatter over 'dense' on rank 1 of 2: .*truncated"))
+        for job, words in cases:
+            with self.subTest(job.process.args):
+                self.ends(job, [r"error \[rank 1\]: .*" + words], status=1)
+
+    def test_rank_that_exits_or_crashes_is_named_with_the_phase(self):
+        cases = [("forward", "exit"), ("save", "exit"), ("load", "exit"), ("dispatch", "crash")]
+        if LONG:
+            cases = [(place, action) for place in PLACES for action in ("exit", "crash", "kill")]
+        jobs = []
+        for place, action in cases:
+            args = ["--init-from", self.home / "moe"] if place == "load" else []
+            jobs.append(self.watched(f"{place}_{action}", PLACES[place][1].format(action) + ":1", ranks=2, ep=2, args=args))
+        for (place, action), job in zip(cases, jobs):
+            with self.subTest(place=place, action=action):
+                phase = place if place in ("save", "load") else "(forward|backward)"
+                words = {"exit": rf"error \[rank 1\]: the process was ended from within by exit\(0\), in {phase}, step \d",
+                         "crash": rf"error \[rank 1\]: the process died of signal 11 \(segmentation fault\) in {phase}, step \d",
+                         "kill": r"process rank 1 .* exited on signal 9 \(Killed\)"}[action]
+                job.wait()
+                self.assertEqual(job.status, {"exit": 1, "crash": 139, "kill": 137}[action], job.text())
+                self.assertEqual(len(re.findall(words, job.stderr)), 1, job.text())
+                self.assertEqual(len(job.errors()), action != "kill", job.text())
+                self.assertEqual(job.left, {}, job.text())
 
 
 if __name__ == "__main__":
