@@ -139,8 +139,8 @@ sy_status sy__file_sync(int fd, const char *path)
 {
     sy_status st = SY_OK;
     SY_TRY(sy_fault("checkpoint_fsync"));
-    SY_REQUIRE(write_back(fd) && fsync(fd) == 0, SY_ERR_IO, "cannot bring '%s' to the disk: %s", path,
-               strerror(errno));
+    SY_REQUIRE(write_back(fd) && fsync(fd) == 0, SY_ERR_IO, "cannot bring '%s' to the disk: %s",
+               path, strerror(errno));
 cleanup:
     return st;
 }

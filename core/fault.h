@@ -33,8 +33,8 @@ typedef enum sy_fault_action {
 
 /* Parse SY_FAULT for this rank; SY_ERR_USAGE names what is wrong in it. */
 sy_status sy_fault_setup(int32_t rank);
-/* Pass the point: kill, exit, crash, stop, sleep, jitter and slow happen here; fail returns SY_ERR_IO with the
- * point's name; the others return SY_OK (see sy_fault_hit). */
+/* Pass the point: kill, exit, crash, stop, sleep, jitter and slow happen here; fail returns
+ * SY_ERR_IO with the point's name; the others return SY_OK (see sy_fault_hit). */
 sy_status sy_fault(const char *name);
 /* The same, and tells the action: for points that also change what is done next. */
 sy_status sy_fault_pass(const char *name, sy_fault_action *action);

@@ -110,10 +110,10 @@ bool sy_comm_rehearses(const sy_comm *comm);
 sy_status sy_comm_rehearse_group(const sy_comm *world, int32_t size, int32_t stride, sy_device *dev,
                                  const char *name, sy_comm **out);
 
-/* Collective over comm, all six. What fails under way on one rank, between the others' calls, cannot
-   be agreed upon any more: over MPI the job ends there (sy_comm_abort), with a message naming what,
-   layer, comm and rank. Over NCCL that is SY_ERR_COMM, at once or at the stream's next wait. Wrong
-   arguments are SY_ERR_INTERNAL before anything is called. */
+/* Collective over comm, all six. What fails under way on one rank, between the others' calls,
+   cannot be agreed upon any more: over MPI the job ends there (sy_comm_abort), with a message
+   naming what, layer, comm and rank. Over NCCL that is SY_ERR_COMM, at once or at the stream's next
+   wait. Wrong arguments are SY_ERR_INTERNAL before anything is called. */
 /* recv[0..n-1] = reduction of send over all ranks; send == recv is allowed; every rank gets the
    same bits. SY_MAX and SY_MIN of floats: a NaN wins; GPUs have none: SY_ERR_UNSUPPORTED. */
 sy_status sy_all_reduce(sy_comm *comm, const sy_comm_args *args);

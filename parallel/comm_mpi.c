@@ -313,7 +313,8 @@ static sy_status run_call(sy_stream *stream, const void *args)
     sy__comm_begun(c.comm);
     const sy_status st = run[c.which](&c);
     if (st != SY_OK) {
-        sy_comm_abort(c.comm, st); /* the others are in it, or will be: nothing can be agreed upon */
+        sy_comm_abort(c.comm,
+                      st); /* the others are in it, or will be: nothing can be agreed upon */
     }
     sy__comm_done(c.comm);
     return st;

@@ -30,7 +30,8 @@ sy_status sy_trouble_report(const sy_trainer *t, const sy_step_result *r)
                 stops                           ? " stops the run"
                 : r->verdict == SY_STEP_SKIPPED ? " skipped"
                                                 : "",
-                what, blame, (long)t->count.data_step, (long)(t->count.data_step + r->n_sequences - 1));
+                what, blame, (long)t->count.data_step,
+                (long)(t->count.data_step + r->n_sequences - 1));
     }
 cleanup:
     return st;
