@@ -67,7 +67,7 @@ typedef struct sy_comm_call {
     uint64_t lane;   /* only calls of one lane are compared */
     int64_t common;  /* calls of lane 0 so far: how far the process has come */
     int64_t place;   /* among the calls of its lane, from 1; 0: no call */
-    uint64_t digest; /* of those calls; of lane 0 from the last sy_comm_calls_take on */
+    uint64_t digest; /* of those calls */
     int64_t number;  /* among the calls of its communicator */
     int64_t bytes;   /* of this rank's block; -1 where it is each rank's own affair */
     int32_t layer;

@@ -31,7 +31,7 @@ static struct {
     int64_t n;
     int64_t n_common;                /* calls of lane 0 */
     int64_t n_taken, n_taken_before; /* of them, at the last take and at the one before it */
-    uint64_t digest;                 /* of those since the last take */
+    uint64_t digest, since_take;     /* of all of them, and of those since the last take */
     double patience_s;
     entry ring[RING];
 } recorder = {.lock = PTHREAD_MUTEX_INITIALIZER};
@@ -59,6 +59,8 @@ void sy__recorder_add(sy_comm *comm, const sy_comm_args *args, sy__collective wh
         uint64_t *digest = comm->lane == 0 ? &recorder.digest : &comm->digest;
         recorder.n_common += comm->lane == 0;
         *digest = chain(*digest, signature);
+        recorder.since_take =
+            comm->lane == 0 ? chain(recorder.since_take, signature) : recorder.since_take;
         e->signature = signature;
         e->digest = *digest;
         e->place = comm->lane == 0 ? recorder.n_common : comm->n_issued;
@@ -140,8 +142,8 @@ void sy__recorder_first(const sy_comm *comm, sy_comm_call *out)
 int64_t sy_comm_calls_take(void)
 {
     pthread_mutex_lock(&recorder.lock);
-    const int64_t number = (int64_t)(recorder.digest >> 40);
-    recorder.digest = 0;
+    const int64_t number = (int64_t)(recorder.since_take >> 40);
+    recorder.since_take = 0;
     recorder.n_taken_before = recorder.n_taken;
     recorder.n_taken = recorder.n_common;
     pthread_mutex_unlock(&recorder.lock);
