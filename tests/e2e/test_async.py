@@ -64,6 +64,7 @@ class Async(Kill):
                 job = self.fails(1, "", "train", cfg, "--run-dir", self.folder / f"run{i}", ranks=2,
                                  fault=f"checkpoint_fsync:1:sleep=1,{error}")
                 self.assertEqual(self.checkpoints(f"run{i}"), ["latest", "step_00000003.h5"], job.text())
+                self.assertEqual(["step 4 stops the run" in job.stderr, "skipped" in job.stderr], [i == 0, False])
 
     def test_message_counts_all_that_training_waited_for_a_save(self):
         job = self.train(self.config(train={"checkpoint_async": True}), "run", fault="checkpoint_skeleton:1:sleep=1")

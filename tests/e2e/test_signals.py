@@ -41,16 +41,32 @@ class Signals(harness.Case):
     def test_sigint_to_one_process_saves_and_resumes_bit_for_bit(self):
         self.stops(signal.SIGINT, 0)
 
-    def test_sigusr1_to_mpirun_saves_and_resumes_bit_for_bit(self):
-        self.stops(signal.SIGUSR1, 3, parallel={"ep": 1})
-
-    def test_sigusr1_to_one_rank_stops_all(self):
-        job = self.start("train", self.endless(), "--run-dir", self.folder / "run", ranks=2)
-        self.wait_for_steps(job, "run", 3)
-        job.kill_rank(1, signal.SIGUSR1)
-        job.wait(20)
-        self.assertEqual(job.status, 75, job.text())
-        self.assertEqual(job.left, {})
+    def test_job_asked_again_and_again_loses_no_step(self):
+        """SIGTERM to mpirun leaves the ranks 2 s: what they save by then stands, else the run goes on from before."""
+        config, run = self.endless(parallel={"ep": 2}), self.folder / "run"
+        saved = 0
+        for what, ask, status in (("SIGUSR1 to mpirun", lambda job: job.signal(signal.SIGUSR1), 75),
+                                  ("SIGTERM to one rank", lambda job: job.kill_rank(1, signal.SIGTERM), 75),
+                                  ("SIGUSR1 to one rank", lambda job: job.kill_rank(0, signal.SIGUSR1), 75),
+                                  ("SIGTERM to mpirun", lambda job: job.signal(signal.SIGTERM), 1)):
+            with self.subTest(what):
+                job = self.start("train", config, "--run-dir", run, "--resume", ranks=2,
+                                 fault="train.step:3:sleep=1" if status == 75 else None)
+                self.wait_for_steps(job, "run", saved + 2)
+                ask(job)
+                job.wait(30)
+                self.assertEqual(job.status, status, job.text())
+                self.assertEqual((job.errors(), job.left), ([], {}), job.text())
+                last, asked = self.metrics("run")[-1]["step"], "stopped on request after step" in job.stderr
+                stands = f"step_{last:08d}.h5" in self.checkpoints("run")
+                self.assertTrue(asked or status == 1, job.text())
+                self.assertTrue(stands or not asked, job.text())
+                saved = last if stands else saved
+        more = ["--set", f"train.steps={saved + 3}"]
+        job = self.train(config, "run", "--resume", *more, ranks=2)
+        self.assertIn(f"step_{saved:08d}.h5", job.stderr)
+        self.train(config, "whole", *more, ranks=2)
+        self.same_records("run", "whole")
 
     def test_second_signal_ends_at_once(self):
         job = self.start("train", self.endless(), "--run-dir", self.folder / "run", fault="train.step:4:sleep=50")

@@ -56,7 +56,7 @@ class Nonfinite(Trouble):
     def test_so_many_in_a_row_end_the_run_with_the_facts(self):
         config = self.config(train={"skip_limit": 2, "checkpoint_every": 1})
         run = self.folder / "run"
-        job = self.job("train", config, "--run-dir", run, fault="train.nonfinite:2:nan,train.nonfinite:4:nan,train.nonfinite:5:nan")
+        job = self.job("train", config, "--run-dir", run, fault="train.nonfinite:2:nan,train.nonfinite:4:nan,train.nonfinite:5:inf")
         self.check_failure(job, 1, ["step 5", "train.skip_limit"])
         self.assertIn("facts of step 5", job.stderr)
         self.assertEqual(len(self.metrics("run")), 5)
