@@ -5,16 +5,27 @@
 #
 # Without slots, RANKS ranks are dealt evenly over the hosts. A host that stands there twice or does not answer is refused with
 # its line, exit status 2; with --leave-out, one that does not answer is left out and named on standard error (1: none is left).
-# SY_RSH names what reaches another host (default: ssh); SY_RSH_WAIT how many seconds it may take (10).
+# SY_RSH names what reaches another host (default: ssh); SY_RSH_WAIT how many seconds it may take (10). SY_ENDED_JOBS: numbers of
+# jobs of Open MPI 4 that are over; what shared memory they left on the other hosts is removed (supervise.sh sets it).
 set -euo pipefail
 
-usage() { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 if [ $# -lt 2 ] || [ $# -gt 3 ] || [[ ! $2 =~ ^[1-9][0-9]*$ ]] || [ "${3:---leave-out}" != --leave-out ]; then
   usage
 fi
 file=$1 ranks=$2 leave_out=${3:-}
 wait_s=${SY_RSH_WAIT:-10}
 read -r -a rsh <<<"${SY_RSH:-ssh -x -o BatchMode=yes -o ConnectTimeout=$wait_s}"
+
+hello=true
+if [ -n "${SY_ENDED_JOBS:-}" ]; then
+  hello="sh -c 'rm -f --"
+  for job in $SY_ENDED_JOBS; do
+    [[ $job =~ ^[0-9a-f]+$ ]] || usage
+    hello+=" /dev/shm/vader_segment.*.\`id -u\`.$job.*"
+  done
+  hello+="'"
+fi
 
 refuse() {
   printf 'error: %s\n' "$*" >&2
@@ -74,7 +85,7 @@ ask_all() {
   local i running=0
   for i in "${!names[@]}"; do
     {
-      if is_here "${names[i]}" || timeout "$wait_s" "${rsh[@]}" "${names[i]}" true </dev/null >/dev/null 2>&1; then
+      if is_here "${names[i]}" || timeout "$wait_s" "${rsh[@]}" "${names[i]}" "$hello" </dev/null >/dev/null 2>&1; then
         : >"$answers/$i"
       fi
     } &

@@ -143,11 +143,25 @@ unmapped() {
     done
 }
 
+# note_number MPIRUN: the number by which Open MPI 4 names what a job shares; hosts.sh removes what jobs before left on other hosts
+note_number() {
+  local words i
+  for i in {1..20}; do
+    if read -r words < <(cat "${TMPDIR:-/tmp}"/ompi.*."$(id -u)"/pid."$1"/contact.txt 2>/dev/null); then
+      printf '%x\n' $((${words%%.*} + 1)) >>"$run/supervise.jobs"
+      return
+    fi
+    sleep 0.5
+    kill -0 "$1" || return
+  done
+}
+
 # An mpirun that cannot reach one of its hosts any more waits for it, for minutes, though its own ranks are gone.
 # end_lingering MPIRUN PROGRAM: ends it after 15 s without them
 end_lingering() {
   local gone=0 seen=no name
   name=$(basename "$2")
+  [ -z "$hosts" ] || note_number "$1"
   while sleep 3 && kill -0 "$1"; do
     if cat "/proc/$1/task"/*/children | tr ' ' '\n' | sed -n 's|^[0-9].*|/proc/&/comm|p' | xargs -r cat | grep -qxF -- "${name:0:15}"; then
       seen=yes gone=0
@@ -173,6 +187,8 @@ fi
 # run_once ARGUMENTS: sets rc
 run_once() {
   local start=() n=$ranks begun=$SECONDS lingering
+  SY_ENDED_JOBS=$(tr '\n' ' ' <"$run/supervise.jobs")
+  export SY_ENDED_JOBS
   if [ ${#launcher[@]} -gt 0 ]; then
     start=("${launcher[@]}")
   else
@@ -220,6 +236,7 @@ rest() {
 
 # ---- until it is done ----
 
+: >"$run/supervise.jobs"
 failures=0 killed=
 while :; do
   before=$(newest)

@@ -34,6 +34,18 @@ expect 2 "launch/mpirun.sh [OPTIONS] -n RANKS PROGRAM" launch/mpirun.sh -n 2
 expect 2 "launch/mpirun.sh [OPTIONS] -n RANKS PROGRAM" launch/mpirun.sh --bind no -n 2 true
 expect 1 "'no_such_mpirun' was not found" env MPIRUN=no_such_mpirun launch/mpirun.sh -n 2 true
 
+# What ended jobs left on another host is removed before the next one starts there, and nobody else's.
+echo 'elsewhere slots=1' >"$work/elsewhere"
+# shellcheck disable=SC2016 # the script's arguments, not ours
+printf '#!/bin/bash\nshift\nexec sh -c "$*"\n' >"$work/shell"
+chmod +x "$work/shell"
+left=/dev/shm/vader_segment.elsewhere.$(id -u)
+touch "$left".7ffd0001.{0,1} "$left".7ffe0001.0
+expect 0 "elsewhere 1" env SY_RSH="$work/shell" SY_ENDED_JOBS='7ffc0001 7ffd0001' launch/hosts.sh "$work/elsewhere" 1
+expect 2 "" sh -c "ls $left.7ffd*"
+expect 0 "" ls "$left".7ffe0001.0
+rm -f "$left".7ff[de]*
+
 ranks=$(($(nproc) + 2))
 # shellcheck disable=SC2016 # the ranks' variable, not ours
 expect 0 "rank $((ranks - 1)) of $ranks" launch/mpirun.sh -n "$ranks" bash -c 'echo "rank $OMPI_COMM_WORLD_RANK of $OMPI_COMM_WORLD_SIZE"'

@@ -203,9 +203,12 @@ class Jobs(Supervised):
         self.nothing_left(shared)
 
     def test_mpirun_that_is_killed_leaves_no_shared_memory(self):
-        job = self.prepare("train.step:5:sleep=3:1", "--retries", "1")
+        (self.folder / "hosts").write_text("localhost slots=2\n")
+        job = self.prepare("train.step:5:sleep=3:1", "--retries", "1", "--hosts", self.folder / "hosts")
         self.wait_for_steps(job, "run", 4)
         shared = shared_memory(job)
+        jobs = (self.folder / "run/supervise.jobs").read_text().split()  # by which other hosts are cleaned
+        self.assertEqual([path.split(".")[-2] for path in sorted(shared)], jobs * 2)
         mpirun = [int(p) for p in os.listdir("/proc") if p.isdigit() and is_child(int(p), job.process.pid)]
         self.assertEqual(len(mpirun), 1)
         os.kill(mpirun[0], signal.SIGKILL)
