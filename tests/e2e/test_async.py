@@ -40,22 +40,18 @@ class Async(Kill):
 
     def test_kill_at_points_of_a_save_resumes_bit_for_bit(self):
         self.prepare(3, 1)
-        points = ["checkpoint_write:20:kill:1", "checkpoint_fsync:1:kill:2", "checkpoint_rename:2:kill:0",
-                  "train.step:5:kill:0"]
-        for i, point in enumerate(points):
-            with self.subTest(point):
-                self.dies(point, f"run{i}")
-                self.resumes(f"run{i}")
+        self.dies_again_and_again(["checkpoint_write:20:kill:1", "checkpoint_fsync:1:kill:2", "checkpoint_rename:2:kill:0",
+                                   "train.step:3:kill:0"])
 
     def test_save_that_fails_is_a_warning_and_the_next_one_counts(self):
+        """The first save where it writes, the second where it syncs, the third where it is named."""
         self.prepare(2, 2, steps=14)
-        for i, point in enumerate(["checkpoint_write:12:fail:1", "checkpoint_fsync:1:fail:0", "checkpoint_rename:1:fail:0"]):
-            with self.subTest(point):
-                job = self.train(self.cfg, f"run{i}", ranks=2, fault=point)
-                self.assertEqual(job.stderr.count("CHECKPOINT NOT SAVED at step 3"), 1, job.text())
-                self.same_records(f"run{i}", "whole")
-                missing = set(self.checkpoints("whole")) - set(self.checkpoints(f"run{i}"))
-                self.assertEqual(missing, {"step_00000003.h5"})
+        job = self.train(self.cfg, "run", ranks=2, fault="checkpoint_write:12:fail:1,checkpoint_fsync:2:fail:0,checkpoint_rename:1:fail:0")
+        for step in (3, 6, 9):
+            self.assertEqual(job.stderr.count(f"CHECKPOINT NOT SAVED at step {step}"), 1, job.text())
+        self.same_records("run", "whole")
+        missing = set(self.checkpoints("whole")) - set(self.checkpoints("run"))
+        self.assertEqual(missing, {f"step_{step:08d}.h5" for step in (3, 6, 9)})
 
     def test_error_that_ends_the_run_lets_the_save_under_way_end(self):
         cfg = self.config(train={"checkpoint_async": True, "nonfinite": "stop"}, parallel={"ep": 2})
