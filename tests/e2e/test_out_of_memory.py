@@ -6,13 +6,14 @@ import os
 import random
 import re
 import shutil
-import unittest
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import harness
 from harness import LONG
 
-SECONDS = 30  # a job takes one
+SECONDS = 60  # a job takes one
+RUN = object()  # in a command: the run directory
 
 
 class OutOfMemory(harness.Case):
@@ -21,7 +22,6 @@ class OutOfMemory(harness.Case):
         self.cfg = self.config(model={"hidden": 16, "layers": 1, "heads": 2, "ffn_hidden": 16},
                                moe={"experts": 2}, parallel={"ep": 2},
                                train={"steps": 2, "global_batch": 2, "checkpoint_every": 1})
-        self.dir = self.folder / "run"
 
     def refuses(self, n, rank, status, args):
         """False where the job came to its end as if nothing had been: it allocates no more than that."""
@@ -34,35 +34,40 @@ class OutOfMemory(harness.Case):
         self.assertIn("out of memory", job.stderr)
         return True
 
-    def run_through(self, stride, status, *args, before=None):
-        """The first n and about one in `stride`, in a long run one in 8."""
+    def fail_at_random(self, rank, seed, stride, status, args, before):
+        """The first n and about one in `stride`, in a long run one in 8; until a job comes to its end."""
+        dice = random.Random(f"{seed} {rank}")
+        folder, n, more = self.folder / f"rank{rank}", 1, True
+        folder.mkdir(exist_ok=True)
+        while more:
+            before(folder / "run")
+            try:
+                more = self.refuses(n, rank, status, [folder / "run" if a is RUN else a for a in args])
+            except AssertionError as error:
+                raise AssertionError(f"{args[0]}, allocation {n} of rank {rank}, seed {seed}: {error}") from error
+            n += dice.randint(1, 15 if LONG else 2 * stride)
+
+    def run_through(self, stride, status, *args, before=lambda run: None):
+        """Allocations of either rank, both at the same time: a start waits more than it computes."""
         seed = int.from_bytes(os.urandom(4), "little")
-        dice = random.Random(seed)
-        for rank in (0, 1):
-            n, more = 1, True
-            while more:
-                with self.subTest(n=n, rank=rank, seed=seed, command=args[0]):
-                    if before:
-                        before()
-                    more = False  # one failure is enough
-                    more = self.refuses(n, rank, status, args)
-                n += dice.randint(1, 15 if LONG else 2 * stride)
+        with ThreadPoolExecutor() as both:
+            for end in [both.submit(self.fail_at_random, rank, seed, stride, status, args, before) for rank in (0, 1)]:
+                end.result()
 
     def test_training_ends_or_goes_on_together(self):
-        self.run_through(450, 0, "train", self.cfg, "--run-dir", self.dir,
-                         before=lambda: shutil.rmtree(self.dir, ignore_errors=True))
+        self.run_through(450, 0, "train", self.cfg, "--run-dir", RUN, before=lambda run: shutil.rmtree(run, ignore_errors=True))
 
     def test_resuming_ends_or_goes_on_together(self):
         self.train(self.cfg, "whole", ranks=2)
 
-        def before():
-            shutil.rmtree(self.dir, ignore_errors=True)
-            shutil.copytree(self.folder / "whole", self.dir, symlinks=True)
-        self.run_through(900, 0, "train", self.cfg, "--run-dir", self.dir, "--resume", "--set", "train.steps=4", before=before)
+        def before(run):
+            shutil.rmtree(run, ignore_errors=True)
+            shutil.copytree(self.folder / "whole", run, symlinks=True)
+        self.run_through(900, 0, "train", self.cfg, "--run-dir", RUN, "--resume", "--set", "train.steps=4", before=before)
 
     def test_readers_end_together(self):
         self.train(self.cfg, "run", ranks=2)
-        a, b = (self.dir / f"checkpoints/step_0000000{step}.h5" for step in (1, 2))
+        a, b = (self.folder / f"run/checkpoints/step_0000000{step}.h5" for step in (1, 2))
         self.run_through(150, 0, "verify", a)
         self.run_through(250, 1, "diff", a, b)
         self.run_through(400, 0, "eval", a, "--data", self.home / "held_out")
