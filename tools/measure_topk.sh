@@ -3,15 +3,15 @@
 # other round, without and with a capacity; prints medians, and the ratio of the pairs with its spread. Where both commits
 # have `bench layer`, that too. Needs an idle machine and no install: about 3 minutes per round beside the builds.
 #
-#   tools/measure_topk.sh [ROUNDS [BEFORE [AFTER]]]     ROUNDS: 7; BEFORE: f5ea7e8^ (5d79e47), the commit before the table of
-#                                                       routers; AFTER: HEAD
+#   tools/measure_topk.sh [ROUNDS [BEFORE [AFTER]]]     ROUNDS: 7; BEFORE: 8fffc7e, the last commit that builds before the
+#                                                       table of routers (f5ea7e8; the one between does not); AFTER: HEAD
 #
 # THREADS: of the rank (default 1). KEEP=FOLDER keeps the two builds there for the next time.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 rounds=${1:-7}
-commits=("${2:-f5ea7e8^}" "${3:-HEAD}")
+commits=("${2:-8fffc7e}" "${3:-HEAD}")
 names=(before after)
 folder=${KEEP:-$(mktemp -d "${TMPDIR:-/tmp}/topk.XXXXXX")}
 mkdir -p "$folder"
@@ -33,7 +33,7 @@ for i in 0 1; do
         meson setup "$tree/build" "$tree" > /dev/null
     fi
     git -C "$tree" checkout --quiet --detach "$commit"
-    ninja -C "$tree/build" launch/switchyard > /dev/null
+    ninja -C "$tree/build" launch/switchyard > "$folder/build.log" || { cat "$folder/build.log" >&2; exit 1; }
     echo "${names[i]}: $(git -C "$tree" log -1 --format='%h %s')"
 done
 
