@@ -4,12 +4,12 @@
 #   launch/gpu-check.sh [--out FILE.md] [--build DIR]
 #
 # Builds for this GPU in build-gpu/ (or DIR), then: every op against the reference in fp32 and bf16; the same under compute-sanitizer
-# (memcheck, racecheck, initcheck); unit tests on the device; a training run beside the CPU's; the quickstart's model in bf16; the
-# speed of the ops beside copy and product, and of a training step. FILE (gpu-check.md) is what belongs into docs/results/, with the
+# (memcheck, racecheck, initcheck); unit tests on the device; transformers' numbers in fp32 and bf16; a training run beside the CPU's; the
+# quickstart (dense, upcycled, trained, evaluated, text, report); several ranks; the speed of the ops beside copy and product, and of a training step. FILE (gpu-check.md) is what belongs into docs/results/, with the
 # machine, driver and date on top. A check that fails or runs out of its time is said and the next one begins; exit status 1 then.
 set -uo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 out=gpu-check.md build=build-gpu
 while [ $# -gt 0 ]; do
   case $1 in
@@ -59,7 +59,7 @@ write "# The CUDA backend on a GPU" "" "- $(date -u +%Y-%m-%dT%H:%M:%SZ), $(git 
 build_all() {
   [ -e "$build/build.ninja" ] || meson setup "$build" -Dcuda=enabled -Dgpu_arch="$capability" || return
   ninja -C "$build" launch/switchyard tests/ops/test_ops tests/ops/speed_ops tests/unit/test_device tests/unit/test_rope \
-    tests/unit/test_moe_layer tests/unit/test_router_identities tests/mpi/mpi_test_comm tests/mpi/mpi_test_grad_sync \
+    tests/unit/test_moe_layer tests/unit/test_router_identities tests/parity/test_parity tests/mpi/mpi_test_comm tests/mpi/mpi_test_grad_sync \
     tests/mpi/mpi_test_moe_layout
 }
 program=$build/launch/switchyard test_ops=$build/tests/ops/test_ops
@@ -86,6 +86,18 @@ sys.exit(not (len(cpu) == len(gpu) == 100 and first < float(sys.argv[3]) and las
 PY
 }
 
+# What launch/quickstart.sh does, on one GPU.
+quickstart() {
+  local dir=$work/quickstart on=(--set device.backend=cuda --set "data.train=[{path: $work/prose}]" --set "data.valid=[{name: prose, path: $work/prose_valid}]")
+  "$program" tokenize data/samples/prose_valid.txt -o "$work/prose_valid" --tokenizer bytes --append-eod &&
+    "$program" train configs/quickstart_dense.yaml --run-dir "$dir/dense" "${on[@]}" &&
+    "$program" upcycle "$dir/dense" -o "$dir/upcycled.h5" --experts 8 --top-k 2 &&
+    "$program" train configs/quickstart_moe.yaml --init-from "$dir/upcycled.h5" --run-dir "$dir/moe" --set parallel.ep=1 "${on[@]}" &&
+    "$program" eval "$dir/moe" --data "$work/prose_valid" --set device.backend=cuda &&
+    "$program" generate "$dir/moe" --prompt "It is a truth" --max-tokens 100 --set device.backend=cuda &&
+    "$program" report "$dir/moe"
+}
+
 # NCCL refuses a GPU that it sees twice on a host: every process says that it is a host.
 ranks() {
   local n=$1
@@ -95,7 +107,7 @@ ranks() {
 }
 
 export build capability program work
-export -f build_all config train compare ranks
+export -f build_all config train compare ranks quickstart
 
 lines=3 check 200 "Build" build_all
 
@@ -105,6 +117,10 @@ check 60 "Every op against ref" "$test_ops" --backend=cuda
 for test in test_rope test_moe_layer test_router_identities; do
   lines=4 check 20 "Unit test $test on the device" env SY_TEST_BACKEND=cuda "$build/tests/unit/$test"
 done
+for form in fp32 bf16; do
+  lines=20 check 60 "transformers' numbers, $form" env SY_TEST_BACKEND=cuda "$build/tests/parity/test_parity" tests/parity/fixtures in_$form
+done
+
 # ---- training ----
 
 "$program" tokenize data/samples/prose.txt -o "$work/prose" --tokenizer bytes --append-eod >"$work/log" 2>&1
@@ -113,6 +129,8 @@ lines=3 check 60 "100 steps on the GPU, fp32" train cuda fp32
 lines=3 check 10 "Losses, fp32 beside the CPU" compare fp32 1e-3
 lines=3 check 60 "100 steps on the GPU, bf16" train cuda bf16
 lines=3 check 10 "Losses, bf16 beside the CPU" compare bf16 1e-2
+
+lines=12 check 90 "Quickstart on the GPU, bf16" quickstart
 
 # ---- several ranks over NCCL, on this one GPU ----
 

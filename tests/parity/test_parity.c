@@ -4,8 +4,9 @@
 
        test_parity [FIXTURES [PART OF A CASE'S NAME]]
 
-   On one rank: every fixture on `ref` against the computation in double, on `cpu` in fp32 and in
-   bf16. On several: on `ref`, those whose losses do not depend on how a batch is cut. */
+   On one rank: every fixture on `ref` against the computation in double, on `cpu` (or on the
+   backend that SY_TEST_BACKEND names) in fp32 and in bf16. On several: on `ref`, those whose losses
+   do not depend on how a batch is cut. */
 #include "tests/support/mpi_assert.h"
 
 #include <math.h>
@@ -32,7 +33,7 @@ static const bounds in_fp32 = {1e-5, 1e-5, 1e-4, 1e-4};
    and activations; ours keeps router, combine and logits in fp32, and measures 0.73 to 1.00. */
 static const double bf16_factor = 1.25;
 
-static const char *root;
+static const char *root, *fast; /* folder of the fixtures; the backend that is not `ref` */
 
 /* ---- cases ---- */
 
@@ -112,12 +113,12 @@ static void model_on_ref_is_what_pytorch_computes_in_double(void **state)
 
 static void model_in_fp32_is_what_transformers_computes(void **state)
 {
-    compare_all(*state, "cpu", "fp32", "logits_fp32", "loss_fp32", &in_fp32);
+    compare_all(*state, fast, "fp32", "logits_fp32", "loss_fp32", &in_fp32);
 }
 
 static void model_in_bf16_errs_as_transformers_does(void **state)
 {
-    place *p = open_place(*state, "cpu", "bf16");
+    place *p = open_place(*state, fast, "bf16");
     int64_t n = 0;
     double *exact = expected(&p->f, "logits", &n), *theirs = expected(&p->f, "logits_bf16", &n);
     double *ours = NULL;
@@ -126,8 +127,8 @@ static void model_in_bf16_errs_as_transformers_does(void **state)
     int64_t V = p->s.settings.model->vocab_size;
     double our_error = median_gap(ours, exact, n / V, V);
     double their_error = median_gap(theirs, exact, n / V, V);
-    print_message("%-20s cpu bf16  error of a token's logits %.2e, of transformers %.2e: %.2f\n",
-                  p->f.name, our_error, their_error, our_error / their_error);
+    print_message("%-20s %s bf16  error of a token's logits %.2e, of transformers %.2e: %.2f\n",
+                  p->f.name, fast, our_error, their_error, our_error / their_error);
     sy_free(&ours);
     sy_free(&theirs);
     sy_free(&exact);
@@ -197,12 +198,13 @@ static const kind kinds[] = {
 int main(int argc, char **argv)
 {
     enum { KINDS = sizeof kinds / sizeof kinds[0] };
-    const char *size = getenv("OMPI_COMM_WORLD_SIZE");
+    const char *size = getenv("OMPI_COMM_WORLD_SIZE"), *backend = getenv("SY_TEST_BACKEND");
     bool several = size != NULL && atoi(size) > 1;
     int32_t n = 0;
     size_t n_tests = 0;
     const char *wanted = argc > 2 ? argv[2] : "";
     root = argc > 1 ? argv[1] : SY_PARITY_FIXTURES;
+    fast = backend != NULL && *backend != '\0' ? backend : "cpu";
     char **name = fixture_names(root, &n);
     struct CMUnitTest *tests = calloc((size_t)n * KINDS + 1, sizeof *tests);
     char(*text)[128] = calloc((size_t)n * KINDS, sizeof *text);
