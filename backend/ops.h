@@ -171,27 +171,29 @@ typedef struct sy_rmsnorm_backward_args {
 } sy_rmsnorm_backward_args;
 #define SY_OPERANDS_rmsnorm_backward(I, O, U, Z) I(x) I(w) I(rstd) I(dy) Z(dx, beta) U(dw)
 
-/* Rotate in place, split halves: (x[d], x[d + D/2]) by the angle of pos. x [T, N, D] A strided; pos
-   [T] I32 < P; table [P, D] W: cosines in the first half of a row, sines in the second. inverse:
-   the transposed rotation (backward). Su et al. 2021, the Llama layout. */
+/* Rotate in place, by the angle of pos: split halves (x[d], x[d + D/2]), the Llama layout;
+   interleaved: neighbours (x[2d], x[2d + 1]), the paper's and DeepSeek's. x [T, N, D] A strided;
+   pos [T] I32 < P; table [P, D] W: cosines in the first half of a row, sines in the second.
+   inverse: the transposed rotation (backward). Su et al. 2021. */
 typedef struct sy_rope_args {
     sy_tensor x, pos, table;
-    bool inverse;
+    bool inverse, interleaved;
 } sy_rope_args;
 #define SY_OPERANDS_rope(I, O, U, Z) U(x) I(pos) I(table)
 
-/* Causal grouped-query attention, tiled: no [T, S] matrix exists. q, o [B*Sq, N_h, D], k, v [B*Skv,
-   N_kv, D] A, strided; N_h a multiple of N_kv, query head h uses key/value head h / (N_h/N_kv). lse
-   [B*Sq, N_h] W: log-sum-exp of the scaled scores, for backward. Query i of sequence b stands at
-   position q_start[b] + i (q_start [B] I32, optional: 0) and sees keys j <= that position, of the
-   same document where doc [B*Sq] I32 is given (then Sq == Skv). Dao et al. 2022/2023. */
+/* Causal grouped-query attention, tiled: no [T, S] matrix exists. q [B*Sq, N_h, D], k [B*Skv, N_kv,
+   D], v [B*Skv, N_kv, D_v], o [B*Sq, N_h, D_v] A, strided; N_h a multiple of N_kv, query head h
+   uses key/value head h / (N_h/N_kv). lse [B*Sq, N_h] W: log-sum-exp of the scaled scores, for
+   backward. Query i of sequence b stands at position q_start[b] + i (q_start [B] I32, optional: 0)
+   and sees keys j <= that position, of the same document where doc [B*Sq] I32 is given (then Sq ==
+   Skv). Dao et al. 2022/2023. */
 typedef struct sy_attention_args {
     sy_tensor q, k, v, doc, q_start, o, lse;
     int32_t B;
     double scale;
 } sy_attention_args;
 #define SY_OPERANDS_attention(I, O, U, Z) I(q) I(k) I(v) I(doc) I(q_start) O(o) O(lse)
-/* Sq == Skv, no q_start. dout, dq: as q; dk, dv: as k. */
+/* Sq == Skv, no q_start. dout as o; dq, dk, dv as q, k, v. */
 typedef struct sy_attention_backward_args {
     sy_tensor q, k, v, doc, o, lse, dout, dq, dk, dv;
     int32_t B;

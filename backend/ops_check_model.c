@@ -64,13 +64,13 @@ sy_status sy__check_rope(const sy_device *dev, const sy_rope_args *args)
     return sy__check_end(&c);
 }
 
-/* q [B*Sq, N_h, D] and k, v [B*Skv, N_kv, D]. */
+/* q [B*Sq, N_h, D], k [B*Skv, N_kv, D], v [B*Skv, N_kv, D_v]. */
 static void want_qkv(sy__check *c, const sy_tensor *q, const sy_tensor *k, const sy_tensor *v,
                      int32_t B, double scale)
 {
     SY__WANT3(c, q, sy__set_a(c), SY_STRIDED, SY_ANY, SY_ANY, SY_ANY);
     SY__WANT3(c, k, SY_SET(q->dtype), SY_STRIDED, SY_ANY, SY_ANY, q->shape[2]);
-    sy__want(c, v, SY_SET(q->dtype), SY_STRIDED, 3, k->shape);
+    SY__WANT3(c, v, SY_SET(q->dtype), SY_STRIDED, k->shape[0], k->shape[1], SY_ANY);
     sy__want_that(c, B >= 0 && (B > 0 || (q->shape[0] == 0 && k->shape[0] == 0)),
                   "B is positive where there are rows");
     sy__want_that(c, B <= 0 || (q->shape[0] % B == 0 && k->shape[0] % B == 0),
@@ -87,7 +87,8 @@ sy_status sy__check_attention(const sy_device *dev, const sy_attention_args *arg
     want_qkv(&c, q, &args->k, &args->v, args->B, args->scale);
     SY__WANT1(&c, &args->doc, SY_SET(SY_I32), SY_OPTIONAL, q->shape[0]);
     SY__WANT1(&c, &args->q_start, SY_SET(SY_I32), SY_OPTIONAL, args->B);
-    sy__want(&c, &args->o, SY_SET(q->dtype), SY_STRIDED, 3, q->shape);
+    SY__WANT3(&c, &args->o, SY_SET(q->dtype), SY_STRIDED, q->shape[0], q->shape[1],
+              args->v.shape[2]);
     SY__WANT2(&c, &args->lse, sy__set_w(&c), SY_CONTIGUOUS, q->shape[0], q->shape[1]);
     sy__want_that(&c, !args->doc.data || q->shape[0] == args->k.shape[0],
                   "q and k have the same rows where doc is given");
@@ -102,12 +103,12 @@ sy_status sy__check_attention_backward(const sy_device *dev, const sy_attention_
     want_qkv(&c, q, k, &args->v, args->B, args->scale);
     sy__want_that(&c, q->shape[0] == k->shape[0], "q and k have the same rows");
     SY__WANT1(&c, &args->doc, SY_SET(SY_I32), SY_OPTIONAL, q->shape[0]);
-    sy__want(&c, &args->o, same, SY_STRIDED, 3, q->shape);
+    SY__WANT3(&c, &args->o, same, SY_STRIDED, q->shape[0], q->shape[1], args->v.shape[2]);
     SY__WANT2(&c, &args->lse, sy__set_w(&c), SY_CONTIGUOUS, q->shape[0], q->shape[1]);
-    sy__want(&c, &args->dout, same, SY_STRIDED, 3, q->shape);
+    sy__want(&c, &args->dout, same, SY_STRIDED, 3, args->o.shape);
     sy__want(&c, &args->dq, same, SY_STRIDED, 3, q->shape);
     sy__want(&c, &args->dk, same, SY_STRIDED, 3, k->shape);
-    sy__want(&c, &args->dv, same, SY_STRIDED, 3, k->shape);
+    sy__want(&c, &args->dv, same, SY_STRIDED, 3, args->v.shape);
     return sy__check_end(&c);
 }
 

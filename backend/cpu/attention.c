@@ -8,7 +8,8 @@
 
 #include "backend/cpu/vmath_impl.h"
 
-/* Scratch of a thread; tiles are [64, width] or, transposed, [width, 64]. */
+/* Scratch of a thread; tiles are [64, width] or, transposed, [width, 64], with room for the wider
+   of keys and values. */
 typedef struct scratch {
     float *q, *k, *k_trans, *v, *o, *s;
     float max[SY_ATTN_TILE], sum[SY_ATTN_TILE];
@@ -78,12 +79,13 @@ static void attend(const sy_attention_args *args, scratch *x, int64_t b, int64_t
                    const sy__places *rows, int64_t Skv)
 {
     const int64_t width = sy__attn_width(args->q.shape[2]);
+    const int64_t width_v = sy__attn_width(args->v.shape[2]);
     const int64_t m = sy__cpu_blocks(rows->n, 4) * 4;
     const int32_t *doc = args->doc.data ? (const int32_t *)args->doc.data + b * Skv : NULL;
     const sy__heads k = sy__heads_at(&args->k, b * Skv, kv, 1);
     const sy__heads v = sy__heads_at(&args->v, b * Skv, kv, 1);
     memset(x->s, 0, SY_ATTN_SQUARE * sizeof *x->s);
-    memset(x->o, 0, (size_t)(SY_ATTN_TILE * width) * sizeof *x->o);
+    memset(x->o, 0, (size_t)(SY_ATTN_TILE * width_v) * sizeof *x->o);
     for (int64_t i = 0; i < SY_ATTN_TILE; i++) {
         x->max[i] = -INFINITY;
         x->sum[i] = 0;
@@ -96,8 +98,8 @@ static void attend(const sy_attention_args *args, scratch *x, int64_t b, int64_t
             sy__attn_load(x->v, &v, j, keys.n, 1.0F);
             sy__attn_transpose(x->k_trans, x->k, width);
             sy__attn_product(x->s, x->q, width, x->k_trans, m, SY_ATTN_TILE, width, false);
-            update_rows(x, width, rows, &keys);
-            sy__attn_product(x->o, x->s, SY_ATTN_TILE, x->v, m, width, keys.n, true);
+            update_rows(x, width_v, rows, &keys);
+            sy__attn_product(x->o, x->s, SY_ATTN_TILE, x->v, m, width_v, keys.n, true);
         }
     }
 }
@@ -107,7 +109,7 @@ static void attend(const sy_attention_args *args, scratch *x, int64_t b, int64_t
 static void finish(const sy_attention_args *args, scratch *x, const sy__heads *o, int64_t token,
                    int64_t head, const sy__places *rows)
 {
-    const int64_t N_h = args->q.shape[1], width = sy__attn_width(args->q.shape[2]);
+    const int64_t N_h = args->q.shape[1], width = sy__attn_width(args->v.shape[2]);
     float *lse = args->lse.data;
     for (int64_t i = 0; i < rows->n; i++) {
         const int64_t r = rows->first + i;
@@ -141,7 +143,8 @@ sy_status sy__cpu_attention(sy_stream *stream, const sy_attention_args *args)
     if (sy_tensor_numel(&args->q) == 0) {
         return SY_OK;
     }
-    const int64_t width = sy__attn_width(args->q.shape[2]), bytes = scratch_bytes(width);
+    const int64_t width = sy__attn_room(&args->q, &args->v);
+    const int64_t bytes = scratch_bytes(width);
     const int64_t n_units = args->B * args->k.shape[1];
     const int64_t n_rows = args->q.shape[0] / args->B * (args->q.shape[1] / args->k.shape[1]);
     const int64_t n_tiles = sy__cpu_blocks(n_rows, SY_ATTN_TILE);

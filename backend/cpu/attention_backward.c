@@ -21,7 +21,7 @@ typedef struct unit {
     sy__heads q, o, dout, dq, k, v, dk, dv;
     const int32_t *doc;
     const float *lse;
-    int64_t n_rows, n_keys, group, N_h, width;
+    int64_t n_rows, n_keys, group, N_h, width, width_v;
     float scale;
 } unit;
 
@@ -59,6 +59,7 @@ static unit unit_of(const sy_attention_backward_args *args, int64_t i)
                   .group = group,
                   .N_h = N_h,
                   .width = sy__attn_width(args->q.shape[2]),
+                  .width_v = sy__attn_width(args->v.shape[2]),
                   .scale = (float)args->scale};
 }
 
@@ -96,7 +97,7 @@ static void load_rows(const unit *u, scratch *x, const sy__places *rows, float *
     sy__attn_load(q, &u->q, rows->first, rows->n, u->scale);
     sy__attn_load(dout, &u->dout, rows->first, rows->n, 1.0F);
     sy__attn_load(o, &u->o, rows->first, rows->n, 1.0F);
-    dot_rows(x->delta, dout, o, u->width);
+    dot_rows(x->delta, dout, o, u->width_v);
     for (int64_t i = 0; i < SY_ATTN_TILE; i++) {
         const int64_t r = rows->first + i;
         x->lse[i] = i < rows->n ? u->lse[r / u->group * u->N_h + r % u->group] : 0.0F;
@@ -143,11 +144,11 @@ static void run_keys(const unit *u, scratch *x, int64_t first)
     float *k = x->tile[0], *v = x->tile[1], *dk = x->tile[2], *dv = x->tile[3];
     float *q = x->tile[4], *dout = x->tile[5], *q_trans = x->tile[6], *dout_trans = x->tile[7];
     const sy__places keys = keys_from(u, first);
-    const int64_t w = u->width;
+    const int64_t w = u->width, w_v = u->width_v;
     sy__attn_load(k, &u->k, first, keys.n, 1.0F);
     sy__attn_load(v, &u->v, first, keys.n, 1.0F);
     memset(dk, 0, (size_t)(T * w) * sizeof *dk);
-    memset(dv, 0, (size_t)(T * w) * sizeof *dv);
+    memset(dv, 0, (size_t)(T * w_v) * sizeof *dv);
     for (int64_t row = first * u->group / T * T; row < u->n_rows; row += T) {
         const sy__places rows = rows_from(u, row);
         if (!sy__places_meet(&rows, &keys)) {
@@ -155,11 +156,11 @@ static void run_keys(const unit *u, scratch *x, int64_t first)
         }
         load_rows(u, x, &rows, q, dout, q_trans);
         sy__attn_transpose(q_trans, q, w);
-        sy__attn_transpose(dout_trans, dout, w);
+        sy__attn_transpose(dout_trans, dout, w_v);
         sy__attn_product(x->s, k, w, q_trans, T, T, w, false);
-        sy__attn_product(x->ds, v, w, dout_trans, T, T, w, false);
+        sy__attn_product(x->ds, v, w_v, dout_trans, T, T, w_v, false);
         differentiate_trans(x, &rows, &keys);
-        sy__attn_product(dv, x->s, T, dout, T, w, T, true);
+        sy__attn_product(dv, x->s, T, dout, T, w_v, T, true);
         sy__attn_product(dk, x->ds, T, q, T, w, T, true);
     }
     sy__attn_store(&u->dk, first, keys.n, dk, 1.0F); /* q came scaled */
@@ -173,7 +174,7 @@ static void run_rows(const unit *u, scratch *x, int64_t first)
     float *q = x->tile[0], *dout = x->tile[1], *dq = x->tile[2];
     float *k = x->tile[3], *v = x->tile[4], *k_trans = x->tile[5], *v_trans = x->tile[6];
     const sy__places rows = rows_from(u, first);
-    const int64_t w = u->width;
+    const int64_t w = u->width, w_v = u->width_v;
     load_rows(u, x, &rows, q, dout, k);
     memset(dq, 0, (size_t)(T * w) * sizeof *dq);
     for (int64_t key = 0; key < u->n_keys && key <= rows.last_pos; key += T) {
@@ -184,9 +185,9 @@ static void run_rows(const unit *u, scratch *x, int64_t first)
         sy__attn_load(k, &u->k, key, keys.n, 1.0F);
         sy__attn_load(v, &u->v, key, keys.n, 1.0F);
         sy__attn_transpose(k_trans, k, w);
-        sy__attn_transpose(v_trans, v, w);
+        sy__attn_transpose(v_trans, v, w_v);
         sy__attn_product(x->s, q, w, k_trans, T, T, w, false);
-        sy__attn_product(x->ds, dout, w, v_trans, T, T, w, false);
+        sy__attn_product(x->ds, dout, w_v, v_trans, T, T, w_v, false);
         differentiate(x, &rows, &keys);
         sy__attn_product(dq, x->ds, T, k, T, w, T, true);
     }
@@ -198,7 +199,8 @@ sy_status sy__cpu_attention_backward(sy_stream *stream, const sy_attention_backw
     if (sy_tensor_numel(&args->q) == 0) {
         return SY_OK;
     }
-    const int64_t width = sy__attn_width(args->q.shape[2]), bytes = scratch_bytes(width);
+    const int64_t width = sy__attn_room(&args->q, &args->v);
+    const int64_t bytes = scratch_bytes(width);
     const int64_t n_units = args->B * args->k.shape[1];
     const unit any = unit_of(args, 0);
     const int64_t key_tiles = sy__cpu_blocks(any.n_keys, SY_ATTN_TILE);

@@ -35,6 +35,8 @@ bool sy__places_meet(const sy__places *rows, const sy__places *keys);
 
 /* Width of a tile in memory: D rounded up to what the product wants. */
 int64_t sy__attn_width(int64_t D);
+/* The same for the wider of queries and values. */
+int64_t sy__attn_room(const sy_tensor *q, const sy_tensor *v);
 /* dst [64, width] = scale * rows first .. first+n-1, zero elsewhere. */
 void sy__attn_load(float *dst, const sy__heads *heads, int64_t first, int64_t n, float scale);
 /* Rows first .. first+n-1 = scale * src [n, width]. */

@@ -49,6 +49,11 @@ int64_t sy__attn_width(int64_t D)
     return sy__cpu_blocks(D, COLS) * COLS;
 }
 
+int64_t sy__attn_room(const sy_tensor *q, const sy_tensor *v)
+{
+    return sy__attn_width(q->shape[2] > v->shape[2] ? q->shape[2] : v->shape[2]);
+}
+
 SY_CPU_CLONES void sy__attn_load(float *dst, const sy__heads *heads, int64_t first, int64_t n,
                                  float scale)
 {

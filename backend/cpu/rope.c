@@ -1,4 +1,4 @@
-/* Rotary positions on split halves: element d of a head turns with element d + D/2. */
+/* Rotary positions: element d of a head turns with element d + D/2, or 2d with 2d + 1. */
 #include "backend/cpu/tile_impl.h"
 
 /* (a, b) turned by the angle whose cosine and sine are given; turn -1: backwards. */
@@ -28,6 +28,31 @@ static void rotate_head(const sy_tensor *x, int64_t at, const float *table_row, 
     }
 }
 
+/* Neighbours: both of a pair lie in one run. */
+SY_CPU_CLONES static void rotate_pairs(float *x, const float *cosine, const float *sine, float turn,
+                                       int64_t n)
+{
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; i++) {
+        const float s = turn * sine[i], first = x[2 * i], second = x[2 * i + 1];
+        x[2 * i] = first * cosine[i] - second * s;
+        x[2 * i + 1] = second * cosine[i] + first * s;
+    }
+}
+
+static void rotate_interleaved(const sy_tensor *x, int64_t at, const float *table_row, float turn)
+{
+    const int64_t half = x->shape[2] / 2, step = SY_CPU_TILE / 2;
+    float buf[SY_CPU_TILE];
+    for (int64_t d = 0; d < half; d += step) {
+        const int64_t n = sy__cpu_min(step, half - d), first = at + 2 * d;
+        float *to = sy__tile_target(x, first, buf);
+        (void)sy__tile_read(x, first, 2 * n, buf);
+        rotate_pairs(to, table_row + d, table_row + half + d, turn, n);
+        sy__tile_write(x, first, 2 * n, buf);
+    }
+}
+
 sy_status sy__cpu_rope(sy_stream *stream, const sy_rope_args *args)
 {
     const sy_tensor *x = &args->x;
@@ -38,7 +63,12 @@ sy_status sy__cpu_rope(sy_stream *stream, const sy_rope_args *args)
 #pragma omp parallel for num_threads(threads) schedule(static) if (T * N * D > SY_CPU_PARALLEL_MIN)
     for (int64_t t = 0; t < T; t++) {
         for (int64_t n = 0; n < N; n++) {
-            rotate_head(x, t * x->stride[0] + n * x->stride[1], table + pos[t] * D, turn);
+            const int64_t at = t * x->stride[0] + n * x->stride[1];
+            if (args->interleaved) {
+                rotate_interleaved(x, at, table + pos[t] * D, turn);
+            } else {
+                rotate_head(x, at, table + pos[t] * D, turn);
+            }
         }
     }
     return SY_OK;

@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(THREADS)
         __syncwarp(); /* the row's scores are those of four lanes of one warp */
         sum = sum * keep + tile_sum;
         max = tile_max;
-        for (int64_t d = part; d < s.D; d += PER_ROW) {
+        for (int64_t d = part; d < s.D_v; d += PER_ROW) {
             float x = out[row * P + d] * keep;
             for (int j = 0; j < ROWS; j++) {
                 x += score[row][j] * tv[j * P + d];
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(THREADS)
             out[row * P + d] = x;
         }
     }
-    for (int64_t d = part; d < s.D; d += PER_ROW) {
+    for (int64_t d = part; d < s.D_v; d += PER_ROW) {
         out[row * P + d] = sum > 0 ? out[row * P + d] / sum : 0;
     }
     if (part == 0 && first + row < s.Sq) {
@@ -70,7 +70,8 @@ __global__ void __launch_bounds__(THREADS)
 
 sy_status sy__cuda_attention(sy_stream *stream, const sy_attention_args *args)
 {
-    const int64_t B = args->B, D = args->q.shape[2], n_heads = args->q.shape[1];
+    const int64_t B = args->B, n_heads = args->q.shape[1];
+    const int64_t D = args->q.shape[2] > args->v.shape[2] ? args->q.shape[2] : args->v.shape[2];
     const size_t shared_bytes = 4 * tile_bytes(D);
     sy_status st = SY_OK;
     if (sy_tensor_numel(&args->q) == 0) {
@@ -82,7 +83,7 @@ sy_status sy__cuda_attention(sy_stream *stream, const sy_attention_args *args)
     SY_TRY(require_shared("attention", stream, shared_bytes, D));
     SY_TRY(by_type(args->q.dtype, [&](auto zero) {
         using T = decltype(zero);
-        const attention_shape s = shape_of_attention(args->q, args->k, args->doc, args->B,
+        const attention_shape s = shape_of_attention(args->q, args->k, args->v, args->doc, args->B,
                                                      args->scale, data<int32_t>(args->q_start));
         return launch(stream, "attention",
                       dim3(blocks_for(s.Sq, ROWS), (unsigned)n_heads, (unsigned)B), THREADS,

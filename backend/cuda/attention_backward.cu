@@ -43,17 +43,17 @@ __device__ inline score_grad grad_of(const attention_shape &s, const of_queries 
     }
     const int64_t at = (b * s.Sq + i) * of.n_heads + head;
     const float p = expf(s.scale * dot_rows(q, k, s.D) - of.lse[at]);
-    return {p, s.scale * p * (dot_rows(dout, v, s.D) - of.delta[at])};
+    return {p, s.scale * p * (dot_rows(dout, v, s.D_v) - of.delta[at])};
 }
 
-/* to[row] += sum over j of weight[row][j] x[j], or weight[j][row]; each thread has its columns. */
+/* to[row] += sum over j of weight[row][j] x[j], or weight[j][row], rows of D; each thread has its
+ * columns. */
 template <bool TRANSPOSED>
-__device__ void add_products(float *to, const float (*weight)[ROWS + 1], const float *x,
-                             const attention_shape &s)
+__device__ void add_products(float *to, const float (*weight)[ROWS + 1], const float *x, int64_t D,
+                             int64_t P)
 {
-    const int64_t P = pitch(s);
     const int row = (int)threadIdx.x / PER_ROW, part = (int)threadIdx.x % PER_ROW;
-    for (int64_t d = part; d < s.D; d += PER_ROW) {
+    for (int64_t d = part; d < D; d += PER_ROW) {
         float sum = to[row * P + d];
         for (int j = 0; j < ROWS; j++) {
             sum += (TRANSPOSED ? weight[j][row] : weight[row][j]) * x[j * P + d];
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(THREADS)
                            .ds;
         }
         __syncthreads();
-        add_products<false>(out, ds, tk, s);
+        add_products<false>(out, ds, tk, s.D, P);
     }
     __syncthreads();
     store_rows(out, dq, b * s.Sq, head, first, s.Sq, s);
@@ -123,8 +123,8 @@ __global__ void __launch_bounds__(THREADS)
                 ds[i][j] = g.ds;
             }
             __syncthreads();
-            add_products<true>(out_v, p, tdo, s);
-            add_products<true>(out_k, ds, tq, s);
+            add_products<true>(out_v, p, tdo, s.D_v, P);
+            add_products<true>(out_k, ds, tq, s.D, P);
         }
     }
     __syncthreads();
@@ -137,7 +137,7 @@ sy_status backward(sy_stream *stream, const sy_attention_backward_args *args,
                    const attention_shape &s)
 {
     sy_status st = SY_OK;
-    const int64_t n_heads = args->q.shape[1], n = args->q.shape[0] * n_heads;
+    const int64_t n_heads = args->q.shape[1], n = args->q.shape[0] * n_heads, D = widest(s);
     const unsigned tiles = blocks_for(s.Sq, ROWS), B = (unsigned)args->B;
     const heads<T> q = heads_of<T>(args->q), k = heads_of<T>(args->k), v = heads_of<T>(args->v);
     const heads<T> dout = heads_of<T>(args->dout);
@@ -145,17 +145,17 @@ sy_status backward(sy_stream *stream, const sy_attention_backward_args *args,
     const of_queries of = {data<float>(args->lse), delta, n_heads};
     SY_TRY(require_workspace("attention_backward", n * (int64_t)sizeof *delta));
     SY_TRY(launch(stream, "attention_backward", blocks_for(n, THREADS / 32), THREADS, 0,
-                  delta_kernel<T>, heads_of<T>(args->o), dout, delta, n, n_heads, s.D));
+                  delta_kernel<T>, heads_of<T>(args->o), dout, delta, n, n_heads, s.D_v));
     if (sy__cuda_attention_backward_fits(args)) {
         SY_TRY(sy__cuda_attention_tensor_backward(stream, args, delta));
         goto cleanup;
     }
-    SY_TRY(require_shared("attention_backward", stream, 6 * tile_bytes(s.D), s.D));
+    SY_TRY(require_shared("attention_backward", stream, 6 * tile_bytes(D), D));
     SY_TRY(launch(stream, "attention_backward", dim3(tiles, (unsigned)n_heads, B), THREADS,
-                  5 * tile_bytes(s.D), query_grad_kernel<T>, q, k, v, dout, heads_of<T>(args->dq),
-                  of, s));
+                  5 * tile_bytes(D), query_grad_kernel<T>, q, k, v, dout, heads_of<T>(args->dq), of,
+                  s));
     SY_TRY(launch(stream, "attention_backward", dim3(tiles, (unsigned)args->k.shape[1], B), THREADS,
-                  6 * tile_bytes(s.D), key_grad_kernel<T>, q, k, v, dout, heads_of<T>(args->dk),
+                  6 * tile_bytes(D), key_grad_kernel<T>, q, k, v, dout, heads_of<T>(args->dk),
                   heads_of<T>(args->dv), of, s));
 cleanup:
     return st;
@@ -172,7 +172,7 @@ sy_status sy__cuda_attention_backward(sy_stream *stream, const sy_attention_back
     SY_TRY(by_type(args->q.dtype, [&](auto zero) {
         using T = decltype(zero);
         const attention_shape s =
-            shape_of_attention(args->q, args->k, args->doc, args->B, args->scale, nullptr);
+            shape_of_attention(args->q, args->k, args->v, args->doc, args->B, args->scale, nullptr);
         return backward<T>(stream, args, s);
     }));
 cleanup:

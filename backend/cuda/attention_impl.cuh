@@ -10,38 +10,48 @@ namespace
 
 enum { ROWS = 32, THREADS = 128, PER_ROW = THREADS / ROWS };
 
-/* A [rows, heads, D] operand. */
+/* A [rows, heads, D] operand; those of values have a D of their own. */
 template <class T> struct heads {
     T *data;
-    int64_t s_row, s_head;
+    int64_t s_row, s_head, D;
 };
 
 template <class T> heads<T> heads_of(const sy_tensor &t)
 {
-    return {static_cast<T *>(t.data), t.stride[0], t.stride[1]};
+    return {static_cast<T *>(t.data), t.stride[0], t.stride[1], t.shape[2]};
 }
 
 struct attention_shape {
-    int64_t Sq, Skv, D;
+    int64_t Sq, Skv, D, D_v;
     int32_t group; /* query heads per key head */
     float scale;
     const int32_t *doc, *q_start; /* NULL: one document; from position 0 */
 };
 
 inline attention_shape shape_of_attention(const sy_tensor &q, const sy_tensor &k,
-                                          const sy_tensor &doc, int32_t B, double scale,
-                                          const int32_t *q_start)
+                                          const sy_tensor &v, const sy_tensor &doc, int32_t B,
+                                          double scale, const int32_t *q_start)
 {
-    return {q.shape[0] / B, k.shape[0] / B,
-            q.shape[2],     (int32_t)(q.shape[1] / k.shape[1]),
-            (float)scale,   static_cast<const int32_t *>(doc.data),
+    return {q.shape[0] / B,
+            k.shape[0] / B,
+            q.shape[2],
+            v.shape[2],
+            (int32_t)(q.shape[1] / k.shape[1]),
+            (float)scale,
+            static_cast<const int32_t *>(doc.data),
             q_start};
+}
+
+/* The wider of keys and values. */
+__host__ __device__ inline int64_t widest(const attention_shape &s)
+{
+    return s.D > s.D_v ? s.D : s.D_v;
 }
 
 /* Elements between two rows of a tile. */
 __device__ inline int64_t pitch(const attention_shape &s)
 {
-    return s.D + 1;
+    return widest(s) + 1;
 }
 
 inline size_t tile_bytes(int64_t D)
@@ -54,9 +64,9 @@ template <class T>
 __device__ void load_rows(float *to, const heads<T> &x, int64_t sequence_row, int64_t head,
                           int64_t first, int64_t end, const attention_shape &s)
 {
-    for (int64_t i = threadIdx.x; i < ROWS * s.D; i += THREADS) {
-        const int64_t row = first + i / s.D, d = i % s.D;
-        to[i / s.D * pitch(s) + d] =
+    for (int64_t i = threadIdx.x; i < ROWS * x.D; i += THREADS) {
+        const int64_t row = first + i / x.D, d = i % x.D;
+        to[i / x.D * pitch(s) + d] =
             row < end ? wide(x.data[(sequence_row + row) * x.s_row + head * x.s_head + d]) : 0;
     }
 }
@@ -65,11 +75,11 @@ template <class T>
 __device__ void store_rows(const float *from, const heads<T> &y, int64_t sequence_row, int64_t head,
                            int64_t first, int64_t end, const attention_shape &s)
 {
-    for (int64_t i = threadIdx.x; i < ROWS * s.D; i += THREADS) {
-        const int64_t row = first + i / s.D, d = i % s.D;
+    for (int64_t i = threadIdx.x; i < ROWS * y.D; i += THREADS) {
+        const int64_t row = first + i / y.D, d = i % y.D;
         if (row < end) {
             y.data[(sequence_row + row) * y.s_row + head * y.s_head + d] =
-                narrow<T>(from[i / s.D * pitch(s) + d]);
+                narrow<T>(from[i / y.D * pitch(s) + d]);
         }
     }
 }

@@ -14,14 +14,14 @@ template <int D> struct tensor_tile {
     enum { PITCH = D + TENSOR_PAD };
 };
 
-/* N rows of one sequence and head into shared memory; zeros from row `end` and column s.D on. */
+/* N rows of one sequence and head into shared memory; zeros from row `end` and column x.D on. */
 template <int D, int N>
 __device__ void fetch_rows(bf16 *to, const heads<bf16> &x, int64_t sequence_row, int64_t head,
-                           int64_t first, int64_t end, const attention_shape &s)
+                           int64_t first, int64_t end)
 {
     for (int i = (int)threadIdx.x; i < N * D / 8; i += THREADS) {
         const int row = i / (D / 8), d = i % (D / 8) * 8;
-        const bool in = first + row < end && d < s.D;
+        const bool in = first + row < end && d < x.D;
         copy16_async(to + row * tensor_tile<D>::PITCH + d,
                      in ? x.data + (sequence_row + first + row) * x.s_row + head * x.s_head + d
                         : x.data,
@@ -101,8 +101,7 @@ __device__ void accumulate(float (*out)[4], const float (*x)[4], const bf16 *b)
 /* Rows g and g + 8 of the warp's 16, times a factor each. */
 template <int D>
 __device__ void store_tile(const float (*from)[4], const heads<bf16> &y, int64_t sequence_row,
-                           int64_t head, int64_t first, int64_t end, const attention_shape &s,
-                           const float factor[2])
+                           int64_t head, int64_t first, int64_t end, const float factor[2])
 {
     const int lane = (int)threadIdx.x % 32;
 #pragma unroll
@@ -110,7 +109,7 @@ __device__ void store_tile(const float (*from)[4], const heads<bf16> &y, int64_t
         const int d = 8 * n + lane % 4 * 2;
         for (int r = 0; r < 2; r++) {
             const int64_t row = first + lane / 4 + 8 * r;
-            if (row < end && d < s.D) {
+            if (row < end && d < y.D) {
                 bf16 *to = y.data + (sequence_row + row) * y.s_row + head * y.s_head + d;
                 *(unsigned *)to = two(factor[r] * from[n][2 * r], factor[r] * from[n][2 * r + 1]);
             }
@@ -145,12 +144,12 @@ __global__ void __launch_bounds__(THREADS)
     const int lane = (int)threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * 16;
     const int64_t row = first + warp_row + lane / 4; /* and row + 8 */
     float out[D / 8][4] = {}, max[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
-    fetch_rows<D, OWN>(tq, q, b * s.Sq, head, first, s.Sq, s);
+    fetch_rows<D, OWN>(tq, q, b * s.Sq, head, first, s.Sq);
     for (int64_t j0 = 0; j0 < end_of_keys(s, b, first + OWN); j0 += N) {
         float x[N / 8][4];
         __syncthreads();
-        fetch_rows<D, N>(tk, k, b * s.Skv, head / s.group, j0, s.Skv, s);
-        fetch_rows<D, N>(tv, v, b * s.Skv, head / s.group, j0, s.Skv, s);
+        fetch_rows<D, N>(tk, k, b * s.Skv, head / s.group, j0, s.Skv);
+        fetch_rows<D, N>(tv, v, b * s.Skv, head / s.group, j0, s.Skv);
         copies_commit();
         copies_wait<0>();
         __syncthreads();
@@ -194,7 +193,7 @@ __global__ void __launch_bounds__(THREADS)
             lse[(b * s.Sq + row + 8 * r) * n_heads + head] = max[r] + logf(sum[r]);
         }
     }
-    store_tile<D>(out, o, b * s.Sq, head, first + warp_row, s.Sq, s, factor);
+    store_tile<D>(out, o, b * s.Sq, head, first + warp_row, s.Sq, factor);
 }
 
 /* ---- backward ---- */
@@ -236,14 +235,14 @@ __global__ void __launch_bounds__(THREADS)
     const int lane = (int)threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * 16;
     const float one[2] = {1, 1};
     float out[D / 8][4] = {};
-    fetch_rows<D, OWN>(tq, q, b * s.Sq, head, first, s.Sq, s);
-    fetch_rows<D, OWN>(tdo, dout, b * s.Sq, head, first, s.Sq, s);
+    fetch_rows<D, OWN>(tq, q, b * s.Sq, head, first, s.Sq);
+    fetch_rows<D, OWN>(tdo, dout, b * s.Sq, head, first, s.Sq);
     fetch_facts<OWN>(facts, lse, delta, n_heads, b * s.Sq, head, first, s.Sq);
     for (int64_t j0 = 0; j0 < end_of_keys(s, b, first + OWN); j0 += N) {
         float x[N / 8][4], y[N / 8][4];
         __syncthreads();
-        fetch_rows<D, N>(tk, k, b * s.Skv, head / s.group, j0, s.Skv, s);
-        fetch_rows<D, N>(tv, v, b * s.Skv, head / s.group, j0, s.Skv, s);
+        fetch_rows<D, N>(tk, k, b * s.Skv, head / s.group, j0, s.Skv);
+        fetch_rows<D, N>(tv, v, b * s.Skv, head / s.group, j0, s.Skv);
         copies_commit();
         copies_wait<0>();
         __syncthreads();
@@ -259,7 +258,7 @@ __global__ void __launch_bounds__(THREADS)
         }
         accumulate<D, N>(out, y, tk);
     }
-    store_tile<D>(out, dq, b * s.Sq, head, first + warp_row, s.Sq, s, one);
+    store_tile<D>(out, dq, b * s.Sq, head, first + warp_row, s.Sq, one);
 }
 
 template <int D>
@@ -276,14 +275,14 @@ __global__ void __launch_bounds__(THREADS)
     const int lane = (int)threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * 16;
     const float one[2] = {1, 1};
     float out_k[D / 8][4] = {}, out_v[D / 8][4] = {};
-    fetch_rows<D, OWN>(tk, k, b * s.Skv, kv, first, s.Skv, s);
-    fetch_rows<D, OWN>(tv, v, b * s.Skv, kv, first, s.Skv, s);
+    fetch_rows<D, OWN>(tk, k, b * s.Skv, kv, first, s.Skv);
+    fetch_rows<D, OWN>(tv, v, b * s.Skv, kv, first, s.Skv);
     for (int64_t head = kv * s.group; head < (kv + 1) * s.group; head++) {
         for (int64_t i0 = first; i0 < s.Sq; i0 += N) { /* queries before see none of the keys */
             float x[N / 8][4], y[N / 8][4];
             __syncthreads();
-            fetch_rows<D, N>(tq, q, b * s.Sq, head, i0, s.Sq, s);
-            fetch_rows<D, N>(tdo, dout, b * s.Sq, head, i0, s.Sq, s);
+            fetch_rows<D, N>(tq, q, b * s.Sq, head, i0, s.Sq);
+            fetch_rows<D, N>(tdo, dout, b * s.Sq, head, i0, s.Sq);
             fetch_facts<N>(facts, lse, delta, n_heads, b * s.Sq, head, i0, s.Sq);
             copies_commit();
             copies_wait<0>();
@@ -302,8 +301,8 @@ __global__ void __launch_bounds__(THREADS)
             accumulate<D, N>(out_k, y, tq);
         }
     }
-    store_tile<D>(out_k, dk, b * s.Skv, kv, first + warp_row, s.Skv, s, one);
-    store_tile<D>(out_v, dv, b * s.Skv, kv, first + warp_row, s.Skv, s, one);
+    store_tile<D>(out_k, dk, b * s.Skv, kv, first + warp_row, s.Skv, one);
+    store_tile<D>(out_v, dv, b * s.Skv, kv, first + warp_row, s.Skv, one);
 }
 
 /* ---- the host's side ---- */
@@ -358,9 +357,9 @@ bool sy__cuda_attention_fits(const sy_attention_args *args)
 
 sy_status sy__cuda_attention_tensor(sy_stream *stream, const sy_attention_args *args)
 {
-    const attention_shape s = shape_of_attention(args->q, args->k, args->doc, args->B, args->scale,
-                                                 data<int32_t>(args->q_start));
-    return s.D <= 64 ? forward<64>(stream, args, s) : forward<128>(stream, args, s);
+    const attention_shape s = shape_of_attention(args->q, args->k, args->v, args->doc, args->B,
+                                                 args->scale, data<int32_t>(args->q_start));
+    return widest(s) <= 64 ? forward<64>(stream, args, s) : forward<128>(stream, args, s);
 }
 
 bool sy__cuda_attention_backward_fits(const sy_attention_backward_args *args)
@@ -374,6 +373,7 @@ sy_status sy__cuda_attention_tensor_backward(sy_stream *stream,
                                              const float *delta)
 {
     const attention_shape s =
-        shape_of_attention(args->q, args->k, args->doc, args->B, args->scale, nullptr);
-    return s.D <= 64 ? backward<64>(stream, args, delta, s) : backward<128>(stream, args, delta, s);
+        shape_of_attention(args->q, args->k, args->v, args->doc, args->B, args->scale, nullptr);
+    return widest(s) <= 64 ? backward<64>(stream, args, delta, s)
+                           : backward<128>(stream, args, delta, s);
 }

@@ -90,7 +90,7 @@ __global__ void rmsnorm_backward_kernel(const T *x, view3 vx, const T *w, const 
 
 template <class T>
 __global__ void rope_kernel(T *x, view3 v, const int32_t *pos, const float *table, int64_t n,
-                            int64_t half, bool inverse)
+                            int64_t half, bool inverse, bool interleaved)
 {
     const int64_t i = grid_index();
     if (i >= n) {
@@ -100,9 +100,10 @@ __global__ void rope_kernel(T *x, view3 v, const int32_t *pos, const float *tabl
     const float *angle = table + (int64_t)pos[row / v.G] * 2 * half;
     const float c = angle[d], s = inverse ? -angle[half + d] : angle[half + d];
     T *at = x + row_of(v, row);
-    const float lo = wide(at[d]), hi = wide(at[d + half]);
-    at[d] = narrow<T>(lo * c - hi * s);
-    at[d + half] = narrow<T>(hi * c + lo * s);
+    const int64_t first = interleaved ? 2 * d : d, second = interleaved ? 2 * d + 1 : d + half;
+    const float lo = wide(at[first]), hi = wide(at[second]);
+    at[first] = narrow<T>(lo * c - hi * s);
+    at[second] = narrow<T>(hi * c + lo * s);
 }
 
 /* ---- embedding ---- */
@@ -199,7 +200,7 @@ sy_status sy__cuda_rope(sy_stream *stream, const sy_rope_args *args)
         const int64_t n = args->x.shape[0] * args->x.shape[1] * half;
         return launch(stream, "rope", blocks_for(n, THREADS), THREADS, 0, rope_kernel<T>,
                       data<T>(args->x), view(args->x), data<int32_t>(args->pos),
-                      data<float>(args->table), n, half, args->inverse);
+                      data<float>(args->table), n, half, args->inverse, args->interleaved);
     });
 }
 

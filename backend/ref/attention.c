@@ -14,7 +14,8 @@ static bool sees(const int32_t *doc, int64_t i, int64_t pos, int64_t j)
 static void attend(const sy_attention_args *args, double *score, int64_t b, int64_t i, int64_t h)
 {
     const int64_t Sq = args->q.shape[0] / args->B, Skv = args->k.shape[0] / args->B;
-    const int64_t D = args->q.shape[2], kv = h / (args->q.shape[1] / args->k.shape[1]);
+    const int64_t D = args->q.shape[2], D_v = args->v.shape[2];
+    const int64_t kv = h / (args->q.shape[1] / args->k.shape[1]);
     const int32_t *doc = args->doc.data ? (const int32_t *)args->doc.data + b * Sq : NULL;
     const int64_t pos = i + (args->q_start.data ? ((const int32_t *)args->q_start.data)[b] : 0);
     const double *q = sy__ref_row3(&args->q, b * Sq + i, h);
@@ -25,7 +26,7 @@ static void attend(const sy_attention_args *args, double *score, int64_t b, int6
         score[j] = sees(doc, i, pos, j) ? args->scale * sy__ref_dot(q, k, D) : -INFINITY;
         max = fmax(max, score[j]);
     }
-    for (int64_t d = 0; d < D; d++) {
+    for (int64_t d = 0; d < D_v; d++) {
         o[d] = 0;
     }
     for (int64_t j = 0; j < Skv; j++) {
@@ -36,7 +37,7 @@ static void attend(const sy_attention_args *args, double *score, int64_t b, int6
     for (int64_t j = 0; j < Skv; j++) {
         const double *v = sy__ref_row3(&args->v, b * Skv + j, kv);
         const double p = sees(doc, i, pos, j) ? exp(score[j] - lse) : 0;
-        for (int64_t d = 0; d < D && p > 0; d++) {
+        for (int64_t d = 0; d < D_v && p > 0; d++) {
             o[d] += p * v[d];
         }
     }
@@ -74,10 +75,11 @@ static void zero(const sy_tensor *t)
 static void attend_backward(const sy_attention_backward_args *args, int64_t b, int64_t i, int64_t h)
 {
     const int64_t S = args->q.shape[0] / args->B, row = b * S + i;
-    const int64_t D = args->q.shape[2], kv = h / (args->q.shape[1] / args->k.shape[1]);
+    const int64_t D = args->q.shape[2], D_v = args->v.shape[2];
+    const int64_t kv = h / (args->q.shape[1] / args->k.shape[1]);
     const int32_t *doc = args->doc.data ? (const int32_t *)args->doc.data + b * S : NULL;
     const double *q = sy__ref_row3(&args->q, row, h), *dout = sy__ref_row3(&args->dout, row, h);
-    const double delta = sy__ref_dot(dout, sy__ref_row3(&args->o, row, h), D);
+    const double delta = sy__ref_dot(dout, sy__ref_row3(&args->o, row, h), D_v);
     const double lse = sy__ref_row(&args->lse, row)[h];
     double *dq = sy__ref_row3(&args->dq, row, h);
     for (int64_t j = 0; j <= i; j++) {
@@ -89,10 +91,12 @@ static void attend_backward(const sy_attention_backward_args *args, int64_t b, i
         double *dk = sy__ref_row3(&args->dk, b * S + j, kv);
         double *dv = sy__ref_row3(&args->dv, b * S + j, kv);
         const double p = exp(args->scale * sy__ref_dot(q, k, D) - lse);
-        const double ds = args->scale * p * (sy__ref_dot(dout, v, D) - delta);
+        const double ds = args->scale * p * (sy__ref_dot(dout, v, D_v) - delta);
         for (int64_t d = 0; d < D; d++) {
             dq[d] += ds * k[d];
             dk[d] += ds * q[d];
+        }
+        for (int64_t d = 0; d < D_v; d++) {
             dv[d] += p * dout[d];
         }
     }

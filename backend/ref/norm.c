@@ -59,6 +59,7 @@ sy_status sy__ref_rope(sy_stream *stream, const sy_rope_args *args)
 {
     (void)stream;
     const int64_t half = args->x.shape[2] / 2;
+    const int64_t next = args->interleaved ? 2 : 1, other = args->interleaved ? 1 : half;
     const int32_t *pos = args->pos.data;
     for (int64_t t = 0; t < args->x.shape[0]; t++) {
         const double *cosines = sy__ref_row(&args->table, pos[t]), *sines = cosines + half;
@@ -66,9 +67,9 @@ sy_status sy__ref_rope(sy_stream *stream, const sy_rope_args *args)
             double *x = sy__ref_row3(&args->x, t, n);
             for (int64_t d = 0; d < half; d++) {
                 const double c = cosines[d], s = args->inverse ? -sines[d] : sines[d];
-                const double lo = x[d], hi = x[d + half];
-                x[d] = lo * c - hi * s;
-                x[d + half] = hi * c + lo * s;
+                const double lo = x[d * next], hi = x[d * next + other];
+                x[d * next] = lo * c - hi * s;
+                x[d * next + other] = hi * c + lo * s;
             }
         }
     }

@@ -30,6 +30,12 @@ static op_operand *heads(op_instance *in, const char *name, int64_t pad, int64_t
     return op_rows(o, 0);
 }
 
+/* Values may be wider or narrower than keys. */
+static int64_t value_dim(const op_case *c)
+{
+    return c->N ? c->N : c->D;
+}
+
 static void optional_inputs(op_instance *in, const op_case *c, int64_t Sq, int64_t Skv)
 {
     if (c->mode & DOCS) {
@@ -50,9 +56,9 @@ static void build_attention(op_instance *in, const op_case *c)
     args->scale = c->scaled ? 2 : 1 / sqrt((double)c->D);
     op_normal(in, heads(in, "q", c->pad, c->B, c->S, c->Nh, c->D), 1);
     op_normal(in, heads(in, "k", c->pad, c->B, Skv, c->Nkv, c->D), 1);
-    op_normal(in, heads(in, "v", 2 * c->pad, c->B, Skv, c->Nkv, c->D), 1);
+    op_normal(in, heads(in, "v", 2 * c->pad, c->B, Skv, c->Nkv, value_dim(c)), 1);
     optional_inputs(in, c, c->S, Skv);
-    heads(in, "o", 3 * c->pad, c->B, c->S, c->Nh, c->D);
+    heads(in, "o", 3 * c->pad, c->B, c->S, c->Nh, value_dim(c));
     op_operand *lse = op_rows(op_tensor(in, "lse", OP_W, 0, OP_SHAPE(c->B * c->S, c->Nh)), 0);
     lse->row_unit = c->S > 0 ? c->S : 1;
 }
@@ -80,6 +86,10 @@ static const op_case attention_cases[] = {
     {.B = 2, .S = 129, .Nh = 2, .Nkv = 2, .D = 24, .mode = DOCS},
     {.B = 2, .S = 70, .Nh = 2, .Nkv = 1, .D = 80, .pad = 8, .mode = DOCS},
     {.B = 2, .S = 300, .Nh = 4, .Nkv = 2, .D = 64, .pad = 256},
+    {.B = 2, .S = 3, .Nh = 2, .Nkv = 1, .D = 6, .N = 2},
+    {.B = 2, .S = 70, .Nh = 2, .Nkv = 2, .D = 48, .N = 32, .pad = 16, .mode = DOCS},
+    {.B = 2, .S = 7, .Skv = 70, .Nh = 2, .Nkv = 1, .D = 24, .N = 80, .mode = Q_START},
+    {.B = 1, .S = 40, .Nh = 2, .Nkv = 2, .D = 192, .N = 128},
 };
 
 /* o and lse of the rounded q, k, v, and rounded themselves. */
@@ -113,16 +123,16 @@ static void build_attention_backward(op_instance *in, const op_case *c)
     args->scale = c->scaled ? 2 : 1 / sqrt((double)c->D);
     op_normal(in, heads(in, "q", c->pad, c->B, c->S, c->Nh, c->D), 1);
     op_normal(in, heads(in, "k", c->pad, c->B, c->S, c->Nkv, c->D), 1);
-    op_normal(in, heads(in, "v", 2 * c->pad, c->B, c->S, c->Nkv, c->D), 1);
+    op_normal(in, heads(in, "v", 2 * c->pad, c->B, c->S, c->Nkv, value_dim(c)), 1);
     optional_inputs(in, c, c->S, c->S);
-    heads(in, "o", 3 * c->pad, c->B, c->S, c->Nh, c->D);
+    heads(in, "o", 3 * c->pad, c->B, c->S, c->Nh, value_dim(c));
     op_operand *lse = op_rows(op_tensor(in, "lse", OP_W, 0, OP_SHAPE(c->B * c->S, c->Nh)), 0);
     lse->row_unit = c->S;
     run_forward(in, c);
-    op_normal(in, heads(in, "dout", c->pad, c->B, c->S, c->Nh, c->D), 1);
+    op_normal(in, heads(in, "dout", c->pad, c->B, c->S, c->Nh, value_dim(c)), 1);
     heads(in, "dq", c->pad, c->B, c->S, c->Nh, c->D);
     heads(in, "dk", c->pad, c->B, c->S, c->Nkv, c->D);
-    heads(in, "dv", 4 * c->pad, c->B, c->S, c->Nkv, c->D);
+    heads(in, "dv", 4 * c->pad, c->B, c->S, c->Nkv, value_dim(c));
 }
 
 static void cut_attention_backward(op_instance *in, int64_t first, int64_t n)
@@ -143,6 +153,10 @@ static const op_case attention_backward_cases[] = {
     {.B = 2, .S = 129, .Nh = 2, .Nkv = 2, .D = 24, .mode = DOCS},
     {.B = 2, .S = 70, .Nh = 2, .Nkv = 1, .D = 80, .pad = 8, .mode = DOCS},
     {.B = 2, .S = 300, .Nh = 4, .Nkv = 2, .D = 64, .pad = 256},
+    {.B = 2, .S = 3, .Nh = 2, .Nkv = 1, .D = 6, .N = 2},
+    {.B = 2, .S = 70, .Nh = 2, .Nkv = 2, .D = 48, .N = 32, .pad = 16, .mode = DOCS},
+    {.B = 1, .S = 40, .Nh = 2, .Nkv = 1, .D = 24, .N = 80},
+    {.B = 1, .S = 40, .Nh = 2, .Nkv = 2, .D = 192, .N = 128},
 };
 
 static const op_test tests[] = {

@@ -92,7 +92,8 @@ static const op_case rmsnorm_backward_cases[] = {
 /* S positions in the table; alias unused; form 1: inverse. */
 static void build_rope(op_instance *in, const op_case *c)
 {
-    OP_ARGS(in, rope)->inverse = c->form != 0;
+    OP_ARGS(in, rope)->inverse = (c->form & 1) != 0;
+    OP_ARGS(in, rope)->interleaved = (c->form & 2) != 0;
     op_operand *x = op_tensor(in, "x", OP_A, c->pad, OP_SHAPE(c->T, c->N, c->D));
     op_normal(in, op_rows(x, 0), 1);
     op_ints(in, op_rows(op_tensor(in, "pos", OP_I32, 0, OP_SHAPE(c->T)), 0), 0, c->S - 1);
@@ -114,6 +115,8 @@ static const op_case rope_cases[] = {
     {.T = 7, .N = 3, .D = 6, .S = 40, .pad = 12, .form = 1},
     {.T = 300, .N = 4, .D = 64, .S = 300, .pad = 128},
     {.T = 300, .N = 4, .D = 64, .S = 300, .form = 1},
+    {.T = 7, .N = 3, .D = 6, .S = 40, .pad = 12, .form = 2},
+    {.T = 3, .N = 2, .D = 1030, .S = 9, .form = 3},
 };
 
 static const op_test tests[] = {
