@@ -5,6 +5,7 @@
 
 #include "core/alloc.h"
 #include "model/kv.h"
+#include "model/rope.h"
 
 typedef struct attention {
     const sy_model_config *config;
@@ -29,12 +30,6 @@ static qkv_view split(const attention *at, const sy_tensor *qkv)
     return (qkv_view){.q = sy_tensor_cols(qkv, 0, at->n_q),
                       .k = sy_tensor_cols(qkv, at->n_q, at->n_kv),
                       .v = sy_tensor_cols(qkv, at->n_q + at->n_kv, at->n_kv)};
-}
-
-static double score_scale(const sy_model_config *c)
-{
-    return c->attention_multiplier.set ? c->attention_multiplier.value
-                                       : 1.0 / sqrt((double)c->head_dim);
 }
 
 static sy_status declare_vector(sy_params *params, const char *name, int64_t n, sy_param **out)
@@ -143,10 +138,12 @@ static sy_status project(attention *at, sy_pass *p, sy_arena *arena, const sy_te
     }
     SY_TRY(sy_rope(p->stream, &(sy_rope_args){.x = sy_tensor_heads(&view.q, c->heads),
                                               .pos = p->batch->pos,
-                                              .table = p->rope}));
+                                              .table = p->rope,
+                                              .interleaved = c->rope_interleaved}));
     SY_TRY(sy_rope(p->stream, &(sy_rope_args){.x = sy_tensor_heads(&view.k, c->kv_heads),
                                               .pos = p->batch->pos,
-                                              .table = p->rope}));
+                                              .table = p->rope,
+                                              .interleaved = c->rope_interleaved}));
 cleanup:
     return st;
 }
@@ -161,7 +158,7 @@ static sy_status attend(attention *at, sy_pass *p, const attention_saved *s)
                               .o = sy_tensor_heads(&s->out, c->heads),
                               .lse = s->lse,
                               .B = p->batch->B,
-                              .scale = score_scale(c)};
+                              .scale = sy_score_scale(c)};
     if (p->kind == SY_PASS_DECODE && p->batch->T > 0) {
         sy_tensor k_all, v_all;
         SY_TRY(sy_kv_append(p->kv, p, &view.k, &view.v, &k_all, &v_all));
@@ -213,7 +210,8 @@ static sy_status unproject_part(attention *at, sy_pass *p, const sy_param *w, in
     SY_TRY(sy_rope(p->stream, &(sy_rope_args){.x = sy_tensor_heads(d, heads),
                                               .pos = p->batch->pos,
                                               .table = p->rope,
-                                              .inverse = true}));
+                                              .inverse = true,
+                                              .interleaved = at->config->rope_interleaved}));
     if (w != NULL) {
         view = sy_tensor_heads(d, G);
         SY_TRY(
@@ -245,7 +243,7 @@ static sy_status attention_grad(attention *at, sy_pass *p, const attention_saved
                                                  .dk = sy_tensor_heads(&d.k, c->kv_heads),
                                                  .dv = sy_tensor_heads(&d.v, c->kv_heads),
                                                  .B = p->batch->B,
-                                                 .scale = score_scale(c)});
+                                                 .scale = sy_score_scale(c)});
 }
 
 static sy_status attention_backward(void *self, sy_pass *p, void *saved, const sy_tensor *x,

@@ -1,14 +1,28 @@
 #include "model/flops.h"
 
+static int64_t latent_params(const sy_model_config *c)
+{
+    const int64_t H = c->hidden, N = c->heads, R_q = c->q_lora_rank, R_kv = c->kv_lora_rank;
+    const int64_t n_q = N * c->head_dim;
+    const int64_t q = R_q > 0 ? R_q * (H + n_q) : H * n_q;
+    const int64_t kv =
+        H * (R_kv + c->qk_rope_head_dim) + R_kv * N * (c->qk_nope_head_dim + c->v_head_dim);
+    return q + kv + H * N * c->v_head_dim;
+}
+
 int64_t sy_model_attention_head_params(const sy_model_config *config)
 {
-    int64_t q = (int64_t)config->heads * config->head_dim;
-    int64_t kv = (int64_t)config->kv_heads * config->head_dim;
-    return config->hidden * (config->layers * (2 * q + 2 * kv) + config->vocab_size);
+    const int64_t H = config->hidden, L = config->layers;
+    const int64_t q = (int64_t)config->heads * config->head_dim;
+    const int64_t kv = (int64_t)config->kv_heads * config->head_dim;
+    const int64_t attention =
+        config->kv_lora_rank > 0 ? latent_params(config) : H * (2 * q + 2 * kv);
+    return L * attention + H * config->vocab_size;
 }
 
 double sy_model_flops_per_token(const sy_model_config *config, int64_t active_params)
 {
-    double scores = 6.0 * config->layers * config->seq_len * config->heads * config->head_dim;
+    const int32_t D = config->head_dim, D_v = config->kv_lora_rank > 0 ? config->v_head_dim : D;
+    double scores = 3.0 * config->layers * config->seq_len * config->heads * (D + D_v);
     return 6.0 * (double)active_params + scores;
 }

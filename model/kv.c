@@ -6,8 +6,11 @@ sy_status sy_kv_create(sy_device *dev, const sy_model_config *config, sy_dtype c
 {
     sy_status st = SY_OK;
     sy_kv *kv = NULL;
-    int64_t width = (int64_t)config->kv_heads * config->head_dim;
-    int64_t bytes = config->seq_len * width * (int64_t)sy_dtype_bytes(compute);
+    const bool latent = config->kv_lora_rank > 0;
+    const int64_t plain = (int64_t)config->kv_heads * config->head_dim;
+    const int64_t k_width = latent ? config->kv_lora_rank : plain;
+    const int64_t v_width = latent ? config->qk_rope_head_dim : plain;
+    const int64_t column = config->seq_len * (int64_t)sy_dtype_bytes(compute);
     void *data = NULL;
 
     SY_TRY(sy_alloc(1, sizeof *kv, (void **)&kv));
@@ -17,10 +20,10 @@ sy_status sy_kv_create(sy_device *dev, const sy_model_config *config, sy_dtype c
     SY_TRY(sy_alloc(config->layers, sizeof *kv->v, (void **)&kv->v));
     kv->n_layers = config->layers;
     for (int32_t i = 0; i < config->layers; i++) {
-        SY_TRY(sy_device_alloc(dev, bytes, SY_MEM_OTHER, &data));
-        kv->k[i] = sy_tensor_2d(data, compute, kv->capacity, width);
-        SY_TRY(sy_device_alloc(dev, bytes, SY_MEM_OTHER, &data));
-        kv->v[i] = sy_tensor_2d(data, compute, kv->capacity, width);
+        SY_TRY(sy_device_alloc(dev, column * k_width, SY_MEM_OTHER, &data));
+        kv->k[i] = sy_tensor_2d(data, compute, kv->capacity, k_width);
+        SY_TRY(sy_device_alloc(dev, column * v_width, SY_MEM_OTHER, &data));
+        kv->v[i] = sy_tensor_2d(data, compute, kv->capacity, v_width);
     }
     SY_TRY(sy_device_alloc(dev, sizeof(int32_t), SY_MEM_OTHER, &data));
     kv->start = sy_tensor_1d(data, SY_I32, 1);

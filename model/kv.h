@@ -12,7 +12,8 @@ extern "C" {
 typedef struct sy_kv {
     int32_t n_layers;
     int64_t capacity, n; /* positions: room, and filled */
-    sy_tensor *k, *v;    /* per layer [capacity, N_kv * D] compute dtype */
+    sy_tensor *k, *v;    /* per layer [capacity, N_kv * D] compute dtype; of latent attention the
+                            latent [capacity, kv_lora_rank] and the key that heads share */
     sy_tensor start;     /* [1] I32: position of the first new token */
     sy_device *dev;
 } sy_kv;
@@ -21,8 +22,8 @@ typedef struct sy_kv {
 sy_status sy_kv_create(sy_device *dev, const sy_model_config *config, sy_dtype compute,
                        sy_kv **out);
 void sy_kv_destroy(sy_kv **kv);
-/* Copy the keys and values [T, N_kv*D] of T new tokens of a layer behind position n, and view the
- * first n+T rows. Enqueued. Not collective. */
+/* Copy the keys and values of T new tokens of a layer behind position n, and view the first n+T
+ * rows. Enqueued. Not collective. */
 sy_status sy_kv_append(sy_kv *kv, sy_pass *p, const sy_tensor *k, const sy_tensor *v,
                        sy_tensor *k_all, sy_tensor *v_all);
 /* After all layers: the T tokens are in. Waits for the stream. Not collective. */

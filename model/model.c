@@ -7,6 +7,7 @@
 #include "core/alloc.h"
 #include "model/attention.h"
 #include "model/head.h"
+#include "model/mla.h"
 
 struct sy_model_saved {
     sy_tensor *x; /* [L] input of each block, [T, H] */
@@ -29,7 +30,8 @@ sy_status sy_model_create(const sy_model_config *config, const sy_sublayer *ffn,
         *block = (sy_block){.config = config, .layer = n_taken, .ffn = ffn[n_taken]};
     }
     for (int32_t i = 0; i < config->layers; i++) {
-        SY_TRY(sy_attention_create(config, &model->block[i].attn));
+        SY_TRY(config->kv_lora_rank > 0 ? sy_mla_create(config, &model->block[i].attn)
+                                        : sy_attention_create(config, &model->block[i].attn));
     }
     *out = model;
     model = NULL;

@@ -4,6 +4,7 @@
 #define SY_MODEL_MODEL_H
 
 #include "model/block.h"
+#include "model/rope.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -37,14 +38,6 @@ sy_status sy_model_end_step(sy_model *model, const sy_step_end *end);
 /* State of the sublayers that is not a parameter, as a state owner (parallel/state.h). Not
  * collective. */
 sy_status sy_model_walk(sy_model *model, sy_emit *emit, void *to);
-
-/* Angle per position of each rotated pair, [head_dim / 2]: theta^(-2d/D), stretched as
- * rope_scaling says. Not collective. Su et al. 2021; Llama 3.1. */
-void sy_rope_frequencies(const sy_model_config *config, double *freq);
-/* The table of sy_rope_args: [positions, D] wide, built on the host and copied; from `arena`. Not
- * collective. */
-sy_status sy_rope_table(const sy_model_config *config, int64_t positions, sy_arena *arena,
-                        sy_stream *stream, sy_dtype wide, sy_tensor *out);
 
 #ifdef __cplusplus
 }

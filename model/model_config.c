@@ -9,7 +9,7 @@
 
 static const char *const qk_norm_choices[] = {"none", "head", "full", NULL};
 
-static const char *const rope_scaling_choices[] = {"none", "linear", "llama3", NULL};
+static const char *const rope_scaling_choices[] = {"none", "linear", "llama3", "yarn", NULL};
 
 static const sy_config_key keys[] = {
     KEY(vocab_size, SY_CFG_I32, NULL, 2, 1 << 24, "Vocabulary: token ids are 0 .. vocab_size-1."),
@@ -24,15 +24,26 @@ static const sy_config_key keys[] = {
     KEY(rope_theta, SY_CFG_F64, "10000.0", 1, 1e12, "Base of the rotary position angles."),
     {"rope_scaling", SY_CFG_ENUM, offsetof(sy_model_config, rope_scaling), "none", 0, 0,
      rope_scaling_choices,
-     "Stretching of the rotary angles: none, linear (positions over rope_factor), or llama3 (slow "
-     "angles alone, as Llama 3.1)."},
+     "Stretching of the rotary angles: none, linear (positions over rope_factor), llama3 (slow "
+     "angles alone, as Llama 3.1), or yarn (the same by number, as DeepSeek-V2 and V3)."},
     KEY(rope_factor, SY_CFG_F64, "1.0", 1, 1e6, "Factor of rope_scaling."),
     KEY(rope_low_freq_factor, SY_CFG_F64, "1.0", 1e-3, 1e6,
         "llama3: angles that turn less often than this in rope_original_seq_len are stretched."),
     KEY(rope_high_freq_factor, SY_CFG_F64, "4.0", 1e-3, 1e6,
         "llama3: angles that turn more often than this are left as they are."),
     KEY(rope_original_seq_len, SY_CFG_I32, "8192", 1, 1 << 24,
-        "llama3: sequence length before the stretching."),
+        "llama3, yarn: sequence length before the stretching."),
+    KEY(rope_beta_fast, SY_CFG_F64, "32.0", 1e-3, 1e6,
+        "yarn: angles that turn so often in rope_original_seq_len, or more often, stay."),
+    KEY(rope_beta_slow, SY_CFG_F64, "1.0", 1e-3, 1e6,
+        "yarn: angles that turn so often, or less often, are stretched."),
+    KEY(rope_mscale, SY_CFG_F64, "0.0", 0, 1e3,
+        "yarn: growth of queries and keys with the factor, over that of rope_mscale_all_dim; one "
+        "of the two 0: 0.1 ln(rope_factor) + 1."),
+    KEY(rope_mscale_all_dim, SY_CFG_F64, "0.0", 0, 1e3,
+        "yarn: attention scores grow by (0.1 x ln(rope_factor) + 1)^2."),
+    KEY(rope_interleaved, SY_CFG_BOOL, "false", 0, 0,
+        "Rotate neighbours (x[2d], x[2d+1]), as DeepSeek, instead of halves (x[d], x[d+D/2])."),
     KEY(embedding_multiplier, SY_CFG_F64, "1.0", 1e-6, 1e6,
         "The embedding's output is multiplied by this (Granite)."),
     KEY(residual_multiplier, SY_CFG_F64, "1.0", 1e-6, 1e6,
@@ -45,15 +56,87 @@ static const sy_config_key keys[] = {
     {"qk_norm", SY_CFG_ENUM, offsetof(sy_model_config, qk_norm), "none", 0, 0, qk_norm_choices,
      "RMSNorm on queries and keys: per head (Qwen3) or over all heads (OLMoE)."},
     KEY(attention_bias, SY_CFG_BOOL, "false", 0, 0, "Bias on the q, k, v projections (Qwen2)."),
+    KEY(kv_lora_rank, SY_CFG_I32, "0", 0, 1 << 20,
+        "Latent attention (MLA, DeepSeek-V2): keys and values of all heads come from a latent of "
+        "this width. 0: plain attention."),
+    KEY(q_lora_rank, SY_CFG_I32, "0", 0, 1 << 20,
+        "Latent attention: width of the queries' latent. 0: queries without one."),
+    KEY(qk_nope_head_dim, SY_CFG_I32, "0", 0, 4096,
+        "Latent attention: elements of queries and keys that know no position."),
+    KEY(qk_rope_head_dim, SY_CFG_I32, "0", 0, 4096,
+        "Latent attention: rotated elements, even; the key's are shared by all heads."),
+    KEY(v_head_dim, SY_CFG_I32, "0", 0, 4096, "Latent attention: size of a value head."),
     KEY(tie_embeddings, SY_CFG_BOOL, "false", 0, 0, "The head is the embedding matrix."),
     KEY(init_std, SY_CFG_F64, "0.02", 0, 10,
         "Standard deviation of initial weights (normal, cut at 3 std)."),
     {0},
 };
 
-static sy_status check(const void *section, const sy_config *config)
+/* With plain attention, latent attention's keys would be read by nobody. */
+static sy_status check_plain(const sy_model_config *m, const sy_config *config)
 {
-    const sy_model_config *m = section;
+    const struct {
+        const char *key;
+        int32_t value;
+    } latent[] = {{"model.q_lora_rank", m->q_lora_rank},
+                  {"model.qk_nope_head_dim", m->qk_nope_head_dim},
+                  {"model.qk_rope_head_dim", m->qk_rope_head_dim},
+                  {"model.v_head_dim", m->v_head_dim}};
+    for (size_t i = 0; i < sizeof latent / sizeof latent[0]; i++) {
+        if (latent[i].value > 0) {
+            return sy_config_error(config, latent[i].key,
+                                   "%s is of latent attention: set model.kv_lora_rank too, or "
+                                   "leave it out",
+                                   latent[i].key);
+        }
+    }
+    return SY_OK;
+}
+
+static sy_status check_latent(const sy_model_config *m, const sy_config *config)
+{
+    sy_status st = SY_OK;
+    const int32_t D = m->qk_nope_head_dim + m->qk_rope_head_dim;
+    if (m->qk_nope_head_dim == 0 || m->qk_rope_head_dim == 0 || m->v_head_dim == 0) {
+        SY_TRY(sy_config_error(config, "model.kv_lora_rank",
+                               "model.kv_lora_rank makes attention latent, which needs "
+                               "model.qk_nope_head_dim, qk_rope_head_dim and v_head_dim "
+                               "(DeepSeek-V2: 128, 64, 128)"));
+    }
+    if (m->qk_rope_head_dim % 2 != 0) {
+        SY_TRY(sy_config_error(config, "model.qk_rope_head_dim",
+                               "model.qk_rope_head_dim %d is odd; RoPE needs it even",
+                               m->qk_rope_head_dim));
+    }
+    if (m->head_dim > 0 && m->head_dim != D) {
+        SY_TRY(sy_config_error(config, "model.head_dim",
+                               "model.head_dim %d with latent attention, whose heads are "
+                               "qk_nope_head_dim + qk_rope_head_dim = %d; leave it out",
+                               m->head_dim, D));
+    }
+    if (m->kv_heads > 0 && m->kv_heads != m->heads) {
+        SY_TRY(sy_config_error(config, "model.kv_heads",
+                               "model.kv_heads %d with latent attention, which has keys and values "
+                               "for each of model.heads %d; leave it out",
+                               m->kv_heads, m->heads));
+    }
+    if (m->qk_norm != SY_QK_NORM_NONE) {
+        SY_TRY(sy_config_error(config, "model.qk_norm",
+                               "model.qk_norm %s with latent attention, which has norms of its "
+                               "own; set it to none",
+                               qk_norm_choices[m->qk_norm]));
+    }
+    if (m->attention_bias) {
+        SY_TRY(sy_config_error(config, "model.attention_bias",
+                               "model.attention_bias true with latent attention, which has none; "
+                               "set it to false"));
+    }
+cleanup:
+    return st;
+}
+
+static sy_status check_heads(const sy_model_config *m, const sy_config *config)
+{
     int32_t head_dim = m->head_dim > 0 ? m->head_dim : m->hidden / m->heads;
     if (m->head_dim == 0 && m->hidden % m->heads != 0) {
         return sy_config_error(config, "model.heads",
@@ -63,6 +146,16 @@ static sy_status check(const void *section, const sy_config *config)
     if (head_dim % 2 != 0) {
         return sy_config_error(config, "model.head_dim",
                                "model.head_dim %d is odd; RoPE needs it even", head_dim);
+    }
+    return check_plain(m, config);
+}
+
+static sy_status check(const void *section, const sy_config *config)
+{
+    const sy_model_config *m = section;
+    sy_status st = m->kv_lora_rank > 0 ? check_latent(m, config) : check_heads(m, config);
+    if (st != SY_OK) {
+        return st;
     }
     if (m->kv_heads > 0 && m->heads % m->kv_heads != 0) {
         return sy_config_error(config, "model.kv_heads",
@@ -75,6 +168,12 @@ static sy_status check(const void *section, const sy_config *config)
                                "model.rope_high_freq_factor %g must be larger than "
                                "model.rope_low_freq_factor %g",
                                m->rope_high_freq_factor, m->rope_low_freq_factor);
+    }
+    if (m->rope_scaling == SY_ROPE_SCALING_YARN && m->rope_beta_fast <= m->rope_beta_slow) {
+        return sy_config_error(config, "model.rope_beta_fast",
+                               "model.rope_beta_fast %g must be larger than model.rope_beta_slow "
+                               "%g",
+                               m->rope_beta_fast, m->rope_beta_slow);
     }
     return SY_OK;
 }
@@ -97,7 +196,9 @@ sy_status sy_model_config_resolve(sy_config *config)
         SY_TRY(sy_config_default(config, "model.kv_heads", text));
     }
     if (m->head_dim == 0) {
-        snprintf(text, sizeof text, "%d", m->hidden / m->heads);
+        snprintf(text, sizeof text, "%d",
+                 m->kv_lora_rank > 0 ? m->qk_nope_head_dim + m->qk_rope_head_dim
+                                     : m->hidden / m->heads);
         SY_TRY(sy_config_default(config, "model.head_dim", text));
     }
 cleanup:

@@ -11,11 +11,12 @@ extern "C" {
 typedef enum sy_qk_norm { SY_QK_NORM_NONE, SY_QK_NORM_HEAD, SY_QK_NORM_FULL } sy_qk_norm;
 
 /* How rotary angles are stretched for contexts longer than those trained on: not, all by one
-   factor, or the slow ones alone (Llama 3.1). */
+   factor, or the slow ones alone (Llama 3.1, YaRN). */
 typedef enum sy_rope_scaling {
     SY_ROPE_SCALING_NONE,
     SY_ROPE_SCALING_LINEAR,
-    SY_ROPE_SCALING_LLAMA3
+    SY_ROPE_SCALING_LLAMA3,
+    SY_ROPE_SCALING_YARN
 } sy_rope_scaling;
 
 typedef struct sy_model_config {
@@ -23,7 +24,9 @@ typedef struct sy_model_config {
     double rope_theta, norm_eps, init_std;
     int32_t rope_scaling; /* sy_rope_scaling */
     double rope_factor, rope_low_freq_factor, rope_high_freq_factor;
+    double rope_beta_fast, rope_beta_slow, rope_mscale, rope_mscale_all_dim; /* YaRN */
     int32_t rope_original_seq_len;
+    bool rope_interleaved;
     /* Granite's: of the embedding's output, of what each sublayer adds, of the attention scores
        (null: 1/sqrt(D)); logits are divided by the last. */
     double embedding_multiplier, residual_multiplier;
@@ -31,6 +34,10 @@ typedef struct sy_model_config {
     double logits_scaling;
     int32_t qk_norm; /* sy_qk_norm */
     bool attention_bias, tie_embeddings;
+    /* Latent attention (model/mla.h); kv_lora_rank 0: none. Resolving makes head_dim
+       qk_nope_head_dim
+       + qk_rope_head_dim, and kv_heads heads. */
+    int32_t kv_lora_rank, q_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
 } sy_model_config;
 
 extern const sy_config_section sy_model_section;

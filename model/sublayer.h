@@ -15,7 +15,7 @@ typedef struct sy_step_end {
     int32_t L, E;
     const double *h_router; /* [L, n_router] what routers summed over the step's tokens */
     int64_t n_router;
-    int64_t routed_tokens;
+    int64_t step, routed_tokens;
     int64_t vocab; /* ids there are; set by the sublayer for its router */
     bool skipped;
     sy_stream *stream; /* has passed all of the step, and may be waited for */

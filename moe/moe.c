@@ -420,7 +420,8 @@ static sy_status end_step(void *self, const sy_step_end *end)
     if (end->skipped) {
         return SY_OK;
     }
-    if (moe->bias != NULL) {
+    const int64_t last = moe->config->bias_update_steps;
+    if (moe->bias != NULL && (last == 0 || end->step <= last)) {
         SY_TRY(update_bias(moe, end));
     }
     if (moe->layout.n_state > 0) {

@@ -105,6 +105,9 @@ static const sy_config_key keys[] = {
     KEY(bias_update_rate, SY_CFG_F64, "0.0", 0, 1, NULL,
         "Aux-loss-free balancing: step of the choosing bias after each update (DeepSeek-V3: "
         "0.001). 0: no bias."),
+    KEY(bias_update_steps, SY_CFG_I64, "0", 0, 1e15, NULL,
+        "Updates after which the choosing bias stays as it is (DeepSeek-V3: the last 3 % of "
+        "training). 0: it never does."),
     KEY(force_balance, SY_CFG_BOOL, "false", 0, 0, NULL,
         "For benchmarks only: experts are dealt round-robin whatever the router says. Labelled in "
         "every output."),

@@ -47,6 +47,7 @@ typedef struct sy_moe_config {
     double recv_factor;
     double aux_loss_coeff, z_loss_coeff, bias_update_rate;
     int32_t aux_loss_scope, aux_loss_counts;
+    int64_t bias_update_steps;
     bool width_penalty;
     bool force_balance;
     sy_str_list expert_labels;

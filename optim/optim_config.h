@@ -13,7 +13,8 @@ typedef enum sy_schedule {
     SY_SCHEDULE_WSD,
     SY_SCHEDULE_LINEAR,
     SY_SCHEDULE_INVERSE_SQRT,
-    SY_SCHEDULE_CONSTANT
+    SY_SCHEDULE_CONSTANT,
+    SY_SCHEDULE_PHASES
 } sy_schedule;
 
 typedef struct sy_optim_config {
@@ -22,6 +23,7 @@ typedef struct sy_optim_config {
     sy_opt_f64 min_lr;                 /* null: 0.1 lr */
     int32_t schedule;                  /* sy_schedule */
     int64_t warmup_steps, decay_steps; /* decay_steps 0: train.steps */
+    sy_str_list phases;                /* see optim/schedule.h */
 } sy_optim_config;
 
 extern const sy_config_section sy_optim_section;

@@ -13,8 +13,17 @@ extern "C" {
      linear        lr + (min - lr) x
      wsd           lr, then linear to min over the last fifth of 0 .. decay_steps (Hu et al. 2024,
    MiniCPM) inverse_sqrt  max(min, lr sqrt(max(warmup, 1) / s)) constant      lr Beyond decay_steps:
-   min (constant: lr; inverse_sqrt goes on). Not collective. */
+   min (constant: lr; inverse_sqrt goes on). phases: a list of "UNTIL SHAPE FACTOR", in order: until
+   the fraction UNTIL of decay_steps the rate is lr FACTOR (constant), or goes there from where the
+   phase before it ended (linear, cosine); the last FACTOR stays. Not collective. */
 double sy_schedule_lr(const sy_optim_config *config, int64_t decay_steps, int64_t step);
+
+/* One entry of optim.phases. false: it is none. Not collective. */
+typedef struct sy_phase {
+    double until, factor;
+    enum { SY_PHASE_CONSTANT, SY_PHASE_LINEAR, SY_PHASE_COSINE } shape;
+} sy_phase;
+bool sy_phase_parse(const char *text, sy_phase *out);
 
 #ifdef __cplusplus
 }

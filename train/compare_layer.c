@@ -14,7 +14,7 @@ enum {
     V_LEAST = 512,    /* tokenizers ask for some */
     LOGIT_BYTES = 32, /* of a logit: on the device, and copies on the host */
     F_MULTIPLE = 16,
-    MAX_SET = 16,
+    MAX_SET = 24,
     SET_BYTES = 64
 };
 
@@ -120,6 +120,11 @@ static void cut_moe(const sy_compare_spec *spec, sy__layer *l, overrides *o)
     set(o, "model.heads", "1");
     set(o, "model.kv_heads", "1");
     set(o, "model.head_dim", "2");
+    set(o, "model.kv_lora_rank", "0");
+    set(o, "model.q_lora_rank", "0");
+    set(o, "model.qk_nope_head_dim", "0");
+    set(o, "model.qk_rope_head_dim", "0");
+    set(o, "model.v_head_dim", "0");
     set(o, "model.qk_norm", "none");
     set(o, "model.attention_bias", "false");
     set(o, "parallel.ep", "%d", s->parallel->ep);

@@ -92,8 +92,8 @@ static void describe_grouped(const sy_grouped_gemm_args *a, sy_work *w)
     }
 }
 
-/* Pairs of a causal mask: 4 D FLOPs each forward, 10 D backward (five products; Dao et al. 2022).
- */
+/* Pairs of a causal mask: 2 D + 2 D_v FLOPs each forward, 6 D + 4 D_v backward (five products; Dao
+ * et al. 2022). */
 static double attention_pairs(const sy_tensor *q, const sy_tensor *k, int32_t B)
 {
     const double Sq = B > 0 ? (double)q->shape[0] / B : 0,
@@ -103,12 +103,13 @@ static double attention_pairs(const sy_tensor *q, const sy_tensor *k, int32_t B)
 
 static void describe_attention(const sy_attention_args *a, sy_work *w)
 {
-    w->flops = 4 * (double)a->q.shape[2] * attention_pairs(&a->q, &a->k, a->B);
+    w->flops = 2 * (double)(a->q.shape[2] + a->v.shape[2]) * attention_pairs(&a->q, &a->k, a->B);
 }
 
 static void describe_attention_backward(const sy_attention_backward_args *a, sy_work *w)
 {
-    w->flops = 10 * (double)a->q.shape[2] * attention_pairs(&a->q, &a->k, a->B);
+    w->flops = (6 * (double)a->q.shape[2] + 4 * (double)a->v.shape[2]) *
+               attention_pairs(&a->q, &a->k, a->B);
 }
 
 /* Of a table only the rows that are asked for move. */

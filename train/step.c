@@ -287,6 +287,7 @@ static sy_status update(sy_trainer *t, sy_step_result *r)
                                  .n_router = e->n_router_sums / t->settings->model->layers,
                                  .L = t->settings->model->layers,
                                  .E = sy_engine_experts(e),
+                                 .step = r->step,
                                  .routed_tokens = r->routed_tokens,
                                  .skipped = skip,
                                  .stream = e->compute_stream}));
