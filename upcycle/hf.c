@@ -12,6 +12,11 @@
 /* ---- keys ---- */
 
 /* What every architecture says with the same keys. N_kv and D 0: derived from the others. */
+#define ALWAYS(ours, value)                                                                        \
+    {                                                                                              \
+        NULL, ours, value, NULL                                                                    \
+    }
+
 #define SHAPE(V, H, L, N, N_kv, D, S, eps)                                                         \
     {"vocab_size", "model.vocab_size", V, NULL}, {"hidden_size", "model.hidden", H, NULL},         \
         {"num_hidden_layers", "model.layers", L, NULL},                                            \
@@ -20,14 +25,10 @@
         {"head_dim", "model.head_dim", D, NULL},                                                   \
         {"max_position_embeddings", "model.seq_len", S, NULL},                                     \
         {"rms_norm_eps", "model.norm_eps", eps, NULL},                                             \
-        {"initializer_range", "model.init_std", 0.02, NULL},                                       \
+        {"initializer_range", "model.init_std", 0.02, NULL}, ALWAYS("model.kv_lora_rank", 0),      \
+        ALWAYS("model.rope_interleaved", 0),                                                       \
     {                                                                                              \
         "tie_word_embeddings", "model.tie_embeddings", 0, NULL                                     \
-    }
-
-#define ALWAYS(ours, value)                                                                        \
-    {                                                                                              \
-        NULL, ours, value, NULL                                                                    \
     }
 
 /* All but Granite. */
@@ -146,6 +147,57 @@ static const sy__hf_key granite_keys[] = {
     ROUTED,
     END};
 
+/* Norms of latents have an epsilon of their own in the classes, 1e-6, so all must. */
+#define DEEPSEEK(V, H, L, N, N_kv, S, F, F_e, n_shared, E, K)                                      \
+    {"vocab_size", "model.vocab_size", V, NULL}, {"hidden_size", "model.hidden", H, NULL},         \
+        {"num_hidden_layers", "model.layers", L, NULL},                                            \
+        {"num_attention_heads", "model.heads", N, NULL},                                           \
+        {"num_key_value_heads", "model.kv_heads", N_kv, NULL},                                     \
+        {"max_position_embeddings", "model.seq_len", S, NULL},                                     \
+        {"initializer_range", "model.init_std", 0.02, NULL},                                       \
+        {"tie_word_embeddings", "model.tie_embeddings", 0, NULL},                                  \
+        {"intermediate_size", "model.ffn_hidden", F, NULL},                                        \
+        {"kv_lora_rank", "model.kv_lora_rank", 512, NULL},                                         \
+        {"qk_nope_head_dim", "model.qk_nope_head_dim", 128, NULL},                                 \
+        {"qk_rope_head_dim", "model.qk_rope_head_dim", 64, NULL},                                  \
+        {"v_head_dim", "model.v_head_dim", 128, NULL}, ALWAYS("model.norm_eps", 1e-6),             \
+        ALWAYS("model.qk_norm", SY_QK_NORM_NONE), ALWAYS("model.attention_bias", 0),               \
+        {"moe_intermediate_size", "moe.expert_hidden", F_e, NULL},                                 \
+        {"n_shared_experts", "moe.shared_experts", n_shared, NULL},                                \
+        {"n_routed_experts", "moe.experts", E, "num_experts"},                                     \
+        {"num_experts_per_tok", "moe.top_k", K, NULL},                                             \
+        {"aux_loss_alpha", "moe.aux_loss_coeff", 0.001, NULL}, ALWAYS("moe.force_balance", 0),     \
+        NO_MULTIPLIERS
+
+static const sy__hf_key deepseek_v2_keys[] = {
+    DEEPSEEK(102400, 4096, 32, 32, 0, 2048, 11008, 1407, 2, 64, 6),
+    {"routed_scaling_factor", "moe.routed_scale", 1, NULL},
+    ALWAYS("model.rope_interleaved", 1),
+    ALWAYS("moe.score", 0),
+    ALWAYS("moe.normalize_weights", 0),
+    END};
+
+static const sy__hf_key deepseek_v3_keys[] = {
+    DEEPSEEK(129280, 7168, 61, 128, 128, 4096, 18432, 2048, 1, 256, 8),
+    {"routed_scaling_factor", "moe.routed_scale", 2.5, NULL},
+    {"rope_interleave", "model.rope_interleaved", 1, NULL},
+    {"norm_topk_prob", "moe.normalize_weights", 1, NULL},
+    ALWAYS("moe.score", 1),
+    END};
+
+static const sy__hf_only deepseek_v2_only[] = {
+    {"hidden_act", "\"silu\""},  {"attention_bias", "false"},
+    {"mlp_bias", "false"},       {"rms_norm_eps", "1e-06"},
+    {"moe_layer_freq", "1"},     {"scoring_func", "\"softmax\""},
+    {"norm_topk_prob", "false"}, {NULL, NULL}};
+static const sy__hf_only deepseek_v3_only[] = {{"hidden_act", "\"silu\""},
+                                               {"attention_bias", "false"},
+                                               {"rms_norm_eps", "1e-06"},
+                                               {"moe_layer_freq", "1"},
+                                               {"scoring_func", "\"sigmoid\""},
+                                               {"topk_method", "\"noaux_tc\""},
+                                               {NULL, NULL}};
+
 static const sy__hf_only silu[] = {{"hidden_act", "\"silu\""}, {NULL, NULL}};
 static const sy__hf_only no_biases[] = {
     {"hidden_act", "\"silu\""}, {"attention_bias", "false"}, {"mlp_bias", "false"}, {NULL, NULL}};
@@ -170,6 +222,12 @@ const sy__hf_name sy__hf_block_names[] = {
     {"self_attn.o_proj.weight", SY__HF_O, SY__HF_NO_SLOT},
     {"self_attn.q_norm.weight", SY__HF_Q_NORM, SY__HF_NO_SLOT},
     {"self_attn.k_norm.weight", SY__HF_K_NORM, SY__HF_NO_SLOT},
+    {"self_attn.q_a_proj.weight", SY__HF_Q_A, SY__HF_NO_SLOT},
+    {"self_attn.q_a_layernorm.weight", SY__HF_Q_A_NORM, SY__HF_NO_SLOT},
+    {"self_attn.q_b_proj.weight", SY__HF_Q_B, SY__HF_NO_SLOT},
+    {"self_attn.kv_a_proj_with_mqa.weight", SY__HF_KV_A, SY__HF_NO_SLOT},
+    {"self_attn.kv_a_layernorm.weight", SY__HF_KV_A_NORM, SY__HF_NO_SLOT},
+    {"self_attn.kv_b_proj.weight", SY__HF_KV_B, SY__HF_NO_SLOT},
     {"post_attention_layernorm.weight", SY__HF_FFN_NORM, SY__HF_NO_SLOT},
     {"mlp.gate_proj.weight", SY__HF_GATE, SY__HF_NO_SLOT},
     {"mlp.up_proj.weight", SY__HF_UP, SY__HF_NO_SLOT},
@@ -226,6 +284,28 @@ static const sy__hf_name granite_fused_names[] = {
     {"block_sparse_moe.experts.gate_up_proj", SY__HF_EXPERT_GATE, SY__HF_EXPERT_UP},
     {"block_sparse_moe.experts.down_proj", SY__HF_EXPERT_DOWN, SY__HF_NO_SLOT},
     GRANITE_SHARED,
+    {NULL, SY__HF_NO_SLOT, SY__HF_NO_SLOT}};
+
+#define DEEPSEEK_REST                                                                              \
+    {"mlp.gate.weight", SY__HF_ROUTER, SY__HF_NO_SLOT},                                            \
+        {"mlp.gate.e_score_correction_bias", SY__HF_ROUTER_BIAS, SY__HF_NO_SLOT},                  \
+        {"mlp.shared_experts.gate_proj.weight", SY__HF_SHARED_GATE, SY__HF_NO_SLOT},               \
+        {"mlp.shared_experts.up_proj.weight", SY__HF_SHARED_UP, SY__HF_NO_SLOT},                   \
+    {                                                                                              \
+        "mlp.shared_experts.down_proj.weight", SY__HF_SHARED_DOWN, SY__HF_NO_SLOT                  \
+    }
+
+static const sy__hf_name deepseek_names[] = {
+    {"mlp.experts.*.gate_proj.weight", SY__HF_EXPERT_GATE, SY__HF_NO_SLOT},
+    {"mlp.experts.*.up_proj.weight", SY__HF_EXPERT_UP, SY__HF_NO_SLOT},
+    {"mlp.experts.*.down_proj.weight", SY__HF_EXPERT_DOWN, SY__HF_NO_SLOT},
+    DEEPSEEK_REST,
+    {NULL, SY__HF_NO_SLOT, SY__HF_NO_SLOT}};
+
+static const sy__hf_name deepseek_fused_names[] = {
+    {"mlp.experts.gate_up_proj", SY__HF_EXPERT_GATE, SY__HF_EXPERT_UP},
+    {"mlp.experts.down_proj", SY__HF_EXPERT_DOWN, SY__HF_NO_SLOT},
+    DEEPSEEK_REST,
     {NULL, SY__HF_NO_SLOT, SY__HF_NO_SLOT}};
 
 /* ---- the table ---- */
@@ -314,6 +394,28 @@ static const sy__hf_arch archs[SY_N_HF_ARCHS] = {
                                   .rope_theta = 1e4,
                                   .shared = SY__HF_SHARED_PLAIN,
                                   .moe_names = {granite_names, granite_fused_names}},
+    [SY_HF_DEEPSEEK_V2] = {.name = "DeepseekV2ForCausalLM",
+                           .model_type = "deepseek_v2",
+                           .moe = true,
+                           .keys = deepseek_v2_keys,
+                           .only = deepseek_v2_only,
+                           .extra = "{" EXTRA_MOE "}",
+                           .rope_theta = 1e4,
+                           .heads = SY__HF_HEADS_DIVIDE,
+                           .latent = true,
+                           .shared = SY__HF_SHARED_PLAIN,
+                           .moe_names = {deepseek_names, deepseek_fused_names}},
+    [SY_HF_DEEPSEEK_V3] = {.name = "DeepseekV3ForCausalLM",
+                           .model_type = "deepseek_v3",
+                           .moe = true,
+                           .keys = deepseek_v3_keys,
+                           .only = deepseek_v3_only,
+                           .extra = "{" EXTRA_MOE "}",
+                           .rope_theta = 1e4,
+                           .latent = true,
+                           .router_bias = true,
+                           .shared = SY__HF_SHARED_PLAIN,
+                           .moe_names = {deepseek_names, deepseek_fused_names}},
 };
 
 const sy__hf_arch *sy__hf_arch_at(sy_hf_arch arch)

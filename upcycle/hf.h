@@ -23,6 +23,8 @@ typedef enum sy_hf_arch {
     SY_HF_QWEN3_MOE,
     SY_HF_OLMOE,
     SY_HF_GRANITE_MOE_SHARED,
+    SY_HF_DEEPSEEK_V2,
+    SY_HF_DEEPSEEK_V3,
     SY_N_HF_ARCHS
 } sy_hf_arch;
 
@@ -102,7 +104,8 @@ void sy_hf_map_free(sy_hf_map *map);
 /* Which form has a tensor of this name? For looking at a file before making the map. *known: is it
  * one of the experts' at all? */
 sy_hf_form sy_hf_form_of(const char *their_name, bool *known);
-/* A tensor that loaders ignore (rotary_emb.inv_freq; lm_head.weight where embeddings are tied). */
+/* A tensor that loaders ignore (rotary_emb.inv_freq; lm_head.weight where embeddings are tied;
+   DeepSeek-V3's blocks beyond the last layer, which predict further tokens). */
 bool sy_hf_is_ignored(const char *their_name, const sy_model_config *model);
 
 #ifdef __cplusplus

@@ -213,7 +213,7 @@ static sy_status check_together(const sy__hf_reader *r)
     sy_status st = SY_OK;
     const double heads = sy__hf_number(r, "model.heads");
     const double kv_heads = sy__hf_number(r, "model.kv_heads");
-    const double head_dim = sy__hf_number(r, "model.head_dim");
+    const double head_dim = r->arch->latent ? 2 : sy__hf_number(r, "model.head_dim");
     SY_REQUIRE(fmod(heads, kv_heads) == 0, SY_ERR_USAGE,
                "%s: num_attention_heads %g is not divisible by num_key_value_heads %g", r->path,
                heads, kv_heads);

@@ -96,6 +96,9 @@ static bool routing_fits(const sy__hf_arch *a, const sy_model_config *model,
                          const sy_moe_config *moe, char *why)
 {
     int32_t n = sy__hf_n_moe_layers(model, moe);
+    if (a->latent) {
+        return true; /* hf_deepseek.c */
+    }
     if (strcmp(moe->router, "topk") != 0) {
         snprintf(why, SY__HF_WHY, "moe.router is %.64s", moe->router);
         return false;
@@ -114,6 +117,13 @@ bool sy__hf_fits(const sy__hf_arch *a, const sy_model_config *model, const sy_mo
     *trick = false;
     if (a->moe != (moe->experts > 0)) {
         snprintf(why, SY__HF_WHY, "moe.experts is %d", moe->experts);
+        return false;
+    }
+    if (model->rope_scaling == SY_ROPE_SCALING_YARN && !a->latent) {
+        snprintf(why, SY__HF_WHY, "model.rope_scaling is yarn");
+        return false;
+    }
+    if (a->latent && !sy__hf_deepseek_fits(a, model, moe, why, trick)) {
         return false;
     }
     return constants_fit(a, model, moe, why, trick) && heads_fit(a, model, why) &&

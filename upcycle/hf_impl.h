@@ -1,5 +1,5 @@
 /* Between the files of hf: what an architecture is (hf.c), what it can hold (hf_fit.c), its
-   config.json (hf_read.c, hf_rope.c, hf_write.c), its tensors (hf_map.c). */
+   config.json (hf_read.c, hf_rope.c, hf_write.c, hf_deepseek.c), its tensors (hf_map.c). */
 #ifndef SY_UPCYCLE_HF_IMPL_H
 #define SY_UPCYCLE_HF_IMPL_H
 
@@ -37,11 +37,18 @@ typedef enum sy__hf_slot {
     SY__HF_O,
     SY__HF_Q_NORM,
     SY__HF_K_NORM,
+    SY__HF_Q_A,
+    SY__HF_Q_A_NORM,
+    SY__HF_Q_B,
+    SY__HF_KV_A,
+    SY__HF_KV_A_NORM,
+    SY__HF_KV_B,
     SY__HF_FFN_NORM,
     SY__HF_GATE,
     SY__HF_UP,
     SY__HF_DOWN,
     SY__HF_ROUTER,
+    SY__HF_ROUTER_BIAS,
     SY__HF_EXPERT_GATE,
     SY__HF_EXPERT_UP,
     SY__HF_EXPERT_DOWN,
@@ -89,6 +96,8 @@ typedef struct sy__hf_arch {
     double sliding_window; /* where config.json has none; 0: null */
     sy__hf_heads heads;
     bool has_bias;     /* biases on q, k, v are always written, as zeros if need be */
+    bool latent;       /* attention is; DeepSeek's own keys (hf_deepseek.c) */
+    bool router_bias;  /* DeepSeek-V3's, and what goes with it */
     bool dense_layers; /* single layers may be dense: mlp_only_layers, decoder_sparse_step */
     sy__hf_shared shared;
     const sy__hf_name *moe_names[2]; /* by sy_hf_form; end with name NULL */
@@ -154,6 +163,14 @@ sy_status sy__hf_check_value(const sy__hf_reader *r, const char *name, const jso
 /* Once checked: the value of a key, or its default where it is not there; by our name of it. */
 double sy__hf_value(const sy__hf_reader *r, const sy__hf_key *key);
 double sy__hf_number(const sy__hf_reader *r, const char *ours);
+/* DeepSeek's own keys, into the YAML: of section model, of section moe; and back. */
+sy_status sy__hf_read_latent(sy__hf_reader *r);
+sy_status sy__hf_read_deepseek(sy__hf_reader *r);
+sy_status sy__hf_write_deepseek(json_t *root, const sy__hf_arch *a, const sy_model_config *model,
+                                const sy_moe_config *moe);
+/* sy__hf_fits beyond what the tables say. */
+bool sy__hf_deepseek_fits(const sy__hf_arch *a, const sy_model_config *model,
+                          const sy_moe_config *moe, char *why, bool *trick);
 /* The rotary angles, from either generation's keys, into the YAML. */
 sy_status sy__hf_read_rope(sy__hf_reader *r);
 

@@ -29,11 +29,18 @@ static const struct {
     {"attn/o", SY__HF_O},
     {"attn/q_norm", SY__HF_Q_NORM},
     {"attn/k_norm", SY__HF_K_NORM},
+    {"attn/q_a", SY__HF_Q_A},
+    {"attn/q_a_norm", SY__HF_Q_A_NORM},
+    {"attn/q_b", SY__HF_Q_B},
+    {"attn/kv_a", SY__HF_KV_A},
+    {"attn/kv_a_norm", SY__HF_KV_A_NORM},
+    {"attn/kv_b", SY__HF_KV_B},
     {"ffn_norm", SY__HF_FFN_NORM},
     {"mlp/gate", SY__HF_GATE},
     {"mlp/up", SY__HF_UP},
     {"mlp/down", SY__HF_DOWN},
     {"moe/router", SY__HF_ROUTER},
+    {"moe/bias", SY__HF_ROUTER_BIAS},
     {"moe/experts/gate", SY__HF_EXPERT_GATE},
     {"moe/experts/up", SY__HF_EXPERT_UP},
     {"moe/experts/down", SY__HF_EXPERT_DOWN},
@@ -210,7 +217,7 @@ cleanup:
 static double scale_of(const builder *b, sy__hf_slot slot)
 {
     if (slot == SY__HF_EXPERT_DOWN) {
-        return b->moe->routed_scale;
+        return b->arch->latent ? 1 : b->moe->routed_scale; /* DeepSeek has a key for it */
     }
     bool halved = b->arch->shared == SY__HF_SHARED_GATED && !b->moe->shared_gate;
     return slot == SY__HF_SHARED_DOWN && halved ? 2 : 1;
@@ -272,6 +279,9 @@ static sy_hf_tensor missing(const builder *b, const layer *at, sy__hf_slot slot)
     if (slot >= SY__HF_Q_BIAS && slot <= SY__HF_V_BIAS && b->arch->has_bias) {
         int32_t weight = at->at[slot - SY__HF_Q_BIAS + SY__HF_Q];
         return (sy_hf_tensor){.n_dim = 1, .shape = {b->map.our[weight].shape[0]}};
+    }
+    if (slot == SY__HF_ROUTER_BIAS) {
+        return (sy_hf_tensor){.n_dim = b->arch->router_bias ? 1 : 0, .shape = {b->moe->experts}};
     }
     if (slot >= SY__HF_SHARED_GATE && b->arch->shared == SY__HF_SHARED_GATED) {
         bool down = slot == SY__HF_SHARED_DOWN;

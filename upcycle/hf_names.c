@@ -1,4 +1,5 @@
 /* What the name of a tensor in a file says by itself. */
+#include <stdio.h>
 #include <string.h>
 
 #include "upcycle/hf_impl.h"
@@ -55,6 +56,11 @@ bool sy_hf_is_ignored(const char *their_name, const sy_model_config *model)
 {
     static const char buffer[] = "rotary_emb.inv_freq";
     size_t n = strlen(their_name), m = sizeof buffer - 1;
+    int32_t layer = 0, used = 0;
+    if (model->kv_lora_rank > 0 && sscanf(their_name, "model.layers.%d.%n", &layer, &used) == 1 &&
+        used > 0 && layer >= model->layers) {
+        return true;
+    }
     return (n >= m && strcmp(their_name + n - m, buffer) == 0) ||
            (model->tie_embeddings && strcmp(their_name, "lm_head.weight") == 0);
 }

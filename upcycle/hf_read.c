@@ -6,6 +6,7 @@
 
 #include "core/alloc.h"
 #include "data/data_config.h"
+#include "moe/router.h"
 #include "upcycle/hf_impl.h"
 
 void sy__hf_add(sy__hf_reader *r, const char *format, ...)
@@ -104,6 +105,10 @@ cleanup:
     return st;
 }
 
+/* What no config.json says. */
+#define REST                                                                                       \
+    "  z_loss_coeff: 0.0\n  jitter: 0.0\n  capacity_factor: null\n  eval_capacity_factor: null\n"
+
 static sy_status add_moe(sy__hf_reader *r)
 {
     sy_status st = SY_OK;
@@ -115,6 +120,11 @@ static sy_status add_moe(sy__hf_reader *r)
         return SY_OK;
     }
     add_keys(r, "moe.");
+    if (r->arch->latent) {
+        SY_TRY(sy__hf_read_deepseek(r));
+        sy__hf_add(r, REST);
+        goto cleanup;
+    }
     SY_TRY(add_layers(r, &n));
     if (r->arch->shared == SY__HF_SHARED_PLAIN) {
         shared = sy__hf_number(r, "moe.shared_hidden") > 0;
@@ -127,8 +137,7 @@ static sy_status add_moe(sy__hf_reader *r)
                              json_object_get(r->root, "router_aux_loss_coef"), "it is too large"));
     }
     sy__hf_add_value(r, aux_key, aux);
-    sy__hf_add(r, "  aux_loss_scope: micro_batch\n  z_loss_coeff: 0.0\n  router: topk\n"
-                  "  jitter: 0.0\n  capacity_factor: null\n  eval_capacity_factor: null\n");
+    sy__hf_add(r, "  aux_loss_scope: micro_batch\n  router: topk\n" REST);
 cleanup:
     return st;
 }
@@ -180,13 +189,13 @@ static sy_status settle(const sy__hf_reader *r)
 {
     sy_status st = SY_OK;
     const sy_config_section *const sections[] = {&sy_model_section, &sy_moe_section,
-                                                 &sy_data_section};
+                                                 &sy_data_section, &sy_router_section_grouped};
     sy_config *config = NULL;
     const sy_model_config *model;
     const sy_moe_config *moe;
     char why[SY__HF_WHY];
     bool trick;
-    SY_TRY(sy_config_parse(sections, 3, r->text, r->n_text, r->path, NULL, 0, &config));
+    SY_TRY(sy_config_parse(sections, 4, r->text, r->n_text, r->path, NULL, 0, &config));
     model = sy_config_get(config, "model");
     moe = sy_config_get(config, "moe");
     SY_TRY(sy_model_config_resolve(config));
@@ -210,6 +219,9 @@ sy_status sy_hf_config_read(const char *path, const char *json, size_t json_byte
     SY_TRY(sy_alloc(SY__HF_TEXT, 1, (void **)&r.text));
     sy__hf_add(&r, "model:\n");
     add_keys(&r, "model.");
+    if (r.arch->latent) {
+        SY_TRY(sy__hf_read_latent(&r));
+    }
     SY_TRY(sy__hf_read_rope(&r));
     SY_TRY(add_moe(&r));
     sy__hf_add(&r, "data:\n  tokenizer: none\n");

@@ -63,7 +63,8 @@ static sy_status check_flat(const sy__hf_reader *r, const rope *rp)
 /* rope_type, or type as old files have it. */
 static sy_status read_type(const sy__hf_reader *r, const rope *rp, sy_rope_scaling *out)
 {
-    static const char *const known[] = {"default", "linear", "llama3"};
+    static const char *const known[] = {"default", "linear", "llama3", "yarn"};
+    const int32_t n = r->arch->latent ? 4 : 3;
     const json_t *value = json_object_get(rp->object, "rope_type");
     const json_t *old = json_object_get(rp->object, "type");
     char full[64];
@@ -75,14 +76,15 @@ static sy_status read_type(const sy__hf_reader *r, const rope *rp, sy_rope_scali
     if (value == NULL) {
         return SY_OK;
     }
-    for (int32_t i = 0; json_is_string(value) && i < 3; i++) {
+    for (int32_t i = 0; json_is_string(value) && i < n; i++) {
         if (strcmp(json_string_value(value), known[i]) == 0) {
             *out = (sy_rope_scaling)i;
             return SY_OK;
         }
     }
     return sy__hf_refuse(r, full_name(rp, "rope_type", full), value,
-                         "known are \"default\", \"linear\" and \"llama3\"");
+                         "known are \"default\", \"linear\" and \"llama3\"%s",
+                         n > 3 ? ", and \"yarn\"" : "");
 }
 
 /* A number of the object, checked against our key, into the YAML. */
@@ -140,6 +142,38 @@ cleanup:
     return st;
 }
 
+/* As transformers computes them; what it can compute beyond that, no DeepSeek has. */
+static sy_status add_yarn(sy__hf_reader *r, const rope *rp)
+{
+    static const struct {
+        const char *json, *ours;
+        double absent;
+    } numbers[] = {{"beta_fast", "model.rope_beta_fast", 32},
+                   {"beta_slow", "model.rope_beta_slow", 1},
+                   {"mscale", "model.rope_mscale", 0},
+                   {"mscale_all_dim", "model.rope_mscale_all_dim", 0}};
+    static const char *const unknown[] = {"attention_factor", "truncate"};
+    sy_status st = SY_OK;
+    char full[64];
+    for (size_t i = 0; i < sizeof unknown / sizeof unknown[0]; i++) {
+        const json_t *value = json_object_get(rp->object, unknown[i]);
+        if (value != NULL && !json_is_null(value)) {
+            SY_TRY(
+                sy__hf_refuse(r, full_name(rp, unknown[i], full), value, "it is not known here"));
+        }
+    }
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        if (json_object_get(rp->object, numbers[i].json) != NULL) {
+            SY_TRY(add_number(r, rp, numbers[i].json, numbers[i].ours));
+        } else {
+            sy__hf_add_value(r, numbers[i].ours, numbers[i].absent);
+        }
+    }
+    SY_TRY(add_number(r, rp, "original_max_position_embeddings", "model.rope_original_seq_len"));
+cleanup:
+    return st;
+}
+
 sy_status sy__hf_read_rope(sy__hf_reader *r)
 {
     sy_status st = SY_OK;
@@ -156,6 +190,9 @@ sy_status sy__hf_read_rope(sy__hf_reader *r)
     }
     if (scaling == SY_ROPE_SCALING_LLAMA3) {
         SY_TRY(add_llama3(r, &rp));
+    }
+    if (scaling == SY_ROPE_SCALING_YARN) {
+        SY_TRY(add_yarn(r, &rp));
     }
 cleanup:
     return st;

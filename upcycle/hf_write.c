@@ -130,7 +130,7 @@ static void convert(const sy__hf_arch *a, sy_model_config *model, sy_moe_config 
     if (!model->attention_multiplier.set) {
         model->attention_multiplier = (sy_opt_f64){true, 1 / sqrt(model->head_dim)};
     }
-    if (a->moe) {
+    if (a->moe && !a->latent) {
         moe->aux_loss_coeff = round_digits(moe->aux_loss_coeff / sy__hf_aux_factor(model, moe));
     }
     if (moe->shared_experts == 0) {
@@ -173,7 +173,7 @@ cleanup:
 /* rope_parameters has theta in it, rope_scaling beside it. */
 static sy_status rope_object(const sy_model_config *m, bool with_theta, json_t **out)
 {
-    static const char *const types[] = {"default", "linear", "llama3"};
+    static const char *const types[] = {"default", "linear", "llama3", "yarn"};
     sy_status st = SY_OK;
     json_t *rope = json_object();
     SY_TRY(set(rope, "rope_type", json_string(types[m->rope_scaling])));
@@ -186,6 +186,18 @@ static sy_status rope_object(const sy_model_config *m, bool with_theta, json_t *
     if (m->rope_scaling == SY_ROPE_SCALING_LLAMA3) {
         SY_TRY(set(rope, "low_freq_factor", json_real(m->rope_low_freq_factor)));
         SY_TRY(set(rope, "high_freq_factor", json_real(m->rope_high_freq_factor)));
+    }
+    if (m->rope_scaling == SY_ROPE_SCALING_YARN) {
+        SY_TRY(set(rope, "beta_fast", json_real(m->rope_beta_fast)));
+        SY_TRY(set(rope, "beta_slow", json_real(m->rope_beta_slow)));
+    }
+    if (m->rope_scaling == SY_ROPE_SCALING_YARN && m->rope_mscale > 0) {
+        SY_TRY(set(rope, "mscale", json_real(m->rope_mscale)));
+    }
+    if (m->rope_scaling == SY_ROPE_SCALING_YARN && m->rope_mscale_all_dim > 0) {
+        SY_TRY(set(rope, "mscale_all_dim", json_real(m->rope_mscale_all_dim)));
+    }
+    if (m->rope_scaling > SY_ROPE_SCALING_LINEAR) {
         SY_TRY(
             set(rope, "original_max_position_embeddings", json_integer(m->rope_original_seq_len)));
     }
@@ -307,6 +319,9 @@ sy_status sy_hf_config_write(const sy_hf_config_spec *spec, char **json)
     SY_TRY(set_rope(root, &model));
     if (a->dense_layers) {
         SY_TRY(set_layers(root, &model, &moe));
+    }
+    if (a->latent) {
+        SY_TRY(sy__hf_write_deepseek(root, a, &model, &moe));
     }
     SY_TRY(set_names(root, a, spec->dtype));
     SY_TRY(to_text(root, json));

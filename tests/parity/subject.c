@@ -257,13 +257,28 @@ typedef struct collector {
     int32_t n; /* tensors so far */
 } collector;
 
+/* What has no gradient, because its rule is another: zeros. */
+static sy_status skip_biases(collector *c)
+{
+    sy_status st = SY_OK;
+    const sy_hf_map *map = &c->s->map;
+    while (c->n < map->n_our && strstr(map->our[c->n].name, "/moe/bias") != NULL) {
+        SY_TRY(sy_alloc(map->our[c->n].shape[0], sizeof(double), (void **)&c->grad[c->n]));
+        c->n++;
+    }
+cleanup:
+    return st;
+}
+
 /* Parts of this rank into place; what others hold stays 0. */
 static sy_status collect(void *to, const sy_field *field)
 {
     sy_status st = SY_OK;
     collector *c = to;
-    const sy_hf_tensor *our = &c->s->map.our[c->n];
+    const sy_hf_tensor *our = NULL;
     int64_t n = 1;
+    SY_TRY(skip_biases(c));
+    our = &c->s->map.our[c->n < c->s->map.n_our ? c->n : 0];
     SY_REQUIRE(c->n < c->s->map.n_our && strcmp(field->name + strlen("grad/"), our->name) == 0,
                SY_ERR_INTERNAL, "the map has '%s' where the model has '%s'", our->name,
                field->name);

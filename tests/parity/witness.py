@@ -34,6 +34,9 @@ BASE = dict(vocab_size=V, hidden_size=H, intermediate_size=28, num_hidden_layers
 WHOLE_HEADS = dict(BASE, hidden_size=24, rms_norm_eps=1e-6)
 MOE = dict(num_experts=5, num_experts_per_tok=2, moe_intermediate_size=12)
 
+LATENT = dict(WHOLE_HEADS, num_key_value_heads=4, num_hidden_layers=3, kv_lora_rank=10, qk_nope_head_dim=6,
+              qk_rope_head_dim=4, v_head_dim=5, first_k_dense_replace=1, moe_intermediate_size=12)
+
 # name: (class, configuration, scope in which our balance loss counts)
 MODELS = {
     "llama": ("LlamaForCausalLM", dict(BASE, head_dim=6), None),
@@ -68,7 +71,18 @@ MODELS = {
         WHOLE_HEADS, intermediate_size=12, num_local_experts=6, num_experts_per_tok=2,
         shared_intermediate_size=10, embedding_multiplier=1.75, residual_multiplier=0.6,
         attention_multiplier=0.3, logits_scaling=1.5, tie_word_embeddings=True), "sequence"),
+    "deepseek_v2": ("DeepseekV2ForCausalLM", dict(
+        LATENT, q_lora_rank=None, n_routed_experts=6, num_experts_per_tok=2, n_shared_experts=2, n_group=3,
+        topk_group=2, topk_method="group_limited_greedy", routed_scaling_factor=1.75), "sequence"),
+    # Six pairs in a head: of YaRN some stay, some go over, some are stretched.
+    "deepseek_v3": ("DeepseekV3ForCausalLM", dict(
+        LATENT, q_lora_rank=14, qk_rope_head_dim=12, n_routed_experts=8, num_experts_per_tok=3,
+        n_shared_experts=1, n_group=4, topk_group=2, routed_scaling_factor=2.5, num_nextn_predict_layers=0,
+        rope_parameters={
+            "rope_type": "yarn", "rope_theta": 50.0, "factor": 4.0, "beta_fast": 4.0, "beta_slow": 0.5,
+            "mscale": 0.6, "mscale_all_dim": 0.9, "original_max_position_embeddings": 64}), "sequence"),
 }
+BIAS_RATE = 0.001  # DeepSeek-V3's, and what import sets
 
 
 # ---- a model and its data ----
@@ -91,7 +105,14 @@ def random_model(name, generator):
     with torch.no_grad():
         for key, p in sorted(model.named_parameters()):
             p.copy_(draw(key, p.shape, generator))
+        for key, p in router_biases(model):
+            p.copy_(draw(key, p.shape, generator))
     return model
+
+
+def router_biases(model):
+    """DeepSeek-V3's choose beside the scores, and are no parameters."""
+    return sorted((key, b) for key, b in model.named_buffers() if key.endswith("e_score_correction_bias"))
 
 
 def draw(key, shape, generator):
@@ -161,11 +182,13 @@ def to_double(cls, config, state):
     with torch.no_grad():
         for key, p in wide.named_parameters():
             p.copy_(state[key])
+        for key, p in router_biases(wide):
+            p.copy_(state[key])
     return wide
 
 
 def parameters_in_double(model):
-    return {key: p.detach().double() for key, p in model.named_parameters()}
+    return {key: p.detach().double() for key, p in [*model.named_parameters(), *router_biases(model)]}
 
 
 # ---- losses ----
@@ -174,13 +197,38 @@ def top_k(model):
     return getattr(model.config, "num_experts_per_tok", 0)
 
 
-def balance_loss(z, k, scope, n_sequences):
+def is_deepseek(model):
+    return model.config.model_type.startswith("deepseek")
+
+
+def choose(model, z, bias):
+    """(choices, the smallest distance to another choice) of DeepSeek's groups, by the papers: V2 2.1.2 counts a
+    group by its best score, V3 2.1.2 by the sum of its two best of sigmoid + bias."""
+    c, E = model.config, z.shape[-1]
+    s = z if bias is None else torch.sigmoid(z) + bias  # the softmax has the order of its logits
+    members = torch.sort(s.view(-1, c.n_group, E // c.n_group), -1, descending=True).values
+    groups = members[..., 0] if bias is None else members[..., :2].sum(-1)
+    ranked = torch.sort(groups, -1, descending=True)
+    kept = torch.zeros_like(groups).scatter_(1, ranked.indices[:, :c.topk_group], 1.0)
+    s = s.masked_fill(kept.repeat_interleave(E // c.n_group, 1) == 0, -1e3)
+    best = torch.sort(s, -1, descending=True)
+    k = c.num_experts_per_tok
+    gap = min(float((ranked.values[:, c.topk_group - 1] - ranked.values[:, c.topk_group]).min()),
+              float((best.values[:, k - 1] - best.values[:, k]).min()))
+    return best.indices[:, :k], gap
+
+
+def balance_loss(z, k, scope, n_sequences, choices=None, sigmoid=False):
     """House convention: E sum_e f_e P_e, f the share of choices, P the mean probability, both over the
-    scope (a sequence, or the batch); the mean over scopes. f is a count: no gradient."""
+    scope (a sequence, or the batch); the mean over scopes. f is a count: no gradient. Of a sigmoid P is its
+    share of the token's sum, and f counts the choices without bias and groups (DeepSeek-V3 2.1.2)."""
     E = z.shape[-1]
     p = torch.softmax(z, -1)
+    if sigmoid:
+        p = torch.sigmoid(z) / torch.sigmoid(z).sum(-1, keepdim=True)
     n = n_sequences if scope == "sequence" else 1
-    hit = torch.zeros_like(p).scatter_(1, torch.topk(p, k).indices, 1.0).detach()
+    choices = torch.topk(p, k).indices if choices is None else choices
+    hit = torch.zeros_like(p).scatter_(1, choices, 1.0).detach()
     f = hit.view(n, -1, E).mean(1) / k
     return E * (f * p.view(n, -1, E).mean(1)).sum(-1).mean()
 
@@ -188,6 +236,8 @@ def balance_loss(z, k, scope, n_sequences):
 def run(scope, model, tokens, want_hf_aux=False):
     """One micro-batch [B, S+1]: logits, mean cross-entropy, per-layer aux and z, margins of the choices."""
     ids, targets = tokens[:, :-1].long(), tokens[:, 1:].long()
+    if scope and is_deepseek(model):
+        return run_deepseek(scope, model, ids, targets)
     kwargs = {"output_router_logits": True} if scope else {}
     out = model(input_ids=ids, use_cache=False, **kwargs)
     r = {"logits": out.logits, "ce": F.cross_entropy(out.logits.flatten(0, 1), targets.reshape(-1)),
@@ -202,6 +252,40 @@ def run(scope, model, tokens, want_hf_aux=False):
         if want_hf_aux:
             r["hf_aux"] = out.aux_loss
     return r
+
+
+def run_deepseek(scope, model, ids, targets):
+    """run, with the routers' logits caught as they pass."""
+    seen = []
+    hooks = [m.register_forward_hook(lambda _m, _in, out: seen.append(out[0].view(-1, out[0].shape[-1])))
+             for m in model.modules() if type(m).__name__.endswith("TopkRouter")]
+    out = model(input_ids=ids, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    biases = [b for _, b in router_biases(model)] or [None] * len(seen)
+    r = {"logits": out.logits, "ce": F.cross_entropy(out.logits.flatten(0, 1), targets.reshape(-1)),
+         "router": seen, "chosen": [choose(model, z.detach(), b) for z, b in zip(seen, biases)]}
+    k = top_k(model)
+    r["aux"] = [balance_loss(z, k, scope, len(ids), c if b is None else None, b is not None)
+                for z, b, (c, _) in zip(seen, biases, r["chosen"])]
+    r["z"] = [(torch.logsumexp(z, -1) ** 2).mean() for z in seen]
+    r["total"] = r["ce"] + AUX_COEFF * sum(r["aux"]) + Z_COEFF * sum(r["z"])
+    return r
+
+
+def update_biases(model, r):
+    """b_e += rate sign(mean load - load_e), once per step (DeepSeek-V3 2.1.2)."""
+    for (_, b), (chosen, _) in zip(router_biases(model), r.get("chosen", [])):
+        load = torch.bincount(chosen.flatten(), minlength=len(b)).to(b.dtype)
+        b += BIAS_RATE * torch.sign(load.mean() - load)
+
+
+def least_margin(model, r, every=1):
+    """Of the tokens 0, every, ..."""
+    if "chosen" not in r:
+        return margin([z[::every] for z in r["router"]], top_k(model))
+    biases = [b for _, b in router_biases(model)] or [None] * len(r["router"])
+    return min(choose(model, z.detach()[::every], b)[1] for z, b in zip(r["router"], biases))
 
 
 def margin(router_logits, k):
@@ -237,12 +321,14 @@ def train(scope, model, tokens):
         for p in params:
             p.grad.mul_(scale)
         opt.step()
+        gap = least_margin(model, r) if r["router"] else 0
+        update_biases(model, r)
         curve["loss"].append(r["ce"].item())
         curve["grad_norm"].append(float(norm))
         if r["router"]:
             curve["aux"].append([a.item() for a in r["aux"]])
             curve["z"].append([a.item() for a in r["z"]])
-            curve["margin"].append(margin(r["router"], top_k(model)))
+            curve["margin"].append(gap)
     return curve
 
 
@@ -311,6 +397,8 @@ class NearTie(Exception):
 # logits are off by about 0.07, and no fixture is that far from a tie everywhere. But all sequences begin
 # with the same token and all others look at it, so that one has to be clear.
 MARGIN, FIRST_MARGIN = 1e-3, 0.3
+# DeepSeek chooses groups too; V3's are of scores, not of logits.
+GROUPED_MARGIN, FIRST_SCORE_MARGIN = 2e-4, 0.06
 
 
 def expect(model, scope, tokens, generator, margins=True):
@@ -321,7 +409,8 @@ def expect(model, scope, tokens, generator, margins=True):
         fp32 = run(scope, model, tokens[0])
         hf_loss = model(input_ids=tokens[0].long(), labels=tokens[0].long()).loss  # shifts by itself
         bf16 = run(scope, copy.deepcopy(model).to(torch.bfloat16), tokens[0])
-    if scope and margins and margin([z[::S] for z in fp32["router"]], top_k(model)) < FIRST_MARGIN:
+    if scope and margins and least_margin(model, fp32, S) < (FIRST_SCORE_MARGIN if router_biases(model)
+                                                             else FIRST_MARGIN):
         raise NearTie()
 
     out = {"tokens": tokens, "logits_fp32": fp32["logits"].contiguous(),
@@ -332,7 +421,7 @@ def expect(model, scope, tokens, generator, margins=True):
         r = run(scope, wide, tokens[0], want_hf_aux=True)
         grads = gradients(scope, wide, tokens[0])
         curve = train(scope, copy.deepcopy(wide), tokens)
-        if scope and margins and min(curve["margin"]) < MARGIN:
+        if scope and margins and min(curve["margin"]) < (GROUPED_MARGIN if is_deepseek(model) else MARGIN):
             raise NearTie()
         gap = check_differences(scope, wide, tokens[0], grads, generator) if margins else 0
     out["logits"] = r["logits"].detach().contiguous()

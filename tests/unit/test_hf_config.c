@@ -255,6 +255,38 @@ static void scaled_angles_and_multipliers_are_read(void **state)
     sy_run_settings_free(&s);
 }
 
+static void latents_groups_and_biases_of_deepseek_are_read(void **state)
+{
+    sy_run_settings s = {0};
+    (void)state;
+    hf_read_file("deepseek_v3.json", &s);
+    const sy_model_config *m = s.model;
+    assert_true(m->kv_lora_rank == 512 && m->q_lora_rank == 1536 && m->v_head_dim == 128);
+    assert_true(m->qk_nope_head_dim == 128 && m->qk_rope_head_dim == 64 && m->head_dim == 192);
+    assert_true(m->kv_heads == 128 && m->rope_interleaved && m->norm_eps == 1e-6);
+    assert_true(m->rope_scaling == SY_ROPE_SCALING_YARN && m->rope_factor == 40);
+    assert_true(m->rope_mscale == 1 && m->rope_mscale_all_dim == 1);
+    assert_true(m->rope_beta_fast == 32 && m->rope_original_seq_len == 4096);
+    assert_string_equal(s.moe->router, "grouped");
+    assert_true(s.moe->score == 1 && s.moe->routed_scale == 2.5 && s.moe->normalize_weights);
+    assert_true(s.moe->experts == 256 && s.moe->top_k == 8 && s.moe->expert_hidden == 2048);
+    assert_true(s.moe->shared_experts == 1 && s.moe->shared_hidden == 2048);
+    assert_true(s.moe->aux_loss_coeff == 0.001 && s.moe->aux_loss_scope == SY_AUX_SEQUENCE);
+    assert_true(s.moe->bias_update_rate == 0.001);
+    assert_true(!sy_moe_config_layer(s.moe, 2) && sy_moe_config_layer(s.moe, 3));
+    sy_run_settings_free(&s);
+    hf_read_file("deepseek_v2.json", &s);
+    assert_string_equal(s.moe->router, "grouped");
+    assert_true(s.moe->score == 0 && s.moe->routed_scale == 16 && !s.moe->normalize_weights);
+    assert_true(s.moe->shared_experts == 2 && s.moe->shared_hidden == 3072);
+    assert_true(s.moe->bias_update_rate == 0 && s.model->rope_mscale_all_dim == 0.707);
+    sy_run_settings_free(&s);
+    hf_read_file("deepseek_v2_lite.json", &s);
+    assert_string_equal(s.moe->router, "topk");
+    assert_true(s.model->q_lora_rank == 0 && s.model->rope_scaling == SY_ROPE_SCALING_NONE);
+    sy_run_settings_free(&s);
+}
+
 static void both_generations_of_rope_keys_are_read(void **state)
 {
     static const struct {
@@ -367,6 +399,20 @@ static void what_a_model_must_not_be_is_refused_with_key_and_value(void **state)
         {"llama.json", "architectures", "[\"MistralForCausalLM\"]", "model_type is \"llama\"",
          "MistralForCausalLM"},
         {"llama.json", "architectures", "\"LlamaForCausalLM\"", "architectures is", "list"},
+        {"deepseek_v3.json", "rms_norm_eps", "1e-5", "rms_norm_eps is", "only 1e-06"},
+        {"deepseek_v3.json", "num_key_value_heads", "8", "num_key_value_heads 8", "128"},
+        {"deepseek_v3.json", "qk_rope_head_dim", "63", "qk_rope_head_dim is 63", "even"},
+        {"deepseek_v3.json", "q_lora_rank", "-1", "q_lora_rank is -1", "from 1"},
+        {"deepseek_v3.json", "n_group", "7", "n_group 7", "n_routed_experts 256"},
+        {"deepseek_v3.json", "topk_group", "9", "topk_group is 9", "to 8"},
+        {"deepseek_v3.json", "first_k_dense_replace", "61", "first_k_dense_replace is 61", "to 60"},
+        {"deepseek_v3.json", "scoring_func", "\"softmax\"", "scoring_func is", "sigmoid"},
+        {"deepseek_v3.json", "moe_layer_freq", "2", "moe_layer_freq is 2", "only 1"},
+        {"deepseek_v3.json", "n_shared_experts", "0", "n_shared_experts is 0", "from 1"},
+        {"deepseek_v3.json", "rope_scaling", "{\"type\": \"yarn\", \"factor\": 40}",
+         "original_max_position_embeddings is missing", "number"},
+        {"deepseek_v2.json", "norm_topk_prob", "true", "norm_topk_prob is true", "only false"},
+        {"deepseek_v2.json", "topk_method", "\"noaux_tc\"", "topk_method is", "greedy"},
         {"llama.json", "architectures", "[3]", "architectures is [3]", "name"},
     };
     (void)state;
@@ -408,7 +454,7 @@ static void what_is_no_config_is_refused(void **state)
     static const char with_nul[] = "{\"model_type\": \"llama\", \"vocab_size\": 61\0}";
     expect_refusal(with_nul, sizeof with_nul - 1, "NUL byte", "m/");
     char *json = hf_slurp(HF_CONFIGS, "unknown.json", &n);
-    expect_refusal(json, n, "'DeepseekV3ForCausalLM' is not known", "MixtralForCausalLM");
+    expect_refusal(json, n, "'GptOssForCausalLM' is not known", "MixtralForCausalLM");
     free(json);
 }
 
@@ -417,6 +463,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(released_files_mean_what_their_models_are),
         cmocka_unit_test(scaled_angles_and_multipliers_are_read),
+        cmocka_unit_test(latents_groups_and_biases_of_deepseek_are_read),
         cmocka_unit_test(both_generations_of_rope_keys_are_read),
         cmocka_unit_test(what_a_model_must_not_be_is_refused_with_key_and_value),
         cmocka_unit_test(sequence_of_too_many_rows_is_refused),

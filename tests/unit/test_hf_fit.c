@@ -11,6 +11,14 @@ static const char sparse[] =
     "moe: {experts: 4, top_k: 2, expert_hidden: 10}\n"
     "data: {tokenizer: none}\n";
 
+static const char latent[] =
+    "model: {vocab_size: 64, hidden: 24, layers: 3, heads: 4, ffn_hidden: 20, seq_len: 16,\n"
+    "        norm_eps: 1e-6, kv_lora_rank: 8, qk_nope_head_dim: 4, qk_rope_head_dim: 2,\n"
+    "        v_head_dim: 6, rope_interleaved: true}\n"
+    "moe: {experts: 4, top_k: 2, expert_hidden: 10, shared_experts: 1, layers: [1, 2],\n"
+    "      normalize_weights: false, routed_scale: 2.5}\n"
+    "data: {tokenizer: none}\n";
+
 enum { MAX_SET = 4 };
 
 static void parse(const char *text, const char *const set[MAX_SET], sy_run_settings *out)
@@ -24,53 +32,77 @@ static void parse(const char *text, const char *const set[MAX_SET], sy_run_setti
     }
 }
 
-/* One letter for each architecture, in their order: L M Q 3, X 2 3 O G. */
+/* One letter for each architecture, in their order: L M Q 3, X 2 3 O G D V. */
 static void every_model_fits_where_the_matrix_says(void **state)
 {
     static const struct {
         const char *text, *set[MAX_SET], *fits;
     } cases[] = {
-        {dense, {NULL}, "LMQ------"},
-        {dense, {"model.attention_bias=true"}, "--Q------"},
-        {dense, {"model.qk_norm=head"}, "---3-----"},
-        {dense, {"model.qk_norm=full"}, "---------"},
-        {dense, {"model.qk_norm=head", "model.attention_bias=true"}, "---------"},
-        {dense, {"model.head_dim=10"}, "LMQ------"},
-        {dense, {"model.hidden=22", "model.head_dim=6"}, "-MQ------"},
-        {dense, {"model.tie_embeddings=true", "model.norm_eps=1e-3"}, "LMQ------"},
-        {dense, {"model.rope_scaling=llama3", "model.rope_factor=8"}, "LMQ------"},
-        {dense, {"model.residual_multiplier=0.5"}, "---------"},
-        {dense, {"model.attention_multiplier=0.40824829046386302"}, "LMQ------"}, /* 1/sqrt(6) */
-        {dense, {"model.attention_multiplier=0.4"}, "---------"},
-        {sparse, {NULL}, "----X2--G"},
-        {sparse, {"model.qk_norm=head"}, "------3--"},
-        {sparse, {"model.qk_norm=full"}, "-------O-"},
-        {sparse, {"model.qk_norm=full", "model.head_dim=10"}, "---------"},
-        {sparse, {"model.attention_bias=true"}, "-----2---"},
-        {sparse, {"model.head_dim=10", "model.hidden=22"}, "----X2--G"},
-        {sparse, {"model.logits_scaling=2"}, "--------G"},
-        {sparse, {"model.attention_multiplier=0.4"}, "--------G"},
-        {sparse, {"model.logits_scaling=2", "model.qk_norm=head"}, "---------"},
-        {sparse, {"moe.normalize_weights=false"}, "-----2---"},
-        {sparse, {"moe.normalize_weights=false", "model.qk_norm=head"}, "------3--"},
-        {sparse, {"moe.normalize_weights=false", "model.qk_norm=full"}, "-------O-"},
-        {sparse, {"moe.top_k=1"}, "-----2---"},
-        {sparse, {"moe.shared_experts=2"}, "-----2--G"},
-        {sparse, {"moe.adapter_rank=4"}, "---------"},
-        {sparse, {"moe.expert_hidden=0", "moe.expert_widths=arithmetic:3:9"}, "---------"},
-        {sparse, {"moe.shared_experts=1", "moe.shared_gate=true"}, "-----2---"},
-        {sparse, {"moe.shared_experts=1", "model.qk_norm=head"}, "---------"},
-        {sparse, {"moe.layers=every:2"}, "-----2---"},
-        {sparse, {"moe.layers=[0]", "model.qk_norm=head"}, "------3--"},
-        {sparse, {"moe.layers=[0]", "model.qk_norm=full"}, "---------"},
-        {sparse, {"moe.routed_scale=0.25"}, "----X2--G"},
-        {sparse, {"moe.routed_scale=2.5"}, "---------"},
-        {sparse, {"moe.score=sigmoid"}, "---------"},
-        {sparse, {"moe.bias_update_rate=0.001"}, "---------"},
-        {sparse, {"moe.force_balance=true"}, "---------"},
-        {sparse, {"moe.capacity_factor=1.25", "moe.jitter=0.01"}, "----X2--G"}, /* training only */
+        {dense, {NULL}, "LMQ--------"},
+        {dense, {"model.attention_bias=true"}, "--Q--------"},
+        {dense, {"model.qk_norm=head"}, "---3-------"},
+        {dense, {"model.qk_norm=full"}, "-----------"},
+        {dense, {"model.qk_norm=head", "model.attention_bias=true"}, "-----------"},
+        {dense, {"model.head_dim=10"}, "LMQ--------"},
+        {dense, {"model.hidden=22", "model.head_dim=6"}, "-MQ--------"},
+        {dense, {"model.tie_embeddings=true", "model.norm_eps=1e-3"}, "LMQ--------"},
+        {dense, {"model.rope_scaling=llama3", "model.rope_factor=8"}, "LMQ--------"},
+        {dense, {"model.residual_multiplier=0.5"}, "-----------"},
+        {dense, {"model.attention_multiplier=0.40824829046386302"}, "LMQ--------"}, /* 1/sqrt(6) */
+        {dense, {"model.attention_multiplier=0.4"}, "-----------"},
+        {sparse, {NULL}, "----X2--G--"},
+        {sparse, {"model.qk_norm=head"}, "------3----"},
+        {sparse, {"model.qk_norm=full"}, "-------O---"},
+        {sparse, {"model.qk_norm=full", "model.head_dim=10"}, "-----------"},
+        {sparse, {"model.attention_bias=true"}, "-----2-----"},
+        {sparse, {"model.head_dim=10", "model.hidden=22"}, "----X2--G--"},
+        {sparse, {"model.logits_scaling=2"}, "--------G--"},
+        {sparse, {"model.attention_multiplier=0.4"}, "--------G--"},
+        {sparse, {"model.logits_scaling=2", "model.qk_norm=head"}, "-----------"},
+        {sparse, {"moe.normalize_weights=false"}, "-----2-----"},
+        {sparse, {"moe.normalize_weights=false", "model.qk_norm=head"}, "------3----"},
+        {sparse, {"moe.normalize_weights=false", "model.qk_norm=full"}, "-------O---"},
+        {sparse, {"moe.top_k=1"}, "-----2-----"},
+        {sparse, {"moe.shared_experts=2"}, "-----2--G--"},
+        {sparse, {"moe.adapter_rank=4"}, "-----------"},
+        {sparse, {"moe.expert_hidden=0", "moe.expert_widths=arithmetic:3:9"}, "-----------"},
+        {sparse, {"moe.shared_experts=1", "moe.shared_gate=true"}, "-----2-----"},
+        {sparse, {"moe.shared_experts=1", "model.qk_norm=head"}, "-----------"},
+        {sparse, {"moe.layers=every:2"}, "-----2-----"},
+        {sparse, {"moe.layers=[0]", "model.qk_norm=head"}, "------3----"},
+        {sparse, {"moe.layers=[0]", "model.qk_norm=full"}, "-----------"},
+        {sparse, {"moe.routed_scale=0.25"}, "----X2--G--"},
+        {sparse, {"moe.routed_scale=2.5"}, "-----------"},
+        {sparse, {"moe.score=sigmoid"}, "-----------"},
+        {sparse, {"moe.bias_update_rate=0.001"}, "-----------"},
+        {sparse, {"moe.force_balance=true"}, "-----------"},
+        {sparse,
+         {"moe.capacity_factor=1.25", "moe.jitter=0.01"},
+         "----X2--G--"}, /* training only */
+        {latent, {NULL}, "---------D-"},
+        {latent, {"model.q_lora_rank=6", "model.rope_scaling=yarn"}, "---------D-"},
+        {latent, {"model.rope_interleaved=false"}, "-----------"},
+        {latent, {"model.norm_eps=1e-5"}, "-----------"},
+        {latent, {"moe.shared_experts=0", "moe.score=sigmoid"}, "-----------"},
+        {latent, {"moe.shared_hidden=9"}, "-----------"},
+        {latent, {"moe.layers=[0, 2]"}, "-----------"},
+        {latent, {"moe.normalize_weights=true"}, "-----------"},
+        {latent, {"moe.bias_update_rate=0.001"}, "-----------"},
+        {latent, {"moe.score=sigmoid"}, "----------V"},
+        {latent,
+         {"moe.score=sigmoid", "moe.bias_update_rate=0.001", "moe.normalize_weights=true",
+          "model.rope_interleaved=false"},
+         "----------V"},
+        {latent, {"model.hidden=22"}, "-----------"},
+        {latent, {"model.hidden=22", "moe.score=sigmoid"}, "----------V"},
+        {latent, {"moe.router=grouped", "moe.grouped.groups=2"}, "---------D-"},
+        {latent,
+         {"moe.router=grouped", "moe.grouped.groups=2", "moe.score=sigmoid"},
+         "-----------"},
+        {dense, {"model.rope_interleaved=true"}, "-----------"},
+        {dense, {"model.rope_scaling=yarn"}, "-----------"},
     };
-    static const char letters[] = "LMQ3X23OG";
+    static const char letters[] = "LMQ3X23OGDV";
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         sy_run_settings s = {0};

@@ -411,6 +411,11 @@ static void tensors_that_loaders_ignore_are_ignored(void **state)
     assert_false(sy_hf_is_ignored("model.norm.weight", &model));
     model.tie_embeddings = false;
     assert_false(sy_hf_is_ignored("lm_head.weight", &model));
+    model.layers = 61;
+    assert_false(sy_hf_is_ignored("model.layers.61.eh_proj.weight", &model));
+    model.kv_lora_rank = 512;
+    assert_true(sy_hf_is_ignored("model.layers.61.eh_proj.weight", &model));
+    assert_false(sy_hf_is_ignored("model.layers.60.eh_proj.weight", &model));
 }
 
 int main(void)

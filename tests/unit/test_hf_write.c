@@ -30,10 +30,11 @@ static char *read_yaml(const char *json)
 
 static void what_was_read_is_written_and_read_the_same(void **state)
 {
-    static const char *const files[] = {"llama.json",     "mistral.json",   "qwen2.json",
-                                        "qwen3.json",     "mixtral.json",   "qwen2_moe.json",
-                                        "qwen3_moe.json", "olmoe.json",     "granite.json",
-                                        "v5_sparse.json", "v5_window.json", "bare.json"};
+    static const char *const files[] = {
+        "llama.json",       "mistral.json",          "qwen2.json",      "qwen3.json",
+        "mixtral.json",     "qwen2_moe.json",        "qwen3_moe.json",  "olmoe.json",
+        "granite.json",     "v5_sparse.json",        "v5_window.json",  "bare.json",
+        "deepseek_v2.json", "deepseek_v2_lite.json", "deepseek_v3.json"};
     (void)state;
     for (size_t i = 0; i < sizeof files / sizeof files[0]; i++) {
         sy_run_settings s = {0};

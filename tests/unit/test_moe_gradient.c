@@ -533,7 +533,7 @@ static void set_bias(rig *r, int32_t layer, int32_t expert, double x)
 static void bias_moves_against_the_load(void **state)
 {
     (void)state;
-    const char *overrides[MAX_SET] = {"moe.bias_update_rate=0.125"};
+    const char *overrides[MAX_SET] = {"moe.bias_update_rate=0.125", "moe.bias_update_steps=7"};
     static const double sign[E] = {-1, 1, 0, 1};
     int64_t loads[L * E], n_allocs;
     rig r;
@@ -544,10 +544,12 @@ static void bias_moves_against_the_load(void **state)
         set_bias(&r, i / E, i % E, 0.5);
     }
     n_allocs = sy_alloc_total();
-    sy_step_end end = {.h_load = loads, .L = L, .E = E, .stream = r.e->compute_stream};
+    sy_step_end end = {.h_load = loads, .L = L, .E = E, .step = 7, .stream = r.e->compute_stream};
     end.skipped = true;
     must(sy_model_end_step(r.e->model, &end));
     end.skipped = false;
+    must(sy_model_end_step(r.e->model, &end));
+    end.step = 8;
     must(sy_model_end_step(r.e->model, &end));
     assert_int_equal(sy_alloc_total(), n_allocs);
     for (int32_t i = 0; i < L * E; i++) {

@@ -99,6 +99,35 @@ static void constant_stays_at_lr(void **state)
     CHECK(&c, 100, {1, 0.4}, {100, 0.4});
 }
 
+/* DeepSeek-V2's two steps; DeepSeek-V3's: flat, half a wave, flat, a step. */
+static void phases_follow_one_another_and_the_last_one_stays(void **state)
+{
+    char *steps[] = {"0.6 constant 1", "0.9 constant 0.316", "1 constant 0.1"};
+    char *v3[] = {"0.5 constant 1", "0.75 cosine 0.1", "0.9 linear 0.05", "1 constant 0.025"};
+    sy_optim_config c = make(SY_SCHEDULE_PHASES, 8);
+    (void)state;
+    c.phases = (sy_str_list){steps, 3};
+    CHECK(&c, 100, {4, 0.2}, {8, 0.4}, {60, 0.4}, {61, 0.4 * 0.316}, {90, 0.4 * 0.316}, {91, 0.04},
+          {100, 0.04}, {1000, 0.04});
+    c.phases = (sy_str_list){v3, 4};
+    CHECK(&c, 240, {120, 0.4}, {140, 0.4 - 0.36 / 4}, {150, 0.22}, {160, 0.4 - 0.36 * 0.75},
+          {180, 0.04}, {198, 0.03}, {216, 0.02}, {217, 0.01}, {1000, 0.01});
+}
+
+static void texts_that_are_no_phase_are_known(void **state)
+{
+    static const char *const bad[] = {
+        "",         "0.5",         "0.5 constant", "0 constant 1", "x linear 1",  "1.5 linear 1",
+        "1 step 1", "1 linear -1", "1 linear 1 1", "nan linear 1", "1 linear nan"};
+    sy_phase phase;
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        assert_false(sy_phase_parse(bad[i], &phase));
+    }
+    assert_true(sy_phase_parse("0.25 cosine 0.5", &phase));
+    assert_true(phase.until == 0.25 && phase.factor == 0.5 && phase.shape == SY_PHASE_COSINE);
+}
+
 static void min_lr_that_is_given_replaces_a_tenth_of_lr_even_when_zero(void **state)
 {
     static const sy_schedule decaying[] = {SY_SCHEDULE_COSINE, SY_SCHEDULE_LINEAR, SY_SCHEDULE_WSD};
@@ -141,6 +170,8 @@ int main(void)
         cmocka_unit_test(wsd_whose_warmup_reaches_into_the_last_fifth_falls_from_there),
         cmocka_unit_test(inverse_sqrt_halves_per_fourfold_step_down_to_the_floor),
         cmocka_unit_test(constant_stays_at_lr),
+        cmocka_unit_test(phases_follow_one_another_and_the_last_one_stays),
+        cmocka_unit_test(texts_that_are_no_phase_are_known),
         cmocka_unit_test(min_lr_that_is_given_replaces_a_tenth_of_lr_even_when_zero),
         cmocka_unit_test(decay_that_ends_before_the_warmup_drops_to_the_floor_after_it),
     };

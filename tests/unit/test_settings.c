@@ -35,6 +35,10 @@ static void combinations_that_cannot_be_are_refused_by_key(void **state)
         {"moe.router=topp", "did you mean 'topk'"},
         {"model.vocab_size=255", "model.vocab_size 255"},
         {"model.heads=16", "model.head_dim 1 is odd"},
+        {"model.v_head_dim=8", "set model.kv_lora_rank too"},
+        {"model.kv_lora_rank=8", "which needs model.qk_nope_head_dim"},
+        {"optim.schedule=phases", "optim.phases and optim.schedule phases go together"},
+        {"optim.phases=[1 constant 1]", "optim.phases and optim.schedule phases go together"},
     };
     (void)state;
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
