@@ -39,8 +39,8 @@ static const sy_config_key keys[] = {
         "train.freeze: [layers/*/moe/base/*] keeps as it is. 0: every expert has matrices of its "
         "own."),
     KEY(layers, SY_CFG_STR_LIST, "all", 0, 0, NULL,
-        "Which layers are MoE: all, every:N (layers i with i mod N = N-1), or a list of layer "
-        "numbers from 0."),
+        "Which layers are MoE: all, every:N (layers i with i mod N = N-1), from:N (layers i >= N), "
+        "or a list of layer numbers from 0."),
     KEY(shared_experts, SY_CFG_I32, "0", 0, 1 << 10, NULL,
         "Shared experts: every token visits them."),
     KEY(shared_hidden, SY_CFG_I32, "0", 0, 1 << 24, NULL,
@@ -119,15 +119,16 @@ static const sy_config_key keys[] = {
     {0},
 };
 
-/* Parse "every:N". 0 if it is not of that form. */
-static int32_t every(const char *text)
+/* N of "<word>N". 0 if it is not of that form. */
+static int32_t after(const char *word, const char *text)
 {
     char *end = NULL;
-    if (strncmp(text, "every:", 6) != 0) {
+    const size_t n_word = strlen(word);
+    if (strncmp(text, word, n_word) != 0) {
         return 0;
     }
-    long n = strtol(text + 6, &end, 10);
-    return *end == '\0' && end != text + 6 && n >= 1 && n <= 1000 ? (int32_t)n : 0;
+    long n = strtol(text + n_word, &end, 10);
+    return *end == '\0' && end != text + n_word && n >= 1 && n <= 1000 ? (int32_t)n : 0;
 }
 
 /* The number of a layer; -1 if the text is none. */
@@ -141,11 +142,12 @@ static sy_status check_layers(const sy_moe_config *m, const sy_config *config)
 {
     for (int32_t i = 0; i < m->layers.n; i++) {
         const char *text = m->layers.item[i];
-        bool word = strcmp(text, "all") == 0 || every(text) > 0;
+        bool word =
+            strcmp(text, "all") == 0 || after("every:", text) > 0 || after("from:", text) > 0;
         if (!(m->layers.n == 1 && word) && layer_number(text) < 0) {
-            return sy_config_error(config, "moe.layers",
-                                   "moe.layers '%s' is not all, every:N or a list of layer numbers",
-                                   text);
+            return sy_config_error(
+                config, "moe.layers",
+                "moe.layers '%s' is not all, every:N, from:N or a list of layer numbers", text);
         }
     }
     return SY_OK;
@@ -292,9 +294,9 @@ bool sy_moe_config_layer(const sy_moe_config *config, int32_t layer)
     }
     for (int32_t i = 0; i < config->layers.n; i++) {
         const char *text = config->layers.item[i];
-        int32_t n = every(text);
+        int32_t n = after("every:", text), first = after("from:", text);
         if (strcmp(text, "all") == 0 || (n > 0 && layer % n == n - 1) ||
-            layer_number(text) == layer) {
+            (first > 0 && layer >= first) || layer_number(text) == layer) {
             return true;
         }
     }

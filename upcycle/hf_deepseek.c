@@ -174,9 +174,10 @@ static sy_status add_layers(sy__hf_reader *r)
                "%s: first_k_dense_replace is missing, and its default %d leaves none of "
                "num_hidden_layers %d with experts",
                r->path, dense, n);
-    sy__hf_add(r, dense == 0 ? "  layers: all\n" : "  layers: [");
-    for (int32_t i = dense; i < n && dense > 0; i++) {
-        sy__hf_add(r, "%d%s", i, i + 1 < n ? ", " : "]\n");
+    if (dense == 0) {
+        sy__hf_add(r, "  layers: all\n");
+    } else {
+        sy__hf_add(r, "  layers: from:%d\n", dense);
     }
 cleanup:
     return st;

@@ -40,6 +40,8 @@ MODEL = {"vocab_size": 257, "hidden": 24, "layers": 3, "heads": 4, "kv_heads": 2
          "seq_len": 16, "init_std": 0.3}
 MOE = {"experts": 6, "top_k": 2, "expert_hidden": 20}
 WHOLE = {"head_dim": 6}  # where the architecture has no key for it
+LATENT = {"kv_heads": 4, "head_dim": 10, "kv_lora_rank": 10, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 5,
+          "rope_interleaved": True, "norm_eps": 1e-6}
 TRAINED = {
     "llama": ({}, {}, "LlamaForCausalLM"),
     "llama_tied": ({"tie_embeddings": True, "rope_theta": 500.0}, {}, "LlamaForCausalLM"),
@@ -52,6 +54,10 @@ TRAINED = {
     "qwen3_moe": ({"qk_norm": "head"}, {**MOE, "top_k": 3, "layers": ["every:2"]}, "Qwen3MoeForCausalLM"),
     "olmoe": ({"qk_norm": "full", **WHOLE}, {**MOE, "normalize_weights": False}, "OlmoeForCausalLM"),
     "granite": ({**WHOLE}, {**MOE, "shared_experts": 2, "shared_hidden": 28}, "GraniteMoeSharedForCausalLM"),
+    "deepseek_v2": ({**LATENT}, {**MOE, "shared_experts": 2, "normalize_weights": False, "layers": ["from:1"]}, "DeepseekV2ForCausalLM"),
+    "deepseek_v3": ({**LATENT, "q_lora_rank": 14},
+                    {**MOE, "shared_experts": 1, "score": "sigmoid", "routed_scale": 2.5, "bias_update_rate": 0.01, "router": "grouped",
+                     "grouped": {"groups": 3, "groups_kept": 2, "group_score": "top2"}}, "DeepseekV3ForCausalLM"),
     "unnormalised": ({**WHOLE}, {**MOE, "top_k": 1}, "Qwen2MoeForCausalLM"),  # a shared expert of zeros is added
 }
 
@@ -100,7 +106,9 @@ def config_of(folder):
     """What transformers makes of a config.json, without what says nothing about the model, and with one way to say how
     large a head is and which layers are MoE."""
     config = transformers.AutoConfig.from_pretrained(folder).to_dict()
-    for key in ("transformers_version", "_name_or_path", "dtype"):
+    # the last line: what DeepSeek's files say, and the classes of transformers do not read
+    for key in ("transformers_version", "_name_or_path", "dtype",
+                "aux_loss_alpha", "seq_aux", "scoring_func", "moe_layer_freq", "topk_method" if "v3" in config["model_type"] else ""):
         config.pop(key, None)
     step, only = config.pop("decoder_sparse_step", 1), config.pop("mlp_only_layers", [])
     config["moe_layers"] = [i for i in range(config["num_hidden_layers"]) if i not in only and (i + 1) % step == 0]

@@ -213,8 +213,9 @@ def choose(model, z, bias):
     s = s.masked_fill(kept.repeat_interleave(E // c.n_group, 1) == 0, -1e3)
     best = torch.sort(s, -1, descending=True)
     k = c.num_experts_per_tok
-    gap = min(float((ranked.values[:, c.topk_group - 1] - ranked.values[:, c.topk_group]).min()),
-              float((best.values[:, k - 1] - best.values[:, k]).min()))
+    gap = float((best.values[:, k - 1] - best.values[:, k]).min())
+    if c.topk_group < c.n_group:
+        gap = min(gap, float((ranked.values[:, c.topk_group - 1] - ranked.values[:, c.topk_group]).min()))
     return best.indices[:, :k], gap
 
 

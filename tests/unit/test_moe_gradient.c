@@ -15,7 +15,7 @@
 #include "core/rng.h"
 #include "train/engine.h"
 
-enum { B = 2, S = 6, T = B * S, L = 3, E = 4, N_LOADS = 2 * L * E, MAX_SET = 6, PER_PARAM = 5 };
+enum { B = 2, S = 6, T = B * S, L = 3, E = 4, N_LOADS = 2 * L * E, MAX_SET = 8, PER_PARAM = 5 };
 
 static const char config_text[] =
     "run: {seed: 3}\n"
@@ -293,6 +293,9 @@ static void gradient_is_that_of_the_loss(void **state)
     close_rig(&r);
 }
 
+#define LATENT                                                                                     \
+    "model.kv_heads=2", "model.kv_lora_rank=5", "model.qk_nope_head_dim=3",                        \
+        "model.qk_rope_head_dim=2", "model.v_head_dim=4"
 #define MULTIPLIERS                                                                                \
     "model.embedding_multiplier=3", "model.residual_multiplier=0.4",                               \
         "model.attention_multiplier=0.9", "model.logits_scaling=1.7"
@@ -340,6 +343,10 @@ static const check_case cases[] = {
     {.name = "gradient_recompute_block_is_that_of_the_loss",
      .set = {"train.recompute=block", "moe.jitter=0.3", "moe.capacity_factor=0.7",
              "moe.shared_experts=1", "moe.shared_gate=true", "moe.aux_loss_scope=global_batch"}},
+    {.name = "gradient_latent_attention_is_that_of_the_loss",
+     .set = {LATENT, "model.q_lora_rank=3", "model.rope_interleaved=true",
+             "train.recompute=block"}},
+    {.name = "gradient_latent_attention_with_plain_queries_is_that_of_the_loss", .set = {LATENT}},
     {.name = "gradient_shared_experts_is_that_of_the_loss", .set = {"moe.shared_experts=2"}},
     {.name = "gradient_adapter_experts_is_that_of_the_loss", .set = {"moe.adapter_rank=3"}},
     {.name = "gradient_gated_shared_experts_is_that_of_the_loss",

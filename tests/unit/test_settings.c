@@ -30,6 +30,8 @@ static void combinations_that_cannot_be_are_refused_by_key(void **state)
         {"moe.layers=[3]", "there is no layer 3"},
         {"moe.layers=[-1]", "moe.layers '-1'"},
         {"moe.layers=some", "moe.layers 'some'"},
+        {"moe.layers=from:0", "moe.layers 'from:0'"},
+        {"moe.layers=from:3", "moe.layers names none"},
         {"moe.top_k=5", "moe.top_k 5"},
         {"moe.pad_to_capacity=true", "moe.capacity_factor"},
         {"moe.router=topp", "did you mean 'topk'"},
