@@ -9,8 +9,8 @@
 
 #include "train/spikes.h"
 
-/* Losses 1, 3, 1, 3, ..: mean 2, sum of squares n, so a deviation of sqrt(n / (n - 1)). Norms
-   alike, ten times as large. */
+/* Losses 1, 3, 1, 3, ..: mean 2, sum of squares n, so a deviation of sqrt(n / (n - 1)). Norms alike,
+   ten times as large. */
 static sy_spikes remembered(int64_t n)
 {
     sy_spikes s = {0};
