@@ -161,10 +161,9 @@ static sy_status attend(attention *at, sy_pass *p, const attention_saved *s)
                               .scale = sy_score_scale(c)};
     if (p->kind == SY_PASS_DECODE && p->batch->T > 0) {
         sy_tensor k_all, v_all;
-        SY_TRY(sy_kv_append(p->kv, p, &view.k, &view.v, &k_all, &v_all));
+        SY_TRY(sy_kv_append(p->kv, p, &view.k, &view.v, &k_all, &v_all, &args.q_start));
         args.k = sy_tensor_heads(&k_all, c->kv_heads);
         args.v = sy_tensor_heads(&v_all, c->kv_heads);
-        args.q_start = p->kv->start;
         args.doc = sy_tensor_none();
     } else {
         args.k = sy_tensor_heads(&view.k, c->kv_heads);

@@ -27,6 +27,7 @@ sy_status sy_block_declare(sy_block *block, sy_params *params)
     sy_status st = SY_OK;
     char prefix[32];
     snprintf(prefix, sizeof prefix, "layers/%03d", block->layer);
+    SY_TRY(sy_depth_declare(block, params));
     SY_TRY(declare_norm(block, "attn_norm", params, &block->attn_norm));
     SY_TRY(block->attn.ops->declare(block->attn.self, prefix, params));
     SY_TRY(declare_norm(block, "ffn_norm", params, &block->ffn_norm));
@@ -80,8 +81,8 @@ cleanup:
     return st;
 }
 
-sy_status sy_block_forward(sy_block *block, sy_pass *p, const sy_tensor *x, sy_tensor *y,
-                           void **saved)
+sy_status sy_block_all_forward(sy_block *block, sy_pass *p, const sy_tensor *x, sy_tensor *y,
+                               void **saved)
 {
     sy_status st = SY_OK;
     sy_arena *saved_arena = p->saved;
@@ -167,8 +168,8 @@ cleanup:
     return st;
 }
 
-sy_status sy_block_backward(sy_block *block, sy_pass *p, void *saved, const sy_tensor *x,
-                            sy_tensor *g)
+sy_status sy_block_all_backward(sy_block *block, sy_pass *p, void *saved, const sy_tensor *x,
+                                sy_tensor *g)
 {
     sy_status st = SY_OK;
     sy_arena *saved_arena = p->saved;
@@ -189,4 +190,18 @@ cleanup:
     sy_span_end();
     p->saved = saved_arena;
     return st;
+}
+
+sy_status sy_block_forward(sy_block *block, sy_pass *p, const sy_tensor *x, sy_tensor *y,
+                           void **saved)
+{
+    return block->depth.router != NULL ? sy_depth_forward(block, p, x, y, saved)
+                                       : sy_block_all_forward(block, p, x, y, saved);
+}
+
+sy_status sy_block_backward(sy_block *block, sy_pass *p, void *saved, const sy_tensor *x,
+                            sy_tensor *g)
+{
+    return block->depth.router != NULL ? sy_depth_backward(block, p, saved, x, g)
+                                       : sy_block_all_backward(block, p, saved, x, g);
 }

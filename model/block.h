@@ -1,10 +1,11 @@
-/* One layer: x += m attention(norm(x)); x += m ffn(norm(x)), m the residual multiplier. Recompute
- * of a whole block happens here.
+/* One layer, for all tokens or, where it has a router of depth (model/depth.h), for some: x += m
+ * attention(norm(x)); x += m ffn(norm(x)), m the residual multiplier. Recompute of a whole block
+ * happens here.
  */
 #ifndef SY_MODEL_BLOCK_H
 #define SY_MODEL_BLOCK_H
 
-#include "model/model_config.h"
+#include "model/depth.h"
 #include "model/sublayer.h"
 
 #ifdef __cplusplus
@@ -16,6 +17,7 @@ typedef struct sy_block {
     int32_t layer;
     sy_param *attn_norm, *ffn_norm;
     sy_sublayer attn, ffn; /* owned */
+    sy_depth depth;
 } sy_block;
 
 /* Declare norms and sublayers under "layers/<i>". Not collective. */
@@ -26,6 +28,11 @@ sy_status sy_block_forward(sy_block *block, sy_pass *p, const sy_tensor *x, sy_t
 /* g [T, H]: the gradient of y on entry, of x on return. Collective likewise. */
 sy_status sy_block_backward(sy_block *block, sy_pass *p, void *saved, const sy_tensor *x,
                             sy_tensor *g);
+/* The same two for all tokens of p->batch, whatever the block's depth. */
+sy_status sy_block_all_forward(sy_block *block, sy_pass *p, const sy_tensor *x, sy_tensor *y,
+                               void **saved);
+sy_status sy_block_all_backward(sy_block *block, sy_pass *p, void *saved, const sy_tensor *x,
+                                sy_tensor *g);
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,7 @@
 #include "model/flops.h"
 
+#include <math.h>
+
 static int64_t latent_params(const sy_model_config *c)
 {
     const int64_t H = c->hidden, N = c->heads, R_q = c->q_lora_rank, R_kv = c->kv_lora_rank;
@@ -12,17 +14,32 @@ static int64_t latent_params(const sy_model_config *c)
 
 int64_t sy_model_attention_head_params(const sy_model_config *config)
 {
-    const int64_t H = config->hidden, L = config->layers;
+    const int64_t H = config->hidden;
     const int64_t q = (int64_t)config->heads * config->head_dim;
     const int64_t kv = (int64_t)config->kv_heads * config->head_dim;
     const int64_t attention =
         config->kv_lora_rank > 0 ? latent_params(config) : H * (2 * q + 2 * kv);
-    return L * attention + H * config->vocab_size;
+    int64_t sum = H * config->vocab_size;
+    for (int32_t i = 0; i < config->layers; i++) {
+        sum += sy_model_layer_params(config, i, attention);
+    }
+    return sum;
+}
+
+int64_t sy_model_layer_params(const sy_model_config *config, int32_t layer, int64_t n)
+{
+    const double share = sy_model_layer_share(config, layer);
+    return (int64_t)llround(share * (double)n);
 }
 
 double sy_model_flops_per_token(const sy_model_config *config, int64_t active_params)
 {
     const int32_t D = config->head_dim, D_v = config->kv_lora_rank > 0 ? config->v_head_dim : D;
-    double scores = 3.0 * config->layers * config->seq_len * config->heads * (D + D_v);
+    double layers = 0; /* of share s of the tokens: s of the queries, each with s of the keys */
+    for (int32_t i = 0; i < config->layers; i++) {
+        const double share = sy_model_layer_share(config, i);
+        layers += share * share;
+    }
+    double scores = 3.0 * layers * config->seq_len * config->heads * (D + D_v);
     return 6.0 * (double)active_params + scores;
 }

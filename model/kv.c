@@ -18,6 +18,8 @@ sy_status sy_kv_create(sy_device *dev, const sy_model_config *config, sy_dtype c
     kv->capacity = config->seq_len;
     SY_TRY(sy_alloc(config->layers, sizeof *kv->k, (void **)&kv->k));
     SY_TRY(sy_alloc(config->layers, sizeof *kv->v, (void **)&kv->v));
+    SY_TRY(sy_alloc(config->layers, sizeof *kv->filled, (void **)&kv->filled));
+    SY_TRY(sy_alloc(config->layers, sizeof *kv->appended, (void **)&kv->appended));
     kv->n_layers = config->layers;
     for (int32_t i = 0; i < config->layers; i++) {
         SY_TRY(sy_device_alloc(dev, column * k_width, SY_MEM_OTHER, &data));
@@ -25,8 +27,8 @@ sy_status sy_kv_create(sy_device *dev, const sy_model_config *config, sy_dtype c
         SY_TRY(sy_device_alloc(dev, column * v_width, SY_MEM_OTHER, &data));
         kv->v[i] = sy_tensor_2d(data, compute, kv->capacity, v_width);
     }
-    SY_TRY(sy_device_alloc(dev, sizeof(int32_t), SY_MEM_OTHER, &data));
-    kv->start = sy_tensor_1d(data, SY_I32, 1);
+    SY_TRY(sy_device_alloc(dev, config->layers * (int64_t)sizeof(int32_t), SY_MEM_OTHER, &data));
+    kv->start = sy_tensor_1d(data, SY_I32, config->layers);
     *out = kv;
     kv = NULL;
 cleanup:
@@ -44,24 +46,28 @@ void sy_kv_destroy(sy_kv **kv)
         sy_device_free((*kv)->dev, &(*kv)->v[i].data);
     }
     sy_device_free((*kv)->dev, &(*kv)->start.data);
+    sy_free(&(*kv)->appended);
+    sy_free(&(*kv)->filled);
     sy_free(&(*kv)->k);
     sy_free(&(*kv)->v);
     sy_free(kv);
 }
 
 sy_status sy_kv_append(sy_kv *kv, sy_pass *p, const sy_tensor *k, const sy_tensor *v,
-                       sy_tensor *k_all, sy_tensor *v_all)
+                       sy_tensor *k_all, sy_tensor *v_all, sy_tensor *start)
 {
     sy_status st = SY_OK;
-    int64_t T = k->shape[0];
+    int64_t T = k->shape[0], n = kv->filled[p->layer];
     sy_tensor *cache_k = &kv->k[p->layer], *cache_v = &kv->v[p->layer];
     SY_REQUIRE(kv->n + T <= kv->capacity, SY_ERR_USAGE,
                "the text of %ld tokens is longer than the model's sequence of %ld (model.seq_len)",
                (long)(kv->n + T), (long)kv->capacity);
-    SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = *k, .y = sy_tensor_rows(cache_k, kv->n, T)}));
-    SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = *v, .y = sy_tensor_rows(cache_v, kv->n, T)}));
-    *k_all = sy_tensor_rows(cache_k, 0, kv->n + T);
-    *v_all = sy_tensor_rows(cache_v, 0, kv->n + T);
+    SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = *k, .y = sy_tensor_rows(cache_k, n, T)}));
+    SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = *v, .y = sy_tensor_rows(cache_v, n, T)}));
+    *k_all = sy_tensor_rows(cache_k, 0, n + T);
+    *v_all = sy_tensor_rows(cache_v, 0, n + T);
+    *start = sy_tensor_rows(&kv->start, p->layer, 1);
+    kv->appended[p->layer] = (int32_t)T;
 cleanup:
     return st;
 }
@@ -69,8 +75,11 @@ cleanup:
 sy_status sy_kv_advance(sy_kv *kv, sy_stream *stream, int64_t T)
 {
     sy_status st = SY_OK;
-    int32_t start = (int32_t)(kv->n + T);
-    SY_TRY(sy_copy_h2d(stream, kv->start.data, &start, sizeof start));
+    for (int32_t i = 0; i < kv->n_layers; i++) {
+        kv->filled[i] += kv->appended[i];
+        kv->appended[i] = 0;
+    }
+    SY_TRY(sy_copy_h2d(stream, kv->start.data, kv->filled, sy_tensor_bytes(&kv->start)));
     SY_TRY(sy_stream_sync(stream));
     kv->n += T;
 cleanup:

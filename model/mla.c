@@ -224,8 +224,7 @@ static sy_status attend(const mla *m, sy_pass *p, sy_arena *arena, mla_saved *s)
                               .B = p->batch->B,
                               .scale = sy_score_scale(m->config)};
     if (p->kind == SY_PASS_DECODE && p->batch->T > 0) {
-        SY_TRY(sy_kv_append(p->kv, p, &s->kv_latent.normed, &key, &normed, &key));
-        args.q_start = p->kv->start;
+        SY_TRY(sy_kv_append(p->kv, p, &s->kv_latent.normed, &key, &normed, &key, &args.q_start));
         args.doc = sy_tensor_none();
     }
     SY_TRY(expand(m, p, arena, &normed, &key, s));

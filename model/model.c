@@ -23,6 +23,7 @@ sy_status sy_model_create(const sy_model_config *config, const sy_sublayer *ffn,
 
     SY_TRY(sy_alloc(1, sizeof *model, (void **)&model));
     SY_TRY(sy_alloc(config->layers, sizeof *model->block, (void **)&model->block));
+    SY_TRY(sy_alloc(config->layers, sizeof *model->share, (void **)&model->share));
     model->config = config;
     model->n_layers = config->layers;
     for (; n_taken < config->layers; n_taken++) {
@@ -30,6 +31,7 @@ sy_status sy_model_create(const sy_model_config *config, const sy_sublayer *ffn,
         *block = (sy_block){.config = config, .layer = n_taken, .ffn = ffn[n_taken]};
     }
     for (int32_t i = 0; i < config->layers; i++) {
+        model->share[i] = sy_model_layer_share(config, i);
         SY_TRY(config->kv_lora_rank > 0 ? sy_mla_create(config, &model->block[i].attn)
                                         : sy_attention_create(config, &model->block[i].attn));
     }
@@ -59,6 +61,7 @@ void sy_model_destroy(sy_model **model)
         destroy_sublayer(&(*model)->block[i].attn);
         destroy_sublayer(&(*model)->block[i].ffn);
     }
+    sy_free(&(*model)->share);
     sy_free(&(*model)->block);
     sy_free(model);
 }
@@ -239,10 +242,12 @@ cleanup:
 sy_status sy_model_end_step(sy_model *model, const sy_step_end *end)
 {
     sy_status st = SY_OK;
+    sy_step_end with_share = *end;
+    with_share.share = model->share;
     for (int32_t i = 0; i < model->n_layers; i++) {
         const sy_sublayer *ffn = &model->block[i].ffn;
         if (ffn->ops->end_step != NULL) {
-            SY_TRY(ffn->ops->end_step(ffn->self, end));
+            SY_TRY(ffn->ops->end_step(ffn->self, &with_share));
         }
     }
 cleanup:

@@ -14,6 +14,7 @@ typedef struct sy_model {
     const sy_model_config *config; /* borrowed */
     int32_t n_layers;
     sy_block *block;
+    double *share;                 /* [n_layers] of a sequence's tokens that come to a layer */
     sy_param *embed, *norm, *head; /* head is embed where tied */
 } sy_model;
 

@@ -1,6 +1,9 @@
 #include "model/model_config.h"
 
+#include <math.h>
 #include <stdio.h>
+
+#include "model/layer_list.h"
 
 #define KEY(field, kind, def, lo, hi, text)                                                        \
     {                                                                                              \
@@ -67,6 +70,17 @@ static const sy_config_key keys[] = {
         "Latent attention: rotated elements, even; the key's are shared by all heads."),
     KEY(v_head_dim, SY_CFG_I32, "0", 0, 4096, "Latent attention: size of a value head."),
     KEY(tie_embeddings, SY_CFG_BOOL, "false", 0, 0, "The head is the embedding matrix."),
+    KEY(depth_capacity, SY_CFG_OPT_F64, "null", 1e-6, 1,
+        "Mixture-of-Depths: the layers of depth_layers take this share of a sequence's tokens, "
+        "those "
+        "that their router scores highest; the others pass by. null: all layers take all."),
+    KEY(depth_layers, SY_CFG_STR_LIST, "every:2", 0, 0,
+        "Which layers that are: all, every:N (layers i with i mod N = N-1), from:N, or a list of "
+        "layer "
+        "numbers from 0."),
+    KEY(depth_predictor_coeff, SY_CFG_F64, "0.01", 0, 1e6,
+        "Coefficient of the loss of the predictors that choose in evaluation and generation, where "
+        "later tokens are not known. Their gradient stays with them."),
     KEY(init_std, SY_CFG_F64, "0.02", 0, 10,
         "Standard deviation of initial weights (normal, cut at 3 std)."),
     {0},
@@ -175,7 +189,7 @@ static sy_status check(const void *section, const sy_config *config)
                                "%g",
                                m->rope_beta_fast, m->rope_beta_slow);
     }
-    return SY_OK;
+    return sy_layer_list_check(&m->depth_layers, "model.depth_layers", config);
 }
 
 const sy_config_section sy_model_section = {
@@ -201,6 +215,21 @@ sy_status sy_model_config_resolve(sy_config *config)
                                      : m->hidden / m->heads);
         SY_TRY(sy_config_default(config, "model.head_dim", text));
     }
+    SY_TRY(sy_layer_list_fits(&m->depth_layers, "model.depth_layers", m->layers, config));
 cleanup:
     return st;
+}
+
+int64_t sy_model_layer_tokens(const sy_model_config *config, int32_t layer, int64_t S)
+{
+    const sy_opt_f64 share = config->depth_capacity;
+    if (!share.set || !sy_layer_list_has(&config->depth_layers, layer)) {
+        return S;
+    }
+    return (int64_t)ceil(share.value * (double)S - 1e-9 * (double)S);
+}
+
+double sy_model_layer_share(const sy_model_config *config, int32_t layer)
+{
+    return (double)sy_model_layer_tokens(config, layer, config->seq_len) / config->seq_len;
 }

@@ -38,6 +38,11 @@ typedef struct sy_model_config {
        qk_nope_head_dim
        + qk_rope_head_dim, and kv_heads heads. */
     int32_t kv_lora_rank, q_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
+    /* Mixture-of-Depths (model/depth.h): share of a sequence's tokens that some layers take; null:
+       all take all. */
+    sy_opt_f64 depth_capacity;
+    sy_str_list depth_layers;
+    double depth_predictor_coeff;
 } sy_model_config;
 
 extern const sy_config_section sy_model_section;
@@ -45,6 +50,12 @@ extern const sy_config_section sy_model_section;
 /* Fill defaults that depend on other keys: kv_heads = heads, head_dim = hidden / heads (both 0
  * until then). After parsing. Not collective. */
 sy_status sy_model_config_resolve(sy_config *config);
+
+/* Tokens of a sequence of S that layer i takes in training: S, or depth_capacity of them, rounded
+ * up. Not collective. */
+int64_t sy_model_layer_tokens(const sy_model_config *config, int32_t layer, int64_t S);
+/* The same as a share of seq_len. Not collective. */
+double sy_model_layer_share(const sy_model_config *config, int32_t layer);
 
 #ifdef __cplusplus
 }

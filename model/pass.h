@@ -39,10 +39,12 @@ enum {
     SY_SUM_CONFIDENCE, /* largest score of each routed token */
     SY_SUM_AUX,
     SY_SUM_Z,
-    SY_SUM_OUTPUT, /* squares of what the sublayer gives, over routed tokens, */
-    SY_SUM_INPUT,  /* and of what it gets */
-    SY_SUM_ROUTER, /* losses of the router's own, with their coefficients */
-    SY_SUM_METRIC, /* what the router wants to be seen, summed over routed tokens */
+    SY_SUM_OUTPUT,      /* squares of what the sublayer gives, over routed tokens, */
+    SY_SUM_INPUT,       /* and of what it gets */
+    SY_SUM_ROUTER,      /* losses of the router's own, with their coefficients */
+    SY_SUM_METRIC,      /* what the router wants to be seen, summed over routed tokens */
+    SY_SUM_DEPTH,       /* loss of the predictor of depth, with its coefficient; */
+    SY_SUM_DEPTH_RIGHT, /* routed tokens of which it says what the router does */
     SY_N_SUMS
 };
 enum { SY_DROP_PARTS = 8 }; /* a sequence is cut into, to say where drops are */
@@ -81,6 +83,9 @@ typedef struct sy_pass {
     sy_recompute recompute;
     sy_dtype compute, wide;
     const sy_device_batch *batch;
+    /* [T of the whole micro-batch] I32 row in `batch` of each token, or batch->T: it is not there.
+       Absent: all are, at their own places. */
+    sy_tensor row_of;
     int64_t T_max;   /* the largest T any rank may have in this run: sizes of fixed buffers */
     int64_t T_round; /* tokens of all ranks' micro-batches; told where moe.capacity_scope is global
                       */

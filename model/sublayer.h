@@ -16,7 +16,8 @@ typedef struct sy_step_end {
     const double *h_router; /* [L, n_router] what routers summed over the step's tokens */
     int64_t n_router;
     int64_t step, routed_tokens;
-    int64_t vocab; /* ids there are; set by the sublayer for its router */
+    int64_t vocab;       /* ids there are; set by the sublayer for its router */
+    const double *share; /* [L] of the routed tokens that come to a layer; NULL: all */
     bool skipped;
     sy_stream *stream; /* has passed all of the step, and may be waited for */
 } sy_step_end;

@@ -203,12 +203,44 @@ cleanup:
     return st;
 }
 
+/* Rows [T, K] to the places [n, K] of their tokens; `none` where a token has none. */
+static sy_status spread(sy_pass *p, const sy_tensor *rows, double none, const sy_tensor *out)
+{
+    sy_status st = SY_OK;
+    const int64_t mark = sy_arena_mark(p->scratch), T = rows->shape[0], K = rows->shape[1];
+    sy_tensor more, part;
+    SY_TRY(sy_arena_2d(p->scratch, rows->dtype, T + 1, K, &more));
+    part = sy_tensor_rows(&more, T, 1);
+    SY_TRY(sy_copy_d2d(p->stream, more.data, rows->data, sy_tensor_bytes(rows)));
+    SY_TRY(sy_fill(p->stream, &(sy_fill_args){.y = part, .value = none}));
+    SY_TRY(sy_gather_rows(
+        p->stream,
+        &(sy_gather_rows_args){.x = more,
+                               .idx = p->row_of,
+                               .y = sy_tensor_2d(out->data, out->dtype, p->row_of.shape[0], K)}));
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+static sy_status note_at_places(sy_pass *p, const sy_choices *c, const sy_tensor *expert,
+                                const sy_tensor *kept)
+{
+    sy_status st = SY_OK;
+    SY_TRY(spread(p, &c->expert, -1, expert));
+    if (c->kept.data != NULL) {
+        SY_TRY(spread(p, &c->kept, 0, kept));
+    }
+cleanup:
+    return st;
+}
+
 /* For whoever wants to see them. */
 static sy_status note_choices(sy_pass *p, const sy_choices *c)
 {
     sy_status st = SY_OK;
     sy_stats *s = p->stats;
-    int64_t n = c->T * c->K;
+    int64_t n = (p->row_of.data != NULL ? p->row_of.shape[0] : c->T) * c->K;
     if (s->chosen.data == NULL) {
         goto cleanup;
     }
@@ -217,6 +249,10 @@ static sy_status note_choices(sy_pass *p, const sy_choices *c)
     sy_tensor expert = sy_tensor_rows(&s->chosen, s->n_chosen, n);
     sy_tensor kept = sy_tensor_rows(&s->chosen_kept, s->n_chosen, n);
     s->n_chosen += n;
+    if (p->row_of.data != NULL) {
+        SY_TRY(note_at_places(p, c, &expert, &kept));
+        goto cleanup;
+    }
     SY_TRY(sy_copy_d2d(p->stream, expert.data, c->expert.data, sy_tensor_bytes(&expert)));
     if (c->kept.data != NULL) {
         SY_TRY(sy_copy_d2d(p->stream, kept.data, c->kept.data, sy_tensor_bytes(&kept)));

@@ -1,5 +1,6 @@
 #include "moe/moe_config.h"
 
+#include "model/layer_list.h"
 #include "moe/router.h"
 #include "moe/widths.h"
 
@@ -119,40 +120,6 @@ static const sy_config_key keys[] = {
     {0},
 };
 
-/* N of "<word>N". 0 if it is not of that form. */
-static int32_t after(const char *word, const char *text)
-{
-    char *end = NULL;
-    const size_t n_word = strlen(word);
-    if (strncmp(text, word, n_word) != 0) {
-        return 0;
-    }
-    long n = strtol(text + n_word, &end, 10);
-    return *end == '\0' && end != text + n_word && n >= 1 && n <= 1000 ? (int32_t)n : 0;
-}
-
-/* The number of a layer; -1 if the text is none. */
-static int32_t layer_number(const char *text)
-{
-    bool digits = *text != '\0' && strspn(text, "0123456789") == strlen(text) && strlen(text) < 6;
-    return digits ? (int32_t)strtol(text, NULL, 10) : -1;
-}
-
-static sy_status check_layers(const sy_moe_config *m, const sy_config *config)
-{
-    for (int32_t i = 0; i < m->layers.n; i++) {
-        const char *text = m->layers.item[i];
-        bool word =
-            strcmp(text, "all") == 0 || after("every:", text) > 0 || after("from:", text) > 0;
-        if (!(m->layers.n == 1 && word) && layer_number(text) < 0) {
-            return sy_config_error(
-                config, "moe.layers",
-                "moe.layers '%s' is not all, every:N, from:N or a list of layer numbers", text);
-        }
-    }
-    return SY_OK;
-}
-
 /* They become parts of metrics' names. */
 static sy_status check_labels(const sy_moe_config *m, const sy_config *config)
 {
@@ -187,7 +154,7 @@ static sy_status check(const void *section, const sy_config *config)
 {
     sy_status st = SY_OK;
     const sy_moe_config *m = section;
-    SY_TRY(check_layers(m, config));
+    SY_TRY(sy_layer_list_check(&m->layers, "moe.layers", config));
     SY_TRY(check_labels(m, config));
     if (m->experts > 0 && m->top_k > m->experts) {
         SY_TRY(sy_config_error(config, "moe.top_k", "moe.top_k %d is larger than moe.experts %d",
@@ -274,13 +241,7 @@ sy_status sy_moe_config_resolve(sy_config *config, int32_t n_layers, int32_t ffn
     if (m->top_k == 1 && !sy_config_was_set(config, "moe.normalize_weights")) {
         SY_TRY(sy_config_default(config, "moe.normalize_weights", "false"));
     }
-    for (int32_t i = 0; i < m->layers.n; i++) {
-        if (layer_number(m->layers.item[i]) >= n_layers) {
-            SY_TRY(sy_config_error(config, "moe.layers",
-                                   "moe.layers: there is no layer %s, model.layers is %d",
-                                   m->layers.item[i], n_layers));
-        }
-    }
+    SY_TRY(sy_layer_list_fits(&m->layers, "moe.layers", n_layers, config));
     SY_TRY(check_any_layer(m, n_layers, config));
     SY_TRY(sy_router_settle(config));
 cleanup:
@@ -289,16 +250,5 @@ cleanup:
 
 bool sy_moe_config_layer(const sy_moe_config *config, int32_t layer)
 {
-    if (config->experts == 0) {
-        return false;
-    }
-    for (int32_t i = 0; i < config->layers.n; i++) {
-        const char *text = config->layers.item[i];
-        int32_t n = after("every:", text), first = after("from:", text);
-        if (strcmp(text, "all") == 0 || (n > 0 && layer % n == n - 1) ||
-            (first > 0 && layer >= first) || layer_number(text) == layer) {
-            return true;
-        }
-    }
-    return false;
+    return config->experts > 0 && sy_layer_list_has(&config->layers, layer);
 }

@@ -13,6 +13,7 @@ enum { MAX_SET = 6, SET_TEXT = 64 };
 
 static sy_status parse(const sy__subject_spec *spec, sy_run_settings *out)
 {
+    sy_status st = SY_OK;
     char text[MAX_SET][SET_TEXT];
     const char *set[MAX_SET];
     int32_t n = 0;
@@ -27,8 +28,12 @@ static sy_status parse(const sy__subject_spec *spec, sy_run_settings *out)
     for (int32_t i = 0; i < n; i++) {
         set[i] = text[i];
     }
-    return sy_run_settings_parse(spec->config_yaml, strlen(spec->config_yaml), "the configuration",
-                                 set, n, out);
+    SY_TRY(sy_run_settings_parse(spec->config_yaml, strlen(spec->config_yaml), "the configuration",
+                                 set, n, out));
+    /* That loss moves the predictors only, on purpose: no derivative of the whole is like it. */
+    ((sy_model_config *)sy_config_edit(out->config, "model"))->depth_predictor_coeff = 0;
+cleanup:
+    return st;
 }
 
 /* Where the choices of experts are noted. */
@@ -39,8 +44,8 @@ static sy_status watch_choices(sy__subject *s)
     const sy_moe_config *moe = s->settings.moe;
     const int64_t rounds = (s->settings.train->global_batch + e->mesh->group[SY_DP]->size - 1) /
                            e->mesh->group[SY_DP]->size;
-    const int64_t n = rounds * s->settings.model->layers * s->settings.model->seq_len *
-                      sy_router_slots(moe);
+    const int64_t n =
+        rounds * s->settings.model->layers * s->settings.model->seq_len * sy_router_slots(moe);
     SY_TRY(sy_alloc(n, sizeof *s->h_chosen, (void **)&s->h_chosen));
     SY_TRY(sy_alloc(n, sizeof *s->h_kept, (void **)&s->h_kept));
     SY_TRY(sy_device_alloc(e->dev, n * (int64_t)sizeof(int32_t), SY_MEM_OTHER, &s->chosen));

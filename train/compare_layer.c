@@ -146,6 +146,8 @@ static sy_status configure(const sy_compare_spec *spec, bool moe, sy__layer *l)
     set(&o, "model.layers", "1");
     set(&o, "model.tie_embeddings", "true");
     set(&o, "moe.layers", "all");
+    set(&o, "model.depth_capacity", "null"); /* who comes to a layer is not looked at */
+    set(&o, "model.depth_layers", "all");
     set(&o, "train.freeze", "null");
     set(&o, "device.precision", "%s", spec->precision);
     SY_TRY(sy_config_echo(spec->now.settings->config, &yaml));

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "core/alloc.h"
+#include "model/depth.h"
 #include "model/flops.h"
 #include "model/kv.h"
 #include "moe/decoder.h"
@@ -325,9 +326,10 @@ double sy_engine_flops_per_token(const sy_engine *engine, int64_t *active_params
     const sy_run_settings *s = engine->settings;
     int64_t active = sy_model_attention_head_params(s->model);
     for (int32_t i = 0; i < s->model->layers; i++) {
-        active += sy_moe_config_layer(s->moe, i)
-                      ? sy_moe_active_params(s->model, s->moe)
-                      : 3 * (int64_t)s->model->hidden * s->model->ffn_hidden;
+        const int64_t n = sy_moe_config_layer(s->moe, i)
+                              ? sy_moe_active_params(s->model, s->moe)
+                              : 3 * (int64_t)s->model->hidden * s->model->ffn_hidden;
+        active += sy_model_layer_params(s->model, i, n) + sy_depth_params(s->model, i);
     }
     if (active_params != NULL) {
         *active_params = active;

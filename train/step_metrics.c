@@ -6,6 +6,7 @@
 
 #include "core/alloc.h"
 #include "core/clock.h"
+#include "model/depth.h"
 #include "moe/router.h"
 #include "train/step_metrics_impl.h"
 
@@ -84,7 +85,8 @@ static void take_layer(sy_step_metrics *m, const sy_step_result *r, int32_t k)
 {
     const int64_t i = m->layer[k], E = sy_engine_experts(m->trainer->engine);
     const double *sums = r->sums + i * SY_N_SUMS;
-    const double tokens = r->routed_tokens > 0 ? (double)r->routed_tokens : 1;
+    const double share = sy_model_layer_share(m->trainer->settings->model, (int32_t)i);
+    const double tokens = r->routed_tokens > 0 ? share * (double)r->routed_tokens : 1;
     m->dropped[k] = 0;
     for (int64_t e = 0; e < E; e++) {
         m->routed_load[k * E + e] = r->load[i * E + e];
@@ -185,6 +187,27 @@ cleanup:
     return st;
 }
 
+/* Layers that take some of the tokens only. */
+static sy_status fill_depth(sy_step_metrics *m, const sy_step_result *r)
+{
+    sy_status st = SY_OK;
+    const sy_model_config *model = m->trainer->settings->model;
+    const double tokens = r->routed_tokens > 0 ? (double)r->routed_tokens : 1;
+    double loss = 0, right = 0, n = 0;
+    for (int32_t i = 0; i < model->layers; i++) {
+        const double *sums = r->sums + (int64_t)i * SY_N_SUMS;
+        n += sy_depth_params(model, i) > 0;
+        loss += sums[SY_SUM_DEPTH];
+        right += sums[SY_SUM_DEPTH_RIGHT] / tokens;
+    }
+    if (n > 0) {
+        SY_TRY(sy_metrics_set_f64(m->record, "depth/predictor_loss", loss / n));
+        SY_TRY(sy_metrics_set_f64(m->record, "depth/predictor_accuracy", right / n));
+    }
+cleanup:
+    return st;
+}
+
 static sy_status fill_moe(sy_step_metrics *m, const sy_step_result *r, sy_step_facts *facts)
 {
     sy_status st = SY_OK;
@@ -266,6 +289,7 @@ sy_status sy_step_metrics_fill(sy_step_metrics *m, const sy_step_result *r,
     SY_TRY(sy_metrics_set_i64(rec, "train/spikes", count->spikes));
     SY_TRY(sy_metrics_set_i64(rec, "train/rollbacks", count->rollbacks));
     SY_TRY(sy_metrics_set_i64(rec, "train/skipped_sequences", count->skipped_sequences));
+    SY_TRY(fill_depth(m, r));
     if (m->n_layers > 0) {
         SY_TRY(fill_moe(m, r, facts));
     }

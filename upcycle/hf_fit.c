@@ -111,6 +111,12 @@ static bool routing_fits(const sy__hf_arch *a, const sy_model_config *model,
     return true;
 }
 
+static bool depth_fits(const sy_model_config *model, char *why)
+{
+    snprintf(why, SY__HF_WHY, "model.depth_capacity is %g", model->depth_capacity.value);
+    return !model->depth_capacity.set;
+}
+
 bool sy__hf_fits(const sy__hf_arch *a, const sy_model_config *model, const sy_moe_config *moe,
                  char *why, bool *trick)
 {
@@ -127,6 +133,7 @@ bool sy__hf_fits(const sy__hf_arch *a, const sy_model_config *model, const sy_mo
         return false;
     }
     return constants_fit(a, model, moe, why, trick) && heads_fit(a, model, why) &&
+           depth_fits(model, why) &&
            (!a->moe || (experts_fit(moe, why) && shared_fits(a, moe, why, trick) &&
                         routing_fits(a, model, moe, why)));
 }

@@ -74,14 +74,17 @@ static void end_step(const sy_moe_config *config, const sy_step_end *end, int32_
                      double *state)
 {
     (void)layer;
-    int64_t active = 0, wanted = 0;
+    int64_t active = 0;
+    double wanted = 0;
     for (int32_t i = 0; i < end->L; i++) {
         for (int32_t e = 0; e < end->E && sy_moe_config_layer(config, i); e++) {
             active += end->h_load[(int64_t)i * end->E + e];
         }
-        wanted += sy_moe_config_layer(config, i) ? end->routed_tokens * config->top_k : 0;
+        const double share = end->share != NULL ? end->share[i] : 1;
+        wanted +=
+            sy_moe_config_layer(config, i) ? share * (double)end->routed_tokens * config->top_k : 0;
     }
-    state[0] += active > wanted ? 1 : -1;
+    state[0] += (double)active > wanted ? 1 : -1;
 }
 
 static sy_status check(const sy_moe_config *config, const sy_config *all)

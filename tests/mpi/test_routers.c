@@ -224,6 +224,11 @@ static void training_does_not_depend_on_layout_or_restart(void **state)
         }                                                                                          \
     }
 static const router_case cases[] = {
+    {.name = "depth_of_experts_does_not_depend_on_layout_or_restart",
+     .set = {"model.depth_capacity=0.4", "model.depth_layers=all", "train.recompute=block",
+             "parallel.zero=2", "moe.recv_factor=0.3"}},
+    {.name = "depth_with_capacity_does_not_depend_on_layout_or_restart",
+     .set = {"model.depth_capacity=0.6", "moe.capacity_factor=1.0", "moe.pad_to_capacity=true"}},
     ROUTER("grouped", "moe.grouped.groups=4", "moe.grouped.groups_kept=2",
            "moe.grouped.group_score=top2", "moe.bias_update_rate=0.01", "moe.score=sigmoid"),
     ROUTER("gshard", "moe.capacity_factor=0.8", "moe.drop_policy=random",

@@ -34,7 +34,8 @@ typedef struct rig {
     uint8_t routed[T];
     int64_t token_glb[T];
     bool with_mask, with_weight, with_doc;
-    int64_t n_alive; /* blocks of memory before */
+    bool of_predictor; /* its loss moves nothing but a predictor of depth */
+    int64_t n_alive;   /* blocks of memory before */
 } rig;
 
 static void must(sy_status st)
@@ -173,7 +174,7 @@ static double loss_of(rig *r, const sy_batch *batch, int64_t *loads)
     for (int32_t i = 0; i < L; i++) {
         const double *sums = e->h_sums + 2 + (int64_t)i * SY_N_SUMS;
         loss += moe->aux_loss_coeff * sums[SY_SUM_AUX] + moe->z_loss_coeff * sums[SY_SUM_Z] +
-                sums[SY_SUM_ROUTER];
+                sums[SY_SUM_ROUTER] + (r->of_predictor ? sums[SY_SUM_DEPTH] : 0);
     }
     if (loads != NULL) {
         memset(loads, 0, N_LOADS * sizeof *loads); /* a dense model has none */
@@ -218,6 +219,8 @@ static void check_param(rig *r, const sy_param *p, const int64_t *loads, tally *
     for (int64_t i = 0; i < n; i++) {
         largest = fabs(grad[i]) > fabs(grad[largest]) ? i : largest;
     }
+    r->of_predictor =
+        strstr(p->spec.name, "/depth/") != NULL && strstr(p->spec.name, "/router") == NULL;
     const bool routes =
         strstr(p->spec.name, "/moe/") != NULL && strstr(p->spec.name, "/experts/") == NULL;
     for (int32_t k = 0; k < (routes ? 3 * PER_PARAM : PER_PARAM); k++) {
@@ -411,6 +414,18 @@ static const check_case cases[] = {
            "moe.moepp.zero_experts=0", "train.recompute=moe", "moe.shared_experts=1"),
     ROUTER("stable", NO_LOSSES, "moe.stable.dim=3", "moe.capacity_factor=1.5"),
     ROUTER("base", NO_LOSSES, "moe.routed_scale=1.5", "train.recompute=block"),
+    {.name = "gradient_depth_dense_is_that_of_the_loss",
+     .set = {"moe.experts=0", "model.depth_capacity=0.5", "model.depth_predictor_coeff=0.7"},
+     .with_doc = true},
+    {.name = "gradient_depth_of_experts_is_that_of_the_loss",
+     .set = {"model.depth_capacity=0.5", "model.depth_layers=[0, 2]", "model.tie_embeddings=true",
+             "model.depth_predictor_coeff=0.7", "moe.recv_factor=0.2"},
+     .with_mask = true},
+    {.name = "gradient_depth_recompute_block_is_that_of_the_loss",
+     .set = {"model.depth_capacity=0.34", "model.depth_layers=all", "train.recompute=block",
+             "model.residual_multiplier=0.4", "moe.router=grouped", "moe.grouped.groups=2"},
+     .with_mask = true,
+     .with_doc = true},
     {.name = "gradient_with_loss_weights_is_that_of_the_loss",
      .with_weight = true,
      .with_doc = true},

@@ -234,6 +234,8 @@ static const char *const sets[][MAX_SET] = {
     {GRANITE, "train.recompute=moe", "model.qk_norm=head"},
     {LLAMA3},
     {"moe.router=moepp", "moe.layers=[0, 1]", "moe.normalize_weights=false"},
+    {"model.depth_capacity=0.4", "model.depth_layers=[1]"},
+    {"model.depth_capacity=0.6", "model.depth_layers=all", "model.residual_multiplier=0.4"},
 };
 enum { N_SETS = sizeof sets / sizeof sets[0] };
 
