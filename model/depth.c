@@ -296,6 +296,7 @@ static sy_pass inner_pass(const sy_block *block, const sy_pass *p, const depth_s
     inner.carry = NULL; /* what the layer below noted is of other rows */
     if (!s->choice.by_predictor) {
         inner.T_max = p->T_max / S * sy_model_layer_tokens(block->config, block->layer, S);
+        inner.T_round = p->T_round / S * sy_model_layer_tokens(block->config, block->layer, S);
         inner.per_routed_token = p->per_routed_token / times_tokens(block);
     }
     return inner;
