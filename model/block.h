@@ -28,9 +28,10 @@ sy_status sy_block_forward(sy_block *block, sy_pass *p, const sy_tensor *x, sy_t
 /* g [T, H]: the gradient of y on entry, of x on return. Collective likewise. */
 sy_status sy_block_backward(sy_block *block, sy_pass *p, void *saved, const sy_tensor *x,
                             sy_tensor *g);
-/* The same two for all tokens of p->batch, whatever the block's depth. */
+/* For all tokens of p->batch, whatever the block's depth. Collective likewise. */
 sy_status sy_block_all_forward(sy_block *block, sy_pass *p, const sy_tensor *x, sy_tensor *y,
                                void **saved);
+/* Likewise. Collective likewise. */
 sy_status sy_block_all_backward(sy_block *block, sy_pass *p, void *saved, const sy_tensor *x,
                                 sy_tensor *g);
 

@@ -4,12 +4,12 @@
 #include <stdio.h>
 
 #include "model/block.h"
-#include "model/depth_impl.h"
+#include "model/depth_choice.h"
 #include "model/layer_list.h"
 
 /* What a layer knows of the tokens that it takes, n = B C of them. */
 typedef struct depth_saved {
-    sy__depth_choice choice;
+    sy_depth_choice choice;
     sy_device_batch batch;            /* theirs */
     sy_tensor row, row_of, place;     /* [n], [T]; [T] n instead of -1 */
     sy_tensor token_start, token_row; /* [T+1], [n]: from rows back to tokens */
@@ -87,7 +87,7 @@ cleanup:
 
 /* Scores of router and predictor, and who is routed, on the host. The predictor begins where it
    takes as many as the router does. */
-static sy_status fetch_scores(sy_block *block, sy_pass *p, const sy_tensor *x, sy__depth_choice *c)
+static sy_status fetch_scores(sy_block *block, sy_pass *p, const sy_tensor *x, sy_depth_choice *c)
 {
     sy_status st = SY_OK;
     const sy_param *w[2] = {block->depth.router, block->depth.predictor};
@@ -131,7 +131,7 @@ static sy_status host_array(sy_pass *p, int64_t n, size_t bytes, void *out)
     return sy_host_arena_alloc(p->host, n * (int64_t)bytes, (void **)out);
 }
 
-static sy_status choose(sy_block *block, sy_pass *p, sy__depth_choice *c)
+static sy_status choose(sy_block *block, sy_pass *p, sy_depth_choice *c)
 {
     sy_status st = SY_OK;
     const sy_device_batch *b = p->batch;
@@ -144,8 +144,8 @@ static sy_status choose(sy_block *block, sy_pass *p, sy__depth_choice *c)
     SY_TRY(host_array(p, b->S, sizeof *c->order, &c->order));
     SY_TRY(host_array(p, T, sizeof *c->dlogit, &c->dlogit));
     if (!p->mesh->dev->dry) {
-        sy__depth_choose(c);
-        sy__depth_judge(c);
+        sy_depth_choose(c);
+        sy_depth_judge(c);
     } else if (c->by_predictor) {
         c->C = c->S; /* the most there can be */
     }
@@ -158,7 +158,7 @@ static sy_status choose(sy_block *block, sy_pass *p, sy__depth_choice *c)
     SY_TRY(host_array(p, n, sizeof *c->row_r, &c->row_r));
     SY_TRY(host_array(p, T, sizeof *c->token_r, &c->token_r));
     if (!p->mesh->dev->dry) {
-        sy__depth_place(c);
+        sy_depth_place(c);
     }
 cleanup:
     return st;
@@ -190,7 +190,7 @@ cleanup:
 static sy_status put_choice(sy_pass *p, sy_arena *arena, depth_saved *s)
 {
     sy_status st = SY_OK;
-    const sy__depth_choice *c = &s->choice;
+    const sy_depth_choice *c = &s->choice;
     const int64_t T = p->batch->T, n = (int64_t)c->B * c->C;
     int32_t *iota = NULL, *place = NULL;
     SY_TRY(host_array(p, n + 1, sizeof *iota, &iota));
@@ -236,7 +236,7 @@ static sy_status put_batch(sy_pass *p, sy_arena *arena, depth_saved *s)
 {
     sy_status st = SY_OK;
     const sy_device_batch *b = p->batch;
-    const sy__depth_choice *c = &s->choice;
+    const sy_depth_choice *c = &s->choice;
     const int64_t n = (int64_t)c->B * c->C;
     s->batch = (sy_device_batch){.B = n > 0 ? c->B : 0, .S = c->C, .T = n};
     SY_TRY(pick(p, arena, &s->row, &b->ids, &s->batch.ids));
@@ -258,7 +258,7 @@ static double times_tokens(const sy_block *block)
 static sy_status put_lesson(sy_block *block, sy_pass *p, sy_arena *arena, depth_saved *s)
 {
     sy_status st = SY_OK;
-    sy__depth_choice *c = &s->choice;
+    sy_depth_choice *c = &s->choice;
     const double factor = block->config->depth_predictor_coeff * p->per_routed_token;
     const int64_t mark = sy_arena_mark(p->scratch);
     double *told = NULL;

@@ -1,16 +1,16 @@
-#include "model/depth_impl.h"
+#include "model/depth_choice.h"
 
 #include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 
-static bool is_routed(const sy__depth_choice *c, int64_t t)
+static bool is_routed(const sy_depth_choice *c, int64_t t)
 {
     return c->routed == NULL || c->routed[t];
 }
 
 /* Better: routed, then larger r, then earlier. NaN is smaller than any number. */
-static bool is_better(const sy__depth_choice *c, int64_t a, int64_t b)
+static bool is_better(const sy_depth_choice *c, int64_t a, int64_t b)
 {
     const double x = isnan(c->r[a]) ? -INFINITY : c->r[a], y = isnan(c->r[b]) ? -INFINITY : c->r[b];
     if (is_routed(c, a) != is_routed(c, b)) {
@@ -20,7 +20,7 @@ static bool is_better(const sy__depth_choice *c, int64_t a, int64_t b)
 }
 
 /* A heap of the C best so far, the worst of them on top. */
-static void sift(const sy__depth_choice *c, int64_t first, int32_t *heap, int32_t n, int32_t i)
+static void sift(const sy_depth_choice *c, int64_t first, int32_t *heap, int32_t n, int32_t i)
 {
     for (;;) {
         int32_t worst = i;
@@ -37,7 +37,7 @@ static void sift(const sy__depth_choice *c, int64_t first, int32_t *heap, int32_
     }
 }
 
-static void take_best(sy__depth_choice *c, int64_t first)
+static void take_best(sy_depth_choice *c, int64_t first)
 {
     int32_t *heap = c->order;
     for (int32_t i = 0; i < c->C; i++) {
@@ -61,7 +61,7 @@ static void take_best(sy__depth_choice *c, int64_t first)
 }
 
 /* C is what the sequence that takes most takes. */
-static void take_predicted(sy__depth_choice *c)
+static void take_predicted(sy_depth_choice *c)
 {
     c->C = 0;
     for (int32_t b = 0; b < c->B; b++) {
@@ -74,7 +74,7 @@ static void take_predicted(sy__depth_choice *c)
     }
 }
 
-void sy__depth_choose(sy__depth_choice *c)
+void sy_depth_choose(sy_depth_choice *c)
 {
     if (c->by_predictor) {
         take_predicted(c);
@@ -85,7 +85,7 @@ void sy__depth_choose(sy__depth_choice *c)
     }
 }
 
-void sy__depth_place(sy__depth_choice *c)
+void sy_depth_place(sy_depth_choice *c)
 {
     int32_t n = 0;
     for (int64_t j = 0; j < (int64_t)c->B * c->C; j++) {
@@ -108,7 +108,7 @@ void sy__depth_place(sy__depth_choice *c)
     c->token_start[(int64_t)c->B * c->S] = n;
 }
 
-void sy__depth_judge(sy__depth_choice *c)
+void sy_depth_judge(sy_depth_choice *c)
 {
     c->loss = c->n_right = 0;
     for (int64_t t = 0; t < (int64_t)c->B * c->S; t++) {

@@ -14,6 +14,7 @@ sy_status sy_layer_list_check(const sy_str_list *list, const char *key, const sy
 /* Of a model of n_layers: no number is beyond them. SY_ERR_USAGE. Not collective. */
 sy_status sy_layer_list_fits(const sy_str_list *list, const char *key, int32_t n_layers,
                              const sy_config *config);
+/* Layer i is in the list. Not collective. */
 bool sy_layer_list_has(const sy_str_list *list, int32_t layer);
 
 #ifdef __cplusplus

@@ -12,7 +12,7 @@
 #include <string.h>
 
 #include "core/rng.h"
-#include "model/depth_impl.h"
+#include "model/depth_choice.h"
 #include "model/flops.h"
 #include "train/engine.h"
 
@@ -28,7 +28,7 @@ static void must(sy_status st)
 /* ---- which tokens ---- */
 
 typedef struct chosen {
-    sy__depth_choice c;
+    sy_depth_choice c;
     bool taken[T];
     int32_t row[T], row_of[T], token_start[T + 1], token_row[T], order[S];
     uint8_t row_routed[T];
@@ -39,26 +39,26 @@ static void choose(chosen *x, int32_t C, const double *r, const double *logit,
                    const uint8_t *routed)
 {
     memset(x, 0, sizeof *x);
-    x->c = (sy__depth_choice){.B = B,
-                              .S = S,
-                              .C = C,
-                              .by_predictor = C < 0,
-                              .r = r,
-                              .logit = logit,
-                              .routed = routed,
-                              .taken = x->taken,
-                              .row = x->row,
-                              .row_of = x->row_of,
-                              .token_start = x->token_start,
-                              .token_row = x->token_row,
-                              .row_routed = x->row_routed,
-                              .row_r = x->row_r,
-                              .token_r = x->token_r,
-                              .dlogit = x->dlogit,
-                              .order = x->order};
-    sy__depth_choose(&x->c);
-    sy__depth_place(&x->c);
-    sy__depth_judge(&x->c);
+    x->c = (sy_depth_choice){.B = B,
+                             .S = S,
+                             .C = C,
+                             .by_predictor = C < 0,
+                             .r = r,
+                             .logit = logit,
+                             .routed = routed,
+                             .taken = x->taken,
+                             .row = x->row,
+                             .row_of = x->row_of,
+                             .token_start = x->token_start,
+                             .token_row = x->token_row,
+                             .row_routed = x->row_routed,
+                             .row_r = x->row_r,
+                             .token_r = x->token_r,
+                             .dlogit = x->dlogit,
+                             .order = x->order};
+    sy_depth_choose(&x->c);
+    sy_depth_place(&x->c);
+    sy_depth_judge(&x->c);
 }
 
 static const double scores[T] = {1, 5, 5, -2, 5, NAN, 0, 3, 3, 3, 3, 3, 3, 3};

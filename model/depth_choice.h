@@ -1,15 +1,17 @@
 /* Which tokens a layer of Mixture-of-Depths takes: plain C in double. */
-#ifndef SY_MODEL_DEPTH_IMPL_H
-#define SY_MODEL_DEPTH_IMPL_H
+#ifndef SY_MODEL_DEPTH_CHOICE_H
+#define SY_MODEL_DEPTH_CHOICE_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "core/status.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 /* A micro-batch of B sequences of S tokens. Rows are the tokens that are taken, C of every
    sequence, in their order; -1 behind the last one of a sequence that has fewer. */
-typedef struct sy__depth_choice {
+typedef struct sy_depth_choice {
     int32_t B, S, C;
     const uint8_t *routed;   /* [B S] NULL: 1 */
     const double *r, *logit; /* [B S] of the router, of the predictor */
@@ -24,13 +26,16 @@ typedef struct sy__depth_choice {
     double *dlogit;          /* [B S] its gradient */
     double n_right;          /* routed tokens on which it agrees */
     int32_t *order;          /* [S] scratch */
-} sy__depth_choice;
+} sy_depth_choice;
 
-/* Fills taken, and C where the predictor chooses. */
-void sy__depth_choose(sy__depth_choice *c);
-/* Then all the rest but loss, dlogit and n_right. */
-void sy__depth_place(sy__depth_choice *c);
-/* What the predictor learns of that choice: loss, dlogit, n_right. */
-void sy__depth_judge(sy__depth_choice *c);
+/* Fills taken, and C where the predictor chooses. Not collective. */
+void sy_depth_choose(sy_depth_choice *c);
+/* Then all the rest but loss, dlogit and n_right. Not collective. */
+void sy_depth_place(sy_depth_choice *c);
+/* What the predictor learns of that choice: loss, dlogit, n_right. Not collective. */
+void sy_depth_judge(sy_depth_choice *c);
 
+#ifdef __cplusplus
+}
+#endif
 #endif
