@@ -98,14 +98,17 @@ typedef struct sy_jitter_args {
 #define SY_OPERANDS_jitter(I, O, U, Z) I(x) I(token_glb) O(y)
 
 /* y[t, h] = sigmoid(s[t]) * x[t, h]; x, y [T, H] A; s [T] W. Gate of a shared expert (Qwen2-MoE).
- */
+   plain: s[t] itself instead of sigmoid(s[t]); weights of adapters that are mixed. */
 typedef struct sy_gate_args {
     sy_tensor x, s, y;
+    bool plain;
 } sy_gate_args;
 #define SY_OPERANDS_gate(I, O, U, Z) I(x) I(s) O(y)
-/* dx = sigmoid(s) * dy; ds[t] = sigmoid'(s[t]) * <dy[t], x[t]>. dx [T, H] A, ds [T] W. */
+/* dx = sigmoid(s) * dy; ds[t] = sigmoid'(s[t]) * <dy[t], x[t]>. dx [T, H] A, ds [T] W. plain: as
+   there, with 1 for sigmoid'. */
 typedef struct sy_gate_backward_args {
     sy_tensor x, s, dy, dx, ds;
+    bool plain;
 } sy_gate_backward_args;
 #define SY_OPERANDS_gate_backward(I, O, U, Z) I(x) I(s) I(dy) O(dx) O(ds)
 
@@ -215,6 +218,23 @@ typedef struct sy_swiglu_backward_args {
     sy_tensor x, dy, weight, dx, wa, dot;
 } sy_swiglu_backward_args;
 #define SY_OPERANDS_swiglu_backward(I, O, U, Z) I(x) I(dy) I(weight) O(dx) O(wa) O(dot)
+
+/* y = x Phi(x), Phi the normal distribution. x, y [R, F] A. Hendrycks & Gimpel 2016. */
+typedef struct sy_gelu_args {
+    sy_tensor x, y;
+} sy_gelu_args;
+#define SY_OPERANDS_gelu(I, O, U, Z) I(x) O(y)
+/* As sy_swiglu_backward_args, with a = gelu(x); x, dx [R, F] A. */
+typedef struct sy_gelu_backward_args {
+    sy_tensor x, dy, weight, dx, wa, dot;
+} sy_gelu_backward_args;
+#define SY_OPERANDS_gelu_backward(I, O, U, Z) I(x) I(dy) I(weight) O(dx) O(wa) O(dot)
+
+/* y [N, K] A from NF4 rows x [N, sy_nf4_row_bytes(K)] U8 (backend/nf4.h), rounded once. */
+typedef struct sy_dequantize_nf4_args {
+    sy_tensor x, y;
+} sy_dequantize_nf4_args;
+#define SY_OPERANDS_dequantize_nf4(I, O, U, Z) I(x) O(y)
 
 /* Cross-entropy of a chunk of n tokens. logits [n, V] W; targets [n] I32, -1: no loss; loss_weight
    [n] F32 (optional: 1). nll[i] = lse_i - logits[i, target] (0 where target is -1), unweighted, [n]
@@ -419,12 +439,13 @@ typedef struct sy_adamw_args {
     X(sum)                                                                                         \
     X(sum_squares)                                                                                 \
     X(row_squares)                                                                                 \
-    X(jitter) X(gate) X(gate_backward) X(gemm) X(grouped_gemm) X(embed) X(embed_backward)          \
-        X(rmsnorm) X(rmsnorm_backward) X(rope) X(attention) X(attention_backward) X(swiglu)        \
-            X(swiglu_backward) X(xent) X(gather_rows) X(combine_rows) X(router_scores) X(topk)     \
-                X(capacity) X(topk_weigh) X(topk_backward) X(share_kept) X(share_kept_backward)    \
-                    X(expert_count) X(router_stats) X(balance_loss) X(plan_rows) X(plan_receive)   \
-                        X(adamw)
+    X(jitter)                                                                                      \
+    X(gate) X(gate_backward) X(gemm) X(grouped_gemm) X(embed) X(embed_backward) X(rmsnorm)         \
+        X(rmsnorm_backward) X(rope) X(attention) X(attention_backward) X(swiglu)                   \
+            X(swiglu_backward) X(gelu) X(gelu_backward) X(dequantize_nf4) X(xent) X(gather_rows)   \
+                X(combine_rows) X(router_scores) X(topk) X(capacity) X(topk_weigh)                 \
+                    X(topk_backward) X(share_kept) X(share_kept_backward) X(expert_count)          \
+                        X(router_stats) X(balance_loss) X(plan_rows) X(plan_receive) X(adamw)
 
 #define SY_OP_ENUM(op) SY_OP_##op,
 typedef enum sy_op { SY_OPS(SY_OP_ENUM) SY_N_OPS } sy_op;

@@ -7,6 +7,7 @@
 #include "launch/grow.h"
 #include "launch/output.h"
 #include "launch/router_data.h"
+#include "moe/router.h"
 #include "parallel/agree.h"
 
 typedef struct job {
@@ -105,6 +106,21 @@ cleanup:
 
 /* ---- the configuration ---- */
 
+/* The router that --set names; topk. */
+static const sy_router_ops *chosen_router(const sy_grow *g)
+{
+    static const char key[] = "moe.router=";
+    const sy_router_ops *router = NULL;
+    int32_t n = 0;
+    const char *const *set = sy_cli_list(g->cli, "set", &n);
+    for (int32_t i = 0; i < n; i++) {
+        if (strncmp(set[i], key, sizeof key - 1) == 0) {
+            router = sy_router_find(set[i] + sizeof key - 1);
+        }
+    }
+    return router != NULL ? router : sy_router_find("topk");
+}
+
 /* What the source says about experts was not meant for this model where it depends on E, K and F.
  */
 static sy_status derive_config(job *j)
@@ -114,6 +130,7 @@ static sy_status derive_config(job *j)
     const sy_run_settings *source = &g->source_settings[0];
     const int32_t F = source->model->ffn_hidden;
     const bool granular = g->spec.method == SY_UPCYCLE_GRANULAR;
+    const sy_router_ops *router = chosen_router(g);
     SY_REQUIRE(source->moe->experts == 0, SY_ERR_USAGE,
                "upcycle: '%s' is a MoE of %d experts already; give a dense model",
                g->source[0]->path, source->moe->experts);
@@ -125,6 +142,9 @@ static sy_status derive_config(job *j)
                "--shuffle the rest of the last copy is left out",
                (long)j->experts, (long)j->granularity);
     j->top_k = granular ? source->moe->top_k * j->granularity : source->moe->top_k;
+    if (router->only_top_k != 0) {
+        j->top_k = router->only_top_k == SY_ROUTER_ALL ? j->experts : router->only_top_k;
+    }
     SY_TRY(sy_cli_i64(g->cli, "top-k", 1, 1 << 10, &j->top_k));
     SY_TRY(sy_grow_derive(g, "moe.experts", "%ld", (long)j->experts));
     SY_TRY(sy_grow_derive(g, "moe.top_k", "%ld", (long)j->top_k));
@@ -132,7 +152,12 @@ static sy_status derive_config(job *j)
         SY_TRY(sy_grow_derive(g, "moe.layers", "%s", sy_cli_text(g->cli, "layers")));
     }
     SY_TRY(sy_grow_derive(g, "train.freeze", "null")); /* its patterns were for other tensors */
-    SY_TRY(sy_grow_derive(g, "moe.normalize_weights", j->top_k > 1 ? "true" : "false"));
+    SY_TRY(sy_grow_derive(g, "moe.normalize_weights",
+                          j->top_k > 1 && !(router->traits & SY_ROUTER_FIXED_WEIGHTS) ? "true"
+                                                                                      : "false"));
+    if (router->traits & SY_ROUTER_NO_AUX) {
+        SY_TRY(sy_grow_derive(g, "moe.aux_loss_coeff", "0"));
+    }
     SY_TRY(sy_grow_derive(g, "moe.expert_hidden", "%ld", (long)(F / j->granularity)));
     j->shared = source->moe->shared_experts;
     SY_TRY(sy_cli_i64(g->cli, "shared-experts", 0, 1 << 10, &j->shared));

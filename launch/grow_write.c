@@ -72,7 +72,7 @@ static bool only_weighs(const sy_grow *g)
     plain.normalize_weights = true;
     plain.routed_scale = 1;
     one.n_sources = 1;
-    one.moe = &plain;
+    one.moe = &plain; /* nf4 stays: then something else stands between them too */
     return !g->proof.preserves && sy_recipe_preserves(&one) && plain.shared_experts == 0 &&
            !plain.force_balance && knows_weights(g);
 }
@@ -214,8 +214,8 @@ static sy_status measure(sy_grow *g)
     SY_TRY(sy_receipt_check(g->proof.receipt, written, g->env->world));
     g->proof.preserves = keeps_function(g);
     g->proof.weighs = only_weighs(g);
-    if ((g->n_sources == 1 || g->proof.receipt->one_source) && g->settings.moe->adapter_rank == 0 &&
-        g->settings.moe->expert_widths.n == 0) {
+    if (g->n_sources == 1 || (g->proof.receipt->one_source && g->settings.moe->adapter_rank == 0 &&
+                              g->settings.moe->expert_widths.n == 0)) {
         SY_TRY(compare(g, written));
     }
 cleanup:

@@ -6,9 +6,15 @@
 
 static const sy__experts_ops *kind_of(const sy_experts *x)
 {
-    return x->rank > 0        ? &sy__adapter_experts
+    return x->bottlenecks     ? &sy__bottleneck_experts
+           : x->rank > 0      ? &sy__adapter_experts
            : x->width != NULL ? &sy__ragged_experts
                               : &sy__swiglu_experts;
+}
+
+int64_t sy_experts_inner(const sy_experts *x)
+{
+    return x->bottlenecks ? x->rank : 2 * x->ffn;
 }
 
 sy_status sy_experts_declare(sy_experts *x, const char *prefix, sy_params *params)

@@ -15,7 +15,8 @@ typedef struct sy__experts_ops {
                           const sy_tensor *weight, sy_tensor *drows, sy_tensor *dot);
 } sy__experts_ops;
 
-extern const sy__experts_ops sy__swiglu_experts, sy__adapter_experts, sy__ragged_experts;
+extern const sy__experts_ops sy__swiglu_experts, sy__adapter_experts, sy__ragged_experts,
+    sy__bottleneck_experts;
 
 /* A tensor with one matrix [rows, columns] per expert, sharded over ep; its one piece is itself. */
 sy_param_spec sy__experts_param(const sy_experts *x, const char *prefix, const char *name,

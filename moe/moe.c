@@ -7,6 +7,7 @@
 #include "core/alloc.h"
 #include "core/span.h"
 #include "core/rng.h"
+#include "moe/adapters.h"
 #include "moe/capacity.h"
 #include "moe/widths.h"
 
@@ -43,7 +44,11 @@ static sy_status declare(void *self, const char *prefix, sy_params *params)
     if (moe->config->bias_update_rate > 0) {
         SY_TRY(sy_params_declare(params, &bias, &moe->bias));
     }
-    SY_TRY(sy_experts_declare(&moe->experts, name, params));
+    SY_TRY(moe->is_mixed ? sy_mixed_declare(&moe->mixed, name, params)
+                         : sy_experts_declare(&moe->experts, name, params));
+    if (moe->has_base) {
+        SY_TRY(sy_base_declare(&moe->base, name, params));
+    }
     if (moe->has_shared) {
         SY_TRY(sy_shared_declare(&moe->shared, name, params));
     }
@@ -312,7 +317,9 @@ static sy_status route(const sy__moe *moe, sy_pass *p, const sy_tensor *x, sy__m
         SY_TRY(count(moe, p, s));
         SY_TRY(note_choices(p, &s->choices));
     }
-    SY_TRY(sy_plan_build(p, &spec, &s->choices, &s->plan));
+    if (!moe->is_mixed) {
+        SY_TRY(sy_plan_build(p, &spec, &s->choices, &s->plan));
+    }
 cleanup:
     sy_span_end();
     return st;
@@ -333,14 +340,15 @@ sy_status sy__moe_fill_rows(const sy__moe *moe, sy_pass *p, const sy_plan *plan,
                             sy_tensor *rows, sy_tensor *h)
 {
     sy_status st = SY_OK;
+    const int64_t inner = sy_experts_inner(&moe->experts);
     sy_tensor none = sy_tensor_none();
     double t = sy_stream_clock(p->stream);
     if (p->mesh->dev->measures &&
         plan->may_split) { /* in further passes they stand in scratch: measure that too */
-        SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, x->shape[1] + 2 * moe->experts.ffn, h));
+        SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, x->shape[1] + inner, h));
     }
     SY_TRY(sy_arena_2d(arena, p->compute, pass->R, x->shape[1], rows));
-    SY_TRY(sy_arena_2d(arena, p->compute, pass->R, 2 * moe->experts.ffn, h));
+    SY_TRY(sy_arena_2d(arena, p->compute, pass->R, inner, h));
     SY_TRY(sy_dispatch(p, plan, pass, x, rows, &none, &none));
     t = sy__moe_book(p, SY__MOE_DISPATCH, t);
     SY_TRY(sy_experts_hidden(&moe->experts, p, &pass->expert_start, rows, h));
@@ -392,6 +400,23 @@ cleanup:
     return st;
 }
 
+/* y = base(x) + what the adapters make of base(x). */
+static sy_status on_base(const sy__moe *moe, sy_pass *p, sy__moe_saved *s, const sy_tensor *x,
+                         sy_tensor *y, bool keep)
+{
+    sy_status st = SY_OK;
+    int64_t mark = sy_arena_mark(p->scratch);
+    sy_arena *arena = keep ? p->saved : p->scratch;
+    SY_TRY(sy_arena_2d(arena, p->compute, x->shape[0], x->shape[1], &s->base_out));
+    SY_TRY(sy_arena_2d(arena, p->compute, x->shape[0], 2 * moe->config->expert_hidden, &s->base_h));
+    SY_TRY(sy_base_mlp_forward(&moe->base, p, x, &s->base_h, &s->base_out));
+    SY_TRY(experts_forward(moe, p, s, &s->base_out, y));
+    SY_TRY(sy_add(p->stream, &(sy_add_args){.a = *y, .b = s->base_out, .y = *y}));
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
 static sy_status forward(void *self, sy_pass *p, const sy_tensor *x, sy_tensor *y, void **saved)
 {
     sy_status st = SY_OK;
@@ -405,7 +430,10 @@ static sy_status forward(void *self, sy_pass *p, const sy_tensor *x, sy_tensor *
         SY_TRY(route(moe, p, x, s));
     }
     s->kept_rows = saved != NULL && s->plan.n_passes == 1 && p->recompute != SY_RECOMPUTE_MOE;
-    SY_TRY(experts_forward(moe, p, s, x, y));
+    SY_TRY(moe->is_mixed   ? sy_mixed_forward(&moe->mixed, p, x, &s->choices.weight, y,
+                                            saved != NULL ? &s->mixed : NULL)
+           : moe->has_base ? on_base(moe, p, s, x, y, saved != NULL)
+                           : experts_forward(moe, p, s, x, y));
     SY_TRY(sy__local_forward(moe, p, &s->local, x, y));
     if (moe->has_shared) {
         SY_TRY(sy_shared_forward(&moe->shared, p, x, y, saved != NULL ? &s->shared : NULL));
@@ -527,7 +555,9 @@ sy_status sy_moe_create(const sy_model_config *model, const sy_moe_config *confi
                     .rank = config->adapter_rank,
                     .init_std = std,
                     .down_std = down_std,
-                    .base = {model->hidden, config->expert_hidden, std, down_std, NULL, NULL}},
+                    .base = {.mlp = {model->hidden, config->expert_hidden, std, down_std, NULL,
+                                     NULL},
+                             .packed = config->adapter_base == SY_BASE_NF4}},
         .shared = {.mlp = {model->hidden, config->shared_hidden, std, down_std, NULL, NULL},
                    .gated = config->shared_gate},
         .has_shared = config->shared_experts > 0};
@@ -538,6 +568,13 @@ sy_status sy_moe_create(const sy_model_config *model, const sy_moe_config *confi
         moe->experts.down_std = 0;
     }
     SY_TRY(create_host_memory(moe));
+    moe->is_mixed = sy_moe_mixes(config);
+    moe->has_base = moe->experts.bottlenecks = sy_moe_has_bottlenecks(config);
+    moe->base = moe->experts.base;
+    moe->mixed = (sy_mixed){.E = config->experts,
+                            .rank = config->adapter_rank,
+                            .init_std = std,
+                            .base = moe->experts.base};
     if (sy_moe_has_widths(config)) {
         SY_TRY(sy_alloc(config->experts, sizeof *moe->width, (void **)&moe->width));
         for (int32_t e = 0; e < config->experts; e++) {
@@ -559,8 +596,7 @@ int64_t sy_moe_active_params(const sy_model_config *model, const sy_moe_config *
 {
     int64_t H = model->hidden;
     int64_t shared = config->shared_experts > 0 ? config->shared_hidden : 0;
-    double expert = 3 * (double)H * sy_moe_mean_width(config) + /* as if loads were alike */
-                    3.0 * config->adapter_rank * (double)(H + config->expert_hidden);
+    double expert = 3 * (double)H * sy_moe_mean_width(config); /* as if loads were alike */
     sy_router_layout layout;
     sy_router_layout_of(config, H, &layout);
     double computed = layout.computed > 0 ? layout.computed : config->top_k;
@@ -569,5 +605,7 @@ int64_t sy_moe_active_params(const sy_model_config *model, const sy_moe_config *
         own += layout.param[i].shape[1] * (layout.param[i].by_id ? 1 : layout.param[i].shape[0]);
     }
     own += layout.reads_x ? 0 : H * layout.M;
-    return own + (int64_t)llround(computed * expert) + 3 * H * shared;
+    double routed = sy_moe_has_adapters(config) ? sy_moe_adapter_params(config, H, computed)
+                                                : computed * expert;
+    return own + (int64_t)llround(routed) + 3 * H * shared;
 }

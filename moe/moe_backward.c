@@ -183,6 +183,27 @@ cleanup:
     return st;
 }
 
+/* Through the experts alone, whatever they are. */
+static sy_status routed_backward(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
+                                 const sy_tensor *x, const sy_tensor *dy, sy_tensor *dx,
+                                 sy_tensor *g)
+{
+    sy_status st = SY_OK;
+    sy_tensor din;
+    if (moe->is_mixed) {
+        return sy_mixed_backward(&moe->mixed, p, s->mixed, x, &s->choices.weight, dy, dx, g);
+    }
+    if (!moe->has_base) {
+        return experts_backward(moe, p, s, x, dy, dx, g);
+    }
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, x->shape[0], x->shape[1], &din));
+    SY_TRY(experts_backward(moe, p, s, &s->base_out, dy, &din, g));
+    SY_TRY(sy_add(p->stream, &(sy_add_args){.a = din, .b = *dy, .y = din}));
+    SY_TRY(sy_base_mlp_backward(&moe->base, p, x, &s->base_h, &din, dx));
+cleanup:
+    return st;
+}
+
 sy_status sy__moe_backward(void *self, sy_pass *p, void *saved, const sy_tensor *x,
                            const sy_tensor *dy, sy_tensor *dx)
 {
@@ -192,8 +213,8 @@ sy_status sy__moe_backward(void *self, sy_pass *p, void *saved, const sy_tensor 
     int64_t mark = sy_arena_mark(p->scratch);
     sy_tensor g;
     sy__local dlocal;
-    SY_TRY(sy_arena_2d(p->scratch, p->wide, s->plan.T, s->choices.K, &g));
-    SY_TRY(experts_backward(moe, p, s, x, dy, dx, &g));
+    SY_TRY(sy_arena_2d(p->scratch, p->wide, s->choices.T, s->choices.K, &g));
+    SY_TRY(routed_backward(moe, p, s, x, dy, dx, &g));
     SY_TRY(sy_capacity_share_backward(moe->config, p, &s->choices, &g));
     SY_TRY(sy__local_backward(moe, p, &s->local, x, dy, dx, &dlocal));
     SY_TRY(router_backward(moe, p, s, x, &g, &dlocal, dx));

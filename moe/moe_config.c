@@ -1,6 +1,7 @@
 #include "moe/moe_config.h"
 
 #include "model/layer_list.h"
+#include "moe/adapters.h"
 #include "moe/router.h"
 #include "moe/widths.h"
 
@@ -16,6 +17,8 @@
 #define LABEL_CHARACTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
 
 static const char *const score_choices[] = {"softmax", "sigmoid", NULL};
+static const char *const adapter_choices[] = {"lora", "molora", "mov", "bottleneck", NULL};
+static const char *const base_choices[] = {"full", "nf4", NULL};
 static const char *const drop_choices[] = {"position",       "probability", "batch_priority",
                                            "token_position", "random",      NULL};
 static const char *const dropped_choices[] = {"keep", "renormalize", NULL};
@@ -35,8 +38,15 @@ static const sy_config_key keys[] = {
     KEY(expert_widths, SY_CFG_STR_LIST, "null", 0, 0, NULL,
         "Experts of different width (HMoE): arithmetic:FIRST:LAST, geometric:FIRST:LAST, or a list "
         "of E widths. null: all have moe.expert_hidden."),
+    KEY(adapter_kind, SY_CFG_ENUM, "lora", 0, 0, adapter_choices,
+        "What experts are with moe.adapter_rank, on one MLP that they share: lora, deltas B A; "
+        "molora, the same mixed before the product (moe.router soft); bottleneck, U gelu(D y) on "
+        "its output y. mov, without a rank: vectors that rescale its activation, mixed (soft)."),
+    KEY(adapter_base, SY_CFG_ENUM, "full", 0, 0, base_choices,
+        "The MLP that adapters change: full, or nf4: frozen, in 4 bits and a scale per 64 weights "
+        "(QLoRA), in memory and in the file."),
     KEY(adapter_rank, SY_CFG_I32, "0", 0, 1 << 16, NULL,
-        "Experts are deltas B A of this rank on one MLP that they share (LoRA), which "
+        "Rank, or inner width, of experts that are adapters on one MLP that they share, which "
         "train.freeze: [layers/*/moe/base/*] keeps as it is. 0: every expert has matrices of its "
         "own."),
     KEY(layers, SY_CFG_STR_LIST, "all", 0, 0, NULL,
@@ -234,6 +244,7 @@ sy_status sy_moe_config_resolve(sy_config *config, int32_t n_layers, int32_t ffn
     if (m->expert_hidden == 0) {
         SY_TRY(set_number(config, "moe.expert_hidden", ffn_hidden));
     }
+    SY_TRY(sy_moe_adapters_settle(config));
     if (m->shared_experts > 0 && m->shared_hidden == 0) {
         SY_TRY(
             set_number(config, "moe.shared_hidden", (int64_t)m->shared_experts * m->expert_hidden));

@@ -10,6 +10,14 @@ extern "C" {
 
 enum { SY_EXPERT_LABEL = 60 }; /* most bytes of one of moe.expert_labels */
 
+typedef enum sy_adapter_base { SY_BASE_FULL, SY_BASE_NF4 } sy_adapter_base;
+/* LORA without a rank: the experts are no adapters. */
+typedef enum sy_adapter_kind {
+    SY_ADAPTER_LORA,
+    SY_ADAPTER_MOLORA,
+    SY_ADAPTER_MOV,
+    SY_ADAPTER_BOTTLENECK
+} sy_adapter_kind;
 typedef enum sy_drop_policy {
     SY_DROP_POSITION,
     SY_DROP_PROBABILITY,
@@ -31,7 +39,7 @@ typedef enum sy_aux_counts { SY_AUX_COUNT_ALL, SY_AUX_COUNT_FIRST } sy_aux_count
 typedef enum sy_aux_scope { SY_AUX_MICRO_BATCH, SY_AUX_SEQUENCE, SY_AUX_GLOBAL_BATCH } sy_aux_scope;
 
 typedef struct sy_moe_config {
-    int32_t experts, top_k, expert_hidden, adapter_rank;
+    int32_t experts, top_k, expert_hidden, adapter_kind, adapter_base, adapter_rank;
     sy_str_list layers, expert_widths;
     int32_t shared_experts, shared_hidden;
     bool shared_gate;

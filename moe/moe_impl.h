@@ -5,6 +5,7 @@
 #include "moe/exchange.h"
 #include "moe/experts.h"
 #include "moe/host_route.h"
+#include "moe/mixed.h"
 #include "moe/moe.h"
 #include "moe/shared.h"
 
@@ -15,6 +16,9 @@ typedef struct sy__moe {
     int32_t layer;
     sy_param *router_w, *bias; /* [E, H], [E] wide; bias NULL without bias_update_rate */
     sy_experts experts;
+    sy_mixed mixed; /* is_mixed: instead of experts */
+    sy_base base;   /* has_base: every token passes it, and the experts change what it gives */
+    bool is_mixed, has_base;
     sy_shared shared;
     bool has_shared;
     sy_router_layout layout;
@@ -45,7 +49,8 @@ typedef struct sy__moe_saved {
     sy_plan plan;
     bool kept_rows; /* rows and h are there for backward */
     sy_tensor rows, h;
-    void *shared;
+    void *shared, *mixed;
+    sy_tensor base_h, base_out; /* [T, 2F], [T, H] has_base */
 } sy__moe_saved;
 
 /* The router's input: x, widened and (training) jittered where that is asked for. Taken from

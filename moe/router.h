@@ -44,7 +44,7 @@ typedef enum sy_router_trait {
     SY_ROUTER_MICRO_BATCH = 256   /* in training, what it does depends on who is in a micro-batch */
 } sy_router_trait;
 
-enum { SY_ROUTER_PIECES = 3, SY_ROUTER_PARAMS = 2 };
+enum { SY_ROUTER_ALL = -1, SY_ROUTER_PIECES = 3, SY_ROUTER_PARAMS = 2 };
 
 /* What a router on the host owns beside slots. All optional but K. */
 typedef struct sy_router_layout {
@@ -128,7 +128,8 @@ typedef struct sy_router_loss {
 typedef struct sy_router_ops {
     const char *name, *source; /* source: paper and section */
     uint32_t traits;
-    int32_t only_top_k; /* the one moe.top_k there is (0: any), and its default then */
+    int32_t only_top_k; /* the one moe.top_k there is (0: any; SY_ROUTER_ALL: moe.experts), and its
+                           default then */
     /* Settings that do not go together, through sy_config_error; after parsing. (optional) */
     sy_status (*check)(const sy_moe_config *config, const sy_config *all);
     const char *metric; /* name of r->metric per routed token, "moe/router_<metric>"; NULL: none */

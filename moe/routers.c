@@ -197,17 +197,18 @@ static sy_status check_weights(const sy_moe_config *m, uint32_t traits, sy_confi
 /* Of a router that knows one number of choices only. */
 static sy_status check_top_k(const sy_moe_config *m, const sy_router_ops *router, sy_config *config)
 {
+    const int32_t only = router->only_top_k == SY_ROUTER_ALL ? m->experts : router->only_top_k;
     char text[16];
-    if (router->only_top_k == 0 || m->top_k == router->only_top_k) {
+    if (only == 0 || m->top_k == only) {
         return SY_OK;
     }
     if (sy_config_was_set(config, "moe.top_k")) {
         return sy_config_error(config, "moe.top_k",
                                "moe.top_k %d with moe.router %s, which gives a token %d; set it to "
                                "%d, or leave it out",
-                               m->top_k, m->router, router->only_top_k, router->only_top_k);
+                               m->top_k, m->router, only, only);
     }
-    snprintf(text, sizeof text, "%d", router->only_top_k);
+    snprintf(text, sizeof text, "%d", only);
     return sy_config_default(config, "moe.top_k", text);
 }
 
@@ -223,7 +224,7 @@ sy_status sy_router_settle(sy_config *config)
         goto cleanup;
     }
     SY_TRY(check_sections(m, config));
-    if (router->host == NULL) {
+    if (strcmp(m->router, "topk") == 0) {
         SY_TRY(sy__capacity_check(m, router->traits, config));
         goto cleanup;
     }

@@ -5,6 +5,7 @@
 
 #define SY_ROUTERS(PLAIN, OWN)                                                                     \
     PLAIN(topk)                                                                                    \
+    PLAIN(soft)                                                                                    \
     OWN(grouped)                                                                                   \
     OWN(gshard)                                                                                    \
     OWN(noisy)                                                                                     \

@@ -110,12 +110,6 @@ static sy_status check_partners(const sy_moe_config *m, int32_t widest, const sy
                                "has %d units: leave one of them out",
                                m->expert_hidden, widest);
     }
-    if (m->adapter_rank > 0) {
-        return sy_config_error(config, "moe.expert_widths",
-                               "moe.expert_widths with moe.adapter_rank %d: deltas on one MLP are "
-                               "of its width; set one of them to its default",
-                               m->adapter_rank);
-    }
     return SY_OK;
 }
 

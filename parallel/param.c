@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "backend/nf4.h"
 #include "core/alloc.h"
 #include "core/config.h"
 
@@ -208,6 +209,9 @@ static int64_t n_used(const sy_param_spec *s)
     int64_t used = 0;
     for (int64_t i = 0; s->width != NULL && i < s->shape_glb[0]; i++) {
         used += s->width[i];
+    }
+    if (s->packed_columns > 0) {
+        return n / sy_nf4_row_bytes(s->packed_columns) * s->packed_columns;
     }
     return s->width == NULL ? n : n / (s->shape_glb[0] * extent) * used;
 }

@@ -46,6 +46,9 @@ typedef struct sy_param_spec {
      */
     const int32_t *width;
     int32_t width_dim;
+    /* > 0: NF4 rows (backend/nf4.h) of so many weights, U8 [rows, sy_nf4_row_bytes(of)]; frozen.
+       They begin as what init says, packed. */
+    int64_t packed_columns;
 } sy_param_spec;
 
 typedef struct sy_param {

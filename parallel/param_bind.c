@@ -60,7 +60,9 @@ static sy_status segment_of(sy_params *params, const sy_param *p, int32_t *out)
 {
     sy_status st = SY_OK;
     sy_segment key = {.replicas = p->spec.replicas,
-                      .dtype = p->spec.wide ? params->wide : params->compute,
+                      .dtype = p->spec.packed_columns > 0 ? SY_U8
+                               : p->spec.wide             ? params->wide
+                                                          : params->compute,
                       .trainable = p->spec.trainable,
                       .decay = p->spec.decay};
     for (int32_t s = 0; s < params->n_segments; s++) {

@@ -2,6 +2,7 @@
    piece, so neither the mesh nor the number of threads can be seen in it. */
 #include "parallel/param_impl.h"
 
+#include "backend/nf4.h"
 #include "core/alloc.h"
 #include "core/rng.h"
 #include "core/thread.h"
@@ -23,12 +24,33 @@ static bool is_beyond(const sy_param_spec *s, int64_t index)
     return (s->width_dim == 1 ? row : index % columns) >= s->width[index / columns / rows];
 }
 
+/* The weights of a packed piece. */
+typedef struct packed {
+    const draw *d;
+    uint64_t stream;
+} packed;
+
+static void packed_values(void *self, int64_t row, int64_t column, int64_t n, double *values)
+{
+    const packed *k = self;
+    const sy_param_spec *s = &k->d->param->spec;
+    for (int64_t i = 0; i < n; i++) {
+        const uint64_t at = (uint64_t)(row * s->packed_columns + column + i);
+        values[i] = s->init_std * sy_rng_normal_cut(k->d->seed, k->stream, at);
+    }
+}
+
 static void draw_run(const draw *d, uint64_t stream, int64_t index, int64_t n, char *dst)
 {
     const sy_param_spec *s = &d->param->spec;
     const sy_dtype dtype = d->param->value.dtype;
     const int64_t elem_bytes = (int64_t)sy_dtype_bytes(dtype);
     double block[BLOCK];
+    if (s->packed_columns > 0) {
+        packed from = {d, stream};
+        sy_nf4_pack(s->packed_columns, index, n, packed_values, &from, (uint8_t *)dst);
+        return;
+    }
     for (int64_t done = 0; done < n; done += BLOCK) {
         int64_t m = n - done < BLOCK ? n - done : BLOCK;
         for (int64_t i = 0; i < m; i++) {

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "core/alloc.h"
+#include "moe/adapters.h"
 #include "parallel/agree.h"
 #include "train/compare_impl.h"
 
@@ -71,6 +72,9 @@ static int64_t expert_slice(const sy_compare_spec *spec)
 {
     const sy_run_settings *s = spec->now.settings;
     const int64_t E_loc = s->moe->experts / s->parallel->ep;
+    if (sy_moe_has_adapters(s->moe)) { /* what they do to the MLP's output is no sum of slices */
+        return s->moe->expert_hidden;
+    }
     return slice_of(s->moe->expert_hidden,
                     3 * s->model->hidden * compute_bytes(spec->precision) * E_loc,
                     expert_slice_bytes(spec));
@@ -215,6 +219,9 @@ static bool belongs(sy__stop stop, const char *rest)
 /* The width that is sliced: 0 of a field that is taken whole. */
 static int64_t full_width(const sy__layer *l, const char *rest)
 {
+    if (l->F_slice == l->F) { /* all of it */
+        return 0;
+    }
     if (begins(rest, "moe/shared/") && strcmp(rest, "moe/shared/router") != 0) {
         return l->F_shared;
     }

@@ -21,11 +21,22 @@ static bool is_one_of(const char *key, const char *const *names)
 /* Shapes, seed, tokenizer: what the weights and the data order mean. */
 static bool is_fixed(const char *key)
 {
-    static const char *const names[] = {
-        "model.",           "moe.experts", "moe.expert_hidden",  "moe.expert_widths",
-        "moe.adapter_rank", "moe.layers",  "moe.shared_experts", "moe.shared_hidden",
-        "moe.shared_gate",  "moe.router",  "moe.score",          "run.seed",
-        "data.tokenizer",   NULL};
+    static const char *const names[] = {"model.",
+                                        "moe.experts",
+                                        "moe.expert_hidden",
+                                        "moe.expert_widths",
+                                        "moe.adapter_kind",
+                                        "moe.adapter_base",
+                                        "moe.adapter_rank",
+                                        "moe.layers",
+                                        "moe.shared_experts",
+                                        "moe.shared_hidden",
+                                        "moe.shared_gate",
+                                        "moe.router",
+                                        "moe.score",
+                                        "run.seed",
+                                        "data.tokenizer",
+                                        NULL};
     return is_one_of(key, names);
 }
 

@@ -31,7 +31,8 @@ static const sy_checkpoint_entry *find(checker *c, const char *path)
     return e;
 }
 
-static sy_status want(checker *c, const char *path, bool is_float, int32_t n_dim,
+/* type F32: any float; else this one. */
+static sy_status want(checker *c, const char *path, sy_dtype type, int32_t n_dim,
                       const int64_t *shape)
 {
     sy_status st = SY_OK;
@@ -47,37 +48,37 @@ static sy_status want(checker *c, const char *path, bool is_float, int32_t n_dim
     SY_REQUIRE(same, SY_ERR_DAMAGED,
                "dataset '/%s' of checkpoint '%s' has not the shape that its configuration asks for",
                path, c->path);
-    SY_REQUIRE(is_float ? sy_dtype_is_float(e->dtype) : e->dtype == SY_I64, SY_ERR_DAMAGED,
+    SY_REQUIRE(e->dtype == type || (type == SY_F32 && sy_dtype_is_float(e->dtype)), SY_ERR_DAMAGED,
                "dataset '/%s' of checkpoint '%s' is of type %s", path, c->path,
                sy_dtype_name(e->dtype));
 cleanup:
     return st;
 }
 
-static sy_status want_in(checker *c, const char *tree, const char *name, int32_t n_dim,
-                         const int64_t *shape)
+static sy_status want_in(checker *c, const char *tree, const char *name, sy_dtype type,
+                         int32_t n_dim, const int64_t *shape)
 {
     char path[SY_PARAM_NAME + 32];
     snprintf(path, sizeof path, "%s/%s", tree, name);
-    return want(c, path, true, n_dim, shape);
+    return want(c, path, type, n_dim, shape);
 }
 
 /* Values below `tree`, and in training what the optimizer keeps of a parameter that is trained. A
    narrow value has a master. */
 static sy_status want_piece(checker *c, const char *tree, const char *name, bool moments,
-                            int32_t n_dim, const int64_t *shape)
+                            sy_dtype type, int32_t n_dim, const int64_t *shape)
 {
     sy_status st = SY_OK;
     char path[SY_PARAM_NAME + 32];
     const sy_checkpoint_entry *value = NULL;
-    SY_TRY(want_in(c, tree, name, n_dim, shape));
+    SY_TRY(want_in(c, tree, name, type, n_dim, shape));
     if (moments) {
         snprintf(path, sizeof path, "%s/%s", tree, name);
         value = find(c, path);
-        SY_TRY(want_in(c, "optim/exp_avg", name, n_dim, shape));
-        SY_TRY(want_in(c, "optim/exp_avg_sq", name, n_dim, shape));
+        SY_TRY(want_in(c, "optim/exp_avg", name, SY_F32, n_dim, shape));
+        SY_TRY(want_in(c, "optim/exp_avg_sq", name, SY_F32, n_dim, shape));
         if (value->dtype == SY_BF16) {
-            SY_TRY(want_in(c, "optim/master", name, n_dim, shape));
+            SY_TRY(want_in(c, "optim/master", name, SY_F32, n_dim, shape));
         }
     }
 cleanup:
@@ -87,15 +88,17 @@ cleanup:
 static sy_status want_param(checker *c, const char *tree, const sy_param_spec *spec, bool training)
 {
     sy_status st = SY_OK;
+    const sy_dtype type = spec->packed_columns > 0 ? SY_U8 : SY_F32;
     int64_t shape[SY_MAX_DIM];
     memcpy(shape, spec->shape_glb, sizeof shape);
     if (spec->n_pieces == 0) {
-        SY_TRY(want_piece(c, tree, spec->name, training && spec->trainable, spec->n_dim, shape));
+        SY_TRY(
+            want_piece(c, tree, spec->name, training && spec->trainable, type, spec->n_dim, shape));
     }
     for (int32_t i = 0; i < spec->n_pieces; i++) {
         shape[spec->piece_dim] = spec->piece[i].extent;
-        SY_TRY(want_piece(c, tree, spec->piece[i].name, training && spec->trainable, spec->n_dim,
-                          shape));
+        SY_TRY(want_piece(c, tree, spec->piece[i].name, training && spec->trainable, type,
+                          spec->n_dim, shape));
     }
 cleanup:
     return st;
@@ -139,10 +142,10 @@ cleanup:
 }
 
 /* Older files lack it. */
-static sy_status want_if_there(checker *c, const char *path, bool is_float, int32_t n_dim,
+static sy_status want_if_there(checker *c, const char *path, sy_dtype type, int32_t n_dim,
                                const int64_t *shape)
 {
-    return find(c, path) != NULL ? want(c, path, is_float, n_dim, shape) : SY_OK;
+    return find(c, path) != NULL ? want(c, path, type, n_dim, shape) : SY_OK;
 }
 
 static sy_status want_probe(checker *c, const sy_run_settings *s)
@@ -154,11 +157,11 @@ static sy_status want_probe(checker *c, const sy_run_settings *s)
     if (sy_probe_shape(s, &T, &n_layers, &K)) {
         const int64_t one = 1, all[] = {T, (int64_t)n_layers * K};
         sy_probe_dataset(T, K, "taken", name, sizeof name);
-        SY_TRY(want_if_there(c, name, false, 1, &one));
+        SY_TRY(want_if_there(c, name, SY_I64, 1, &one));
         sy_probe_dataset(T, K, "ids", name, sizeof name);
-        SY_TRY(want_if_there(c, name, false, 1, &one));
+        SY_TRY(want_if_there(c, name, SY_I64, 1, &one));
         sy_probe_dataset(T, K, "choices", name, sizeof name);
-        SY_TRY(want_if_there(c, name, false, 2, all));
+        SY_TRY(want_if_there(c, name, SY_I64, 2, all));
     }
 cleanup:
     return st;
@@ -174,16 +177,16 @@ static sy_status want_state(checker *c, const sy_run_settings *s)
                                         "state/window_updates"};
     sy_status st = SY_OK;
     for (size_t i = 0; i < sizeof name / sizeof name[0]; i++) {
-        SY_TRY(want(c, name[i], false, 1, &(int64_t){1}));
+        SY_TRY(want(c, name[i], SY_I64, 1, &(int64_t){1}));
     }
     for (size_t i = 0; i < sizeof later / sizeof later[0]; i++) {
-        SY_TRY(want_if_there(c, later[i], false, 1, &(int64_t){1}));
+        SY_TRY(want_if_there(c, later[i], SY_I64, 1, &(int64_t){1}));
     }
-    SY_TRY(want_if_there(c, "state/window_loss", true, 1, &(int64_t){SY_SPIKE_MEMORY}));
-    SY_TRY(want_if_there(c, "state/window_grad_norm", true, 1, &(int64_t){SY_SPIKE_MEMORY}));
+    SY_TRY(want_if_there(c, "state/window_loss", SY_F32, 1, &(int64_t){SY_SPIKE_MEMORY}));
+    SY_TRY(want_if_there(c, "state/window_grad_norm", SY_F32, 1, &(int64_t){SY_SPIKE_MEMORY}));
     SY_TRY(want_probe(c, s));
     if (s->moe->experts > 0) {
-        SY_TRY(want_if_there(c, "state/loads", false, 2,
+        SY_TRY(want_if_there(c, "state/loads", SY_I64, 2,
                              (int64_t[]){s->model->layers, s->moe->experts}));
     }
 cleanup:

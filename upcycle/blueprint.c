@@ -23,8 +23,11 @@ static void add(sy_blueprint *plan, const sy_param_spec *spec, int32_t piece)
 {
     sy_source_tensor *t = &plan->tensor[plan->n++];
     *t = (sy_source_tensor){.name = piece < 0 ? spec->name : spec->piece[piece].name,
-                            .dtype = SY_F32,
+                            .dtype = spec->packed_columns > 0 ? SY_U8 : SY_F32,
+                            .packed_columns = spec->packed_columns,
                             .wide = spec->wide,
+                            .init = spec->init,
+                            .init_std = spec->init_std,
                             .n_dim = spec->n_dim,
                             .numel = 1};
     memcpy(t->shape, spec->shape_glb, sizeof t->shape);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "upcycle/hf_impl.h"
+#include "moe/adapters.h"
 
 static bool is_power_of_two(double x)
 {
@@ -86,10 +87,13 @@ static bool shared_fits(const sy__hf_arch *a, const sy_moe_config *moe, char *wh
 
 static bool experts_fit(const sy_moe_config *moe, char *why)
 {
-    const bool widths = moe->expert_widths.n > 0;
-    snprintf(why, SY__HF_WHY, widths ? "moe.expert_widths is set" : "moe.adapter_rank is %d",
-             moe->adapter_rank);
-    return moe->adapter_rank == 0 && !widths;
+    if (sy_moe_has_adapters(moe)) {
+        snprintf(why, SY__HF_WHY, "its experts are adapters (moe.adapter_rank is %d)",
+                 moe->adapter_rank);
+        return false;
+    }
+    snprintf(why, SY__HF_WHY, "moe.expert_widths is set");
+    return moe->expert_widths.n == 0;
 }
 
 static bool routing_fits(const sy__hf_arch *a, const sy_model_config *model,

@@ -5,6 +5,7 @@
 
 #include "checkpoint/hash.h"
 #include "core/alloc.h"
+#include "moe/adapters.h"
 #include "parallel/agree.h"
 #include "parallel/state.h"
 #include "upcycle/receipt_impl.h"
@@ -61,7 +62,7 @@ static sy_status list_ffn(sy_receipt *r)
     const sy_blueprint *plan = sy_recipe_plan(r->recipe);
     const int64_t n = r->spec->n_sources;
     SY_TRY(sy_alloc(plan->n, sizeof *r->ffn, (void **)&r->ffn));
-    for (int64_t k = 0; k < r->n_parts && r->spec->moe->adapter_rank == 0; k++) {
+    for (int64_t k = 0; k < r->n_parts && !sy_moe_has_adapters(r->spec->moe); k++) {
         if (r->part[k].expert == 0) {
             r->ffn[r->n_ffn++] = sy_recipe_origin_of(r->recipe, r->part[k].tensor, 0).tensor;
         }

@@ -6,6 +6,7 @@
 
 #include "core/alloc.h"
 #include "core/rng.h"
+#include "moe/adapters.h"
 #include "upcycle/source_impl.h"
 
 const char sy__expert_part[] = "/moe/experts/";
@@ -102,6 +103,9 @@ static bool fits(const sy_recipe_spec *spec, const sy__ingredient *item, const s
 {
     const int32_t lead = item->role == SY__ROLE_EXPERT ? 1 : 0, unit = item->down ? 1 : 0;
     bool same = to->n_dim == from->n_dim + lead;
+    if (item->role == SY__ROLE_PACKED) {
+        return same && to->shape[0] == from->shape[0] && to->packed_columns == from->shape[1];
+    }
     for (int32_t d = 0; same && d < from->n_dim; d++) {
         int64_t parts = item->role == SY__ROLE_EXPERT && d == unit ? spec->granularity : 1;
         same = to->shape[d + lead] * parts == from->shape[d] ||
@@ -142,6 +146,13 @@ static sy_status find_sources(sy_recipe *r, int32_t tensor, const char *name)
                    source->path, name, sy__shape_text(from->n_dim, from->shape, have, sizeof have),
                    to->name, sy__shape_text(to->n_dim, to->shape, want, sizeof want));
         item->known = from->numel;
+        if (to->packed_columns > 0) {
+            SY_REQUIRE(spec->n_sources == 1 || spec->base >= 0, SY_ERR_USAGE,
+                       "'%s' of four bits has no mean of several sources; give one source, or one "
+                       "for all that is no expert",
+                       to->name);
+            continue;
+        }
         to->dtype = s == 0 || from->dtype == to->dtype             ? from->dtype
                     : from->dtype == SY_F64 || to->dtype == SY_F64 ? SY_F64
                                                                    : SY_F32;
@@ -149,6 +160,20 @@ static sy_status find_sources(sy_recipe *r, int32_t tensor, const char *name)
     to->dtype = needs_room(to->dtype, item->scale) ? SY_F32 : to->dtype;
 cleanup:
     return st;
+}
+
+/* Parts of adapters that no source has. */
+static bool is_new_adapter(const sy_recipe *r, const char *name, const char *from)
+{
+    const sy_moe_config *moe = r->spec.moe;
+    const bool whole =
+        ends_with(name, "/gate") || ends_with(name, "/up") || ends_with(name, "/down");
+    bool known = false;
+    for (int32_t s = 0; s < r->spec.n_sources; s++) {
+        known = known || sy_source_find(r->spec.source[s], from) >= 0;
+    }
+    return sy_moe_has_adapters(moe) && !known && !whole &&
+           (strstr(name, sy__expert_part) != NULL || strstr(name, "/moe/adapters/") != NULL);
 }
 
 static sy_status plan_tensor(sy_recipe *r, int32_t tensor)
@@ -165,9 +190,20 @@ static sy_status plan_tensor(sy_recipe *r, int32_t tensor)
         item->role = SY__ROLE_MIX;
         snprintf(from, sizeof from, "%s", name);
     }
+    if (is_new_adapter(r, name, from)) {
+        item->role = sy__recipe_is_moment(r) ? SY__ROLE_ZERO : SY__ROLE_ADAPTER;
+    }
     item->down = ends_with(name, "/down");
     item->scale = r->spec.expert_source != NULL ? scale_of(&r->spec, name) : 1;
-    if (item->role == SY__ROLE_MIX || item->role == SY__ROLE_EXPERT) {
+    if (r->plan.tensor[tensor].packed_columns > 0 && r->spec.expert_source != NULL) {
+        char plain[SY_PARAM_NAME]; /* "layers/003/moe/base/down" */
+        item->role = SY__ROLE_PACKED;
+        from[strlen(from) - strlen("_nf4")] = '\0';
+        snprintf(plain, sizeof plain, "%.*s", (int)(strlen(name) - strlen("_nf4")), name);
+        item->scale = scale_of(&r->spec, plain);
+    }
+    if (item->role == SY__ROLE_MIX || item->role == SY__ROLE_EXPERT ||
+        item->role == SY__ROLE_PACKED) {
         SY_TRY(find_sources(r, tensor, from));
     }
     if (item->role == SY__ROLE_EXPERT && r->spec.method == SY_UPCYCLE_DROP) {
@@ -257,6 +293,11 @@ sy_status sy_recipe_create(const sy_recipe_spec *spec, sy_recipe **out)
     SY_REQUIRE(spec->expert_source == NULL || spec->moe->expert_widths.n == 0, SY_ERR_USAGE,
                "moe.expert_widths: experts of different width cannot be copies of one dense MLP; "
                "leave it out, or train them from the start");
+    SY_REQUIRE(spec->expert_source == NULL || !sy_moe_has_adapters(spec->moe) ||
+                   spec->method == SY_UPCYCLE_COPY,
+               SY_ERR_USAGE,
+               "experts that are adapters (moe.adapter_kind, moe.adapter_rank) share one copy of "
+               "the dense MLP: upcycle them with --method copy");
     SY_TRY(sy_alloc(1, sizeof *r, (void **)&r));
     r->spec = *spec;
     SY_TRY(list_tensors(r));
@@ -340,6 +381,13 @@ static bool is_normal(const sy_moe_config *moe)
 bool sy_recipe_preserves(const sy_recipe_spec *spec)
 {
     const sy_moe_config *moe = spec->moe;
+    if (moe->adapter_base == SY_BASE_NF4) {
+        return false; /* the receipt tells by how much */
+    }
+    if (spec->n_sources == 1 && sy_moe_has_adapters(moe) &&
+        (sy_moe_has_bottlenecks(moe) || moe->adapter_kind == SY_ADAPTER_MOLORA)) {
+        return true; /* what they add to the MLP begins as zero */
+    }
     return is_whole(spec) && spec->n_sources == 1 && is_normal(moe) && moe->routed_scale == 1 &&
            !moe->eval_capacity_factor.set;
 }
@@ -373,6 +421,20 @@ static void make_router(const sy_recipe *r, const sy_source_tensor *t, int64_t f
     }
 }
 
+static void make_adapter(const sy_recipe *r, const sy_source_tensor *t, int64_t first, int64_t n,
+                         char *h_to)
+{
+    const uint64_t stream = sy_rng_stream_of(t->name);
+    const int64_t bytes = (int64_t)sy_dtype_bytes(t->dtype);
+    for (int64_t i = 0; i < n; i++) {
+        const uint64_t at = (uint64_t)(first + i);
+        const double x = t->init == SY_INIT_NORMAL
+                             ? t->init_std * sy_rng_normal_cut(r->spec.seed, stream, at)
+                             : t->init == SY_INIT_ONES;
+        sy_convert(t->dtype, h_to + i * bytes, SY_F64, &x, 1);
+    }
+}
+
 sy_status sy_recipe_make(void *self, int32_t tensor, int64_t first, int64_t n, void *h_buf,
                          const void **h_out)
 {
@@ -386,6 +448,11 @@ sy_status sy_recipe_make(void *self, int32_t tensor, int64_t first, int64_t n, v
         return sy__recipe_experts(r, tensor, first, n, h_buf);
     case SY__ROLE_ROUTER:
         make_router(r, t, first, n, h_buf);
+        return SY_OK;
+    case SY__ROLE_PACKED:
+        return sy__recipe_packed(r, tensor, first, n, h_buf);
+    case SY__ROLE_ADAPTER:
+        make_adapter(r, t, first, n, h_buf);
         return SY_OK;
     default:
         memset(h_buf, 0, (size_t)(n * (int64_t)sy_dtype_bytes(t->dtype)));

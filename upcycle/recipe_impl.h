@@ -10,7 +10,14 @@ extern "C" {
 
 enum { SY__RECIPE_BLOCK = 4096 };
 
-typedef enum sy__role { SY__ROLE_MIX, SY__ROLE_EXPERT, SY__ROLE_ROUTER, SY__ROLE_ZERO } sy__role;
+typedef enum sy__role {
+    SY__ROLE_MIX,
+    SY__ROLE_EXPERT,
+    SY__ROLE_ROUTER,
+    SY__ROLE_ZERO,
+    SY__ROLE_ADAPTER, /* of no source: as a new model begins */
+    SY__ROLE_PACKED   /* NF4 of one source's matrix (recipe_packed.c) */
+} sy__role;
 
 /* Mean and standard deviation of the weights that an expert loses. */
 typedef struct sy__lost {
@@ -48,6 +55,7 @@ extern const char sy__expert_part[];
 sy_status sy__recipe_mix(sy_recipe *r, int32_t tensor, int64_t first, int64_t n, void *h_buf,
                          const void **h_out);
 sy_status sy__recipe_experts(sy_recipe *r, int32_t tensor, int64_t first, int64_t n, char *h_to);
+sy_status sy__recipe_packed(sy_recipe *r, int32_t tensor, int64_t first, int64_t n, void *h_to);
 /* Moments of what is new are zero. Not collective. */
 bool sy__recipe_is_moment(const sy_recipe *r);
 /* Values times a factor, each rounded once. Not collective. */

@@ -146,6 +146,10 @@ sy_status sy__source_check(sy_source *source, const sy_model_config *model,
                    "for %s",
                    t->name, source->path, sy__shape_text(t->n_dim, t->shape, have, sizeof have),
                    sy__shape_text(wanted->n_dim, wanted->shape, want, sizeof want));
+        SY_REQUIRE((t->dtype == SY_U8) == (wanted->dtype == SY_U8), SY_ERR_DAMAGED,
+                   "dataset '/model/%s' of checkpoint '%s' is of type %s, which its configuration "
+                   "does not ask for",
+                   t->name, source->path, sy_dtype_name(t->dtype));
         t->wide = wanted->wide;
     }
     for (int32_t i = 0; i < source->n_tensors; i++) {

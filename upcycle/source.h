@@ -8,6 +8,7 @@
 #include "model/model_config.h"
 #include "moe/moe_config.h"
 #include "parallel/comm.h"
+#include "parallel/param.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -16,7 +17,10 @@ extern "C" {
 typedef struct sy_source_tensor {
     const char *name; /* below /model: "layers/003/attn/q" */
     sy_dtype dtype;
-    bool wide; /* kept in fp32 (f64) in a bf16 model */
+    bool wide;    /* kept in fp32 (f64) in a bf16 model */
+    sy_init init; /* of a blueprint: how a new model begins */
+    double init_std;
+    int64_t packed_columns; /* of a blueprint: NF4 rows of so many weights, U8; else 0 */
     int32_t n_dim;
     int64_t shape[SY_MAX_DIM], numel;
 } sy_source_tensor;

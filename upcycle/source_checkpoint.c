@@ -74,7 +74,8 @@ static sy_status list_tensors(sy_source *s)
     for (int32_t i = o->first; i < n && is_below(o, i); i++) {
         sy_checkpoint_entry entry = sy_reader_entry(o->reader, i);
         sy_source_tensor *t = &s->tensor[s->n_tensors++];
-        SY_REQUIRE(sy_dtype_is_float(entry.dtype), SY_ERR_DAMAGED,
+        const bool packed = entry.dtype == SY_U8 && strcmp(o->prefix, "model/") == 0;
+        SY_REQUIRE(sy_dtype_is_float(entry.dtype) || packed, SY_ERR_DAMAGED,
                    "dataset '/%s' of checkpoint '%s' is of type %s", entry.path, s->path,
                    sy_dtype_name(entry.dtype));
         *t = (sy_source_tensor){

@@ -203,7 +203,7 @@ sy_status sy__cpu_gate(sy_stream *stream, const sy_gate_args *args)
     const int threads = sy__cpu_threads(stream);
 #pragma omp parallel for num_threads(threads) schedule(static) if (T * H > SY_CPU_PARALLEL_MIN)
     for (int64_t t = 0; t < T; t++) {
-        const float gate = (float)sigmoid((double)s[t]);
+        const float gate = args->plain ? s[t] : (float)sigmoid((double)s[t]);
         for (int64_t h = 0; h < H; h += SY_CPU_TILE) {
             float buf[SY_CPU_TILE];
             const int64_t at = t * H + h, len = sy__cpu_min(SY_CPU_TILE, H - h);
@@ -223,7 +223,7 @@ sy_status sy__cpu_gate_backward(sy_stream *stream, const sy_gate_backward_args *
     const int threads = sy__cpu_threads(stream);
 #pragma omp parallel for num_threads(threads) schedule(static) if (T * H > SY_CPU_PARALLEL_MIN)
     for (int64_t t = 0; t < T; t++) {
-        const double gate = sigmoid((double)s[t]);
+        const double gate = args->plain ? (double)s[t] : sigmoid((double)s[t]);
         double dot = 0;
         for (int64_t h = 0; h < H; h += SY_CPU_TILE) {
             float x_buf[SY_CPU_TILE], dy_buf[SY_CPU_TILE];
@@ -234,7 +234,7 @@ sy_status sy__cpu_gate_backward(sy_stream *stream, const sy_gate_backward_args *
             sy__cpu_scale_run(sy__tile_target(&args->dx, at, dy_buf), (float)gate, dy, len);
             sy__tile_write(&args->dx, at, len, dy_buf);
         }
-        ds[t] = (float)(gate * (1.0 - gate) * dot);
+        ds[t] = (float)((args->plain ? 1.0 : gate * (1.0 - gate)) * dot);
     }
     return SY_OK;
 }

@@ -1,5 +1,7 @@
-/* SwiGLU (Shazeer 2020) and the cross-entropy: one block per row where a row is summed. */
+/* SwiGLU (Shazeer 2020), GELU, four-bit weights, and the cross-entropy: one block per row where a
+ * row is summed. */
 #include "backend/cuda/kernel_impl.cuh"
+#include "backend/nf4.h"
 
 namespace
 {
@@ -66,6 +68,64 @@ __global__ void swiglu_backward_kernel(const T *x, const T *dy, const float *wei
         if (threadIdx.x == 0) {
             dot[row] = sum;
         }
+    }
+}
+
+/* ---- GELU: of narrow adapters ---- */
+
+__device__ inline float normal_below(float x)
+{
+    return 0.5f * erfcf(-x * 0.70710678f);
+}
+
+template <class T> __global__ void gelu_kernel(const T *x, T *y, int64_t n)
+{
+    const int64_t i = grid_index();
+    if (i < n) {
+        const float v = wide(x[i]);
+        y[i] = narrow<T>(v * normal_below(v));
+    }
+}
+
+/* One block per row. */
+template <class T>
+__global__ void gelu_backward_kernel(const T *x, const T *dy, const float *weight, T *dx, T *wa,
+                                     float *dot, int64_t F)
+{
+    const int64_t row = blockIdx.x;
+    const float w = weight ? weight[row] : 1;
+    float sum = 0;
+    for (int64_t f = threadIdx.x; f < F; f += blockDim.x) {
+        const int64_t i = row * F + f;
+        const float v = wide(x[i]), d = wide(dy[i]), below = normal_below(v);
+        dx[i] = narrow<T>(w * d * (below + v * 0.39894228f * expf(-0.5f * v * v)));
+        sum += d * v * below;
+        if (wa) {
+            wa[i] = narrow<T>(w * v * below);
+        }
+    }
+    if (dot) {
+        sum = block_sum(sum);
+        if (threadIdx.x == 0) {
+            dot[row] = sum;
+        }
+    }
+}
+
+/* ---- four-bit weights ---- */
+
+/* A byte, two weights, per thread. */
+template <class T>
+__global__ void nf4_kernel(const uint8_t *x, T *y, int64_t n_pairs, int64_t K, int64_t row_bytes)
+{
+    const float levels[16] = SY_NF4_LEVELS;
+    const int64_t i = grid_index();
+    if (i < n_pairs) {
+        const int64_t r = i / (K / 2), k = i % (K / 2) * 2;
+        const uint8_t *row = x + r * row_bytes;
+        const float scale = *reinterpret_cast<const float *>(row + K / 2 + 4 * (k / SY_NF4_BLOCK));
+        y[r * K + k] = narrow<T>(levels[row[k / 2] & 15] * scale);
+        y[r * K + k + 1] = narrow<T>(levels[row[k / 2] >> 4] * scale);
     }
 }
 
@@ -146,6 +206,37 @@ sy_status sy__cuda_swiglu_backward(sy_stream *stream, const sy_swiglu_backward_a
         return launch(stream, "swiglu_backward", (unsigned)R, THREADS, 0,
                       packed ? swiglu_backward_kernel<T, N> : swiglu_backward_kernel<T, 1>, x, dy,
                       data<float>(args->weight), dx, wa, data<float>(args->dot), F);
+    });
+}
+
+sy_status sy__cuda_gelu(sy_stream *stream, const sy_gelu_args *args)
+{
+    return by_type(args->y.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const int64_t n = sy_tensor_numel(&args->y);
+        return launch(stream, "gelu", blocks_for(n, THREADS), THREADS, 0, gelu_kernel<T>,
+                      data<T>(args->x), data<T>(args->y), n);
+    });
+}
+
+sy_status sy__cuda_gelu_backward(sy_stream *stream, const sy_gelu_backward_args *args)
+{
+    return by_type(args->dy.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        return launch(stream, "gelu_backward", (unsigned)args->dy.shape[0], THREADS, 0,
+                      gelu_backward_kernel<T>, data<T>(args->x), data<T>(args->dy),
+                      data<float>(args->weight), data<T>(args->dx), data<T>(args->wa),
+                      data<float>(args->dot), args->dy.shape[1]);
+    });
+}
+
+sy_status sy__cuda_dequantize_nf4(sy_stream *stream, const sy_dequantize_nf4_args *args)
+{
+    return by_type(args->y.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const int64_t K = args->y.shape[1], n = args->y.shape[0] * (K / 2);
+        return launch(stream, "dequantize_nf4", blocks_for(n, THREADS), THREADS, 0, nf4_kernel<T>,
+                      data<uint8_t>(args->x), data<T>(args->y), n, K, args->x.shape[1]);
     });
 }
 

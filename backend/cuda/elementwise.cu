@@ -253,21 +253,21 @@ __global__ void jitter_kernel(const T *x, const int64_t *token_glb, T *y, int64_
 }
 
 template <class T>
-__global__ void gate_kernel(const T *x, const float *s, T *y, int64_t n, int64_t H)
+__global__ void gate_kernel(const T *x, const float *s, T *y, int64_t n, int64_t H, bool plain)
 {
     const int64_t i = grid_index();
     if (i < n) {
-        y[i] = narrow<T>(sigmoid(s[i / H]) * wide(x[i]));
+        y[i] = narrow<T>((plain ? s[i / H] : sigmoid(s[i / H])) * wide(x[i]));
     }
 }
 
 /* One block per token. */
 template <class T>
 __global__ void gate_backward_kernel(const T *x, const float *s, const T *dy, T *dx, float *ds,
-                                     int64_t H)
+                                     int64_t H, bool plain)
 {
     const int64_t first = (int64_t)blockIdx.x * H;
-    const float gate = sigmoid(s[blockIdx.x]);
+    const float gate = plain ? s[blockIdx.x] : sigmoid(s[blockIdx.x]);
     float dot = 0;
     for (int64_t h = threadIdx.x; h < H; h += blockDim.x) {
         const float d = wide(dy[first + h]);
@@ -276,7 +276,7 @@ __global__ void gate_backward_kernel(const T *x, const float *s, const T *dy, T 
     }
     dot = block_sum(dot);
     if (threadIdx.x == 0) {
-        ds[blockIdx.x] = gate * (1 - gate) * dot;
+        ds[blockIdx.x] = (plain ? 1 : gate * (1 - gate)) * dot;
     }
 }
 
@@ -381,7 +381,7 @@ sy_status sy__cuda_gate(sy_stream *stream, const sy_gate_args *args)
         const int64_t n = sy_tensor_numel(&args->y);
         return launch(stream, "gate", blocks_for(n, THREADS), THREADS, 0, gate_kernel<T>,
                       data<T>(args->x), data<float>(args->s), data<T>(args->y), n,
-                      args->x.shape[1]);
+                      args->x.shape[1], args->plain);
     });
 }
 
@@ -392,6 +392,6 @@ sy_status sy__cuda_gate_backward(sy_stream *stream, const sy_gate_backward_args 
         return launch(stream, "gate_backward", (unsigned)args->x.shape[0], THREADS, 0,
                       gate_backward_kernel<T>, data<T>(args->x), data<float>(args->s),
                       data<T>(args->dy), data<T>(args->dx), data<float>(args->ds),
-                      args->x.shape[1]);
+                      args->x.shape[1], args->plain);
     });
 }

@@ -175,7 +175,7 @@ sy_status sy__ref_gate(sy_stream *stream, const sy_gate_args *args)
         const double *x = sy__ref_row(&args->x, t);
         double *y = sy__ref_row(&args->y, t);
         for (int64_t h = 0; h < args->x.shape[1]; h++) {
-            y[h] = sy__ref_sigmoid(s[t]) * x[h];
+            y[h] = (args->plain ? s[t] : sy__ref_sigmoid(s[t])) * x[h];
         }
     }
     return SY_OK;
@@ -188,10 +188,11 @@ sy_status sy__ref_gate_backward(sy_stream *stream, const sy_gate_backward_args *
     double *ds = args->ds.data;
     const int64_t H = args->x.shape[1];
     for (int64_t t = 0; t < args->x.shape[0]; t++) {
-        const double gate = sy__ref_sigmoid(s[t]);
+        const double gate = args->plain ? s[t] : sy__ref_sigmoid(s[t]);
+        const double slope = args->plain ? 1 : gate * (1 - gate);
         const double *dy = sy__ref_row(&args->dy, t);
         double *dx = sy__ref_row(&args->dx, t);
-        ds[t] = gate * (1 - gate) * sy__ref_dot(dy, sy__ref_row(&args->x, t), H);
+        ds[t] = slope * sy__ref_dot(dy, sy__ref_row(&args->x, t), H);
         for (int64_t h = 0; h < H; h++) {
             dx[h] = gate * dy[h];
         }

@@ -3,8 +3,6 @@
    plain products over all rows; a delta is two thin grouped products. A delta begins as zero. */
 #include "moe/experts_impl.h"
 
-#include <stdio.h>
-
 static sy_status declare_matrix(sy_experts *x, const char *prefix, const char *name, int64_t rows,
                                 int64_t columns, sy_init init, sy_params *params, sy_param **out)
 {
@@ -18,10 +16,8 @@ static sy_status declare(sy_experts *x, const char *prefix, sy_params *params)
     sy_status st = SY_OK;
     const int64_t H = x->hidden, F = x->ffn, r = x->rank;
     sy_param_spec in = sy__experts_param(x, prefix, "in_a", 2 * r, H);
-    char base[SY_PARAM_NAME];
-    snprintf(base, sizeof base, "%s/base", prefix);
     sy__experts_split(&in, prefix, "gate_a", "up_a");
-    SY_TRY(sy_mlp_declare(&x->base, base, params));
+    SY_TRY(sy_base_declare(&x->base, prefix, params));
     SY_TRY(sy_params_declare(params, &in, &x->in_a));
     SY_TRY(declare_matrix(x, prefix, "gate_b", F, r, SY_INIT_ZEROS, params, &x->gate_b));
     SY_TRY(declare_matrix(x, prefix, "up_b", F, r, SY_INIT_ZEROS, params, &x->up_b));
@@ -65,7 +61,7 @@ static sy_status hidden(const sy_experts *x, sy_pass *p, const sy_tensor *start,
     int64_t mark = sy_arena_mark(p->scratch);
     const sy_param *b[] = {x->gate_b, x->up_b};
     sy_tensor u;
-    SY_TRY(sy_linear_forward(p, rows, &x->base.gate_up->value, h));
+    SY_TRY(sy_base_forward(&x->base, p, SY_BASE_IN, rows, h));
     SY_TRY(narrow(p, rows, x->in_a, start, &u));
     for (int32_t i = 0; i < 2; i++) {
         sy_tensor from = sy_tensor_cols(&u, i * r, r), to = sy_tensor_cols(h, i * F, F);
@@ -84,7 +80,7 @@ static sy_status output(const sy_experts *x, sy_pass *p, const sy_tensor *start,
     sy_tensor a, v;
     SY_TRY(sy_arena_2d(p->scratch, p->compute, h->shape[0], x->ffn, &a));
     SY_TRY(sy_swiglu(p->stream, &(sy_swiglu_args){.x = *h, .y = a}));
-    SY_TRY(sy_linear_forward(p, &a, &x->base.down->value, out));
+    SY_TRY(sy_base_forward(&x->base, p, SY_BASE_OUT, &a, out));
     SY_TRY(narrow(p, &a, x->down_a, start, &v));
     SY_TRY(add_product(p, SY_GROUPED_NT, &v, &x->down_b->value, start, out));
 cleanup:
@@ -103,7 +99,7 @@ static sy_status output_backward(const sy_experts *x, sy_pass *p, const sy_tenso
     SY_TRY(sy_arena_2d(p->scratch, p->compute, R, x->ffn, &da));
     SY_TRY(sy_arena_2d(p->scratch, p->compute, R, x->ffn, &wa));
     SY_TRY(sy_arena_2d(p->scratch, p->compute, R, x->rank, &dv));
-    SY_TRY(sy_linear_dgrad(p, dout, &x->base.down->value, &da, 0));
+    SY_TRY(sy_base_dgrad(&x->base, p, SY_BASE_OUT, dout, &da, 0));
     SY_TRY(sy__experts_gemm(p, SY_GROUPED_NN, dout, &x->down_b->value, start, &dv));
     SY_TRY(add_product(p, SY_GROUPED_NN, &dv, &x->down_a->value, start, &da));
     SY_TRY(sy_swiglu_backward(p->stream, &(sy_swiglu_backward_args){
@@ -114,7 +110,7 @@ static sy_status output_backward(const sy_experts *x, sy_pass *p, const sy_tenso
                                              .wa = wa,
                                              .dot = sy_tensor_1d(dot->data, dot->dtype, R)}));
     SY_TRY(narrow(p, &wa, x->down_a, start, &v));
-    SY_TRY(sy_linear_wgrad(p, dout, &wa, &x->base.down->grad));
+    SY_TRY(sy_base_wgrad(&x->base, p, SY_BASE_OUT, dout, &wa));
     SY_TRY(sy__experts_gemm(p, SY_GROUPED_TN, dout, &v, start, &x->down_b->grad));
     SY_TRY(sy__experts_gemm(p, SY_GROUPED_TN, &dv, &wa, start, &x->down_a->grad));
 cleanup:
@@ -140,9 +136,9 @@ static sy_status hidden_backward(const sy_experts *x, sy_pass *p, const sy_tenso
         SY_TRY(sy__experts_gemm(p, SY_GROUPED_TN, &dy, &from, start, &b[i]->grad));
         SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = half, .y = sy_tensor_cols(&du, i * r, r)}));
     }
-    SY_TRY(sy_linear_dgrad(p, dh, &x->base.gate_up->value, drows, 0));
+    SY_TRY(sy_base_dgrad(&x->base, p, SY_BASE_IN, dh, drows, 0));
     SY_TRY(add_product(p, SY_GROUPED_NN, &du, &x->in_a->value, start, drows));
-    SY_TRY(sy_linear_wgrad(p, dh, rows, &x->base.gate_up->grad));
+    SY_TRY(sy_base_wgrad(&x->base, p, SY_BASE_IN, dh, rows));
     SY_TRY(sy__experts_gemm(p, SY_GROUPED_TN, &du, rows, start, &x->in_a->grad));
 cleanup:
     sy_arena_release(p->scratch, mark);

@@ -49,6 +49,27 @@ class Receipt(harness.Case):
     def receipt(self, path):
         return json.loads(self.succeeds("inspect", path, "--receipt").stdout)
 
+    def nf4_error(self, path):
+        """Every code is the nearest level of its weight, and every scale the largest of 64, from the bytes of both files."""
+        def values(file, name, form, size):
+            shape = {p["path"]: p["shape"] for p in json.loads(self.succeeds("inspect", file, "--json").stdout)["params"]}["/model/" + name]
+            data = Path(file).read_bytes()[(at := offset_of(file, "/model/" + name)):at + math.prod(shape) * size]
+            return shape, struct.unpack(f"<{math.prod(shape)}{form}", data)
+
+        levels = (-1.0, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0.0, 0.0795803, 0.1609302, 0.2461123,
+                  0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0)
+        (rows, K), w = values(self.source(), "layers/001/mlp/down", "f", 4)
+        (_, row_bytes), packed = values(path, "layers/001/moe/base/down_nf4", "B", 1)
+        worst = 0.0
+        for r in range(rows):
+            row = bytes(packed[r * row_bytes:(r + 1) * row_bytes])
+            for k in range(K):
+                block = w[r * K + k // 64 * 64:r * K + min(K, k // 64 * 64 + 64)]
+                scale = struct.unpack_from("<f", row, K // 2 + 4 * (k // 64))[0]
+                x, code = w[r * K + k] / scale, row[k // 2] >> (4 * (k % 2)) & 15
+                worst = max(worst, abs(scale - max(map(abs, block))), abs(x - levels[code]) - min(abs(x - v) for v in levels))
+        return worst
+
     def nothing_is_left(self):
         self.assertEqual(sorted(p.name for p in self.folder.iterdir()), [])
 
@@ -111,6 +132,33 @@ class Receipt(harness.Case):
             self.succeeds("verify", out)
             self.assertEqual(self.receipt(out)["probe"]["preserves"], args[0] != "noise")
             out.unlink()
+
+    def test_adapters_begin_as_the_dense_model_that_they_change(self):
+        """Whatever is drawn, and wherever they run: the proof is as strict as for copies."""
+        soft = ("--set", "moe.router=soft", "--set")
+        for args, drawn in ((("--set", "moe.adapter_rank=2"), "experts/gate_b"),
+                            (("--set", "moe.adapter_kind=bottleneck", "--set", "moe.adapter_rank=2", "--top-k", 1,
+                              "--set", "moe.aux_loss_coeff=0.01"), "experts/adapter_out"),
+                            ((*soft, "moe.adapter_kind=molora", "--set", "moe.adapter_rank=2"), "adapters/down_b"),
+                            ((*soft, "moe.adapter_kind=mov"), "adapters/scale")):
+            out, _ = self.upcycle(*args, ranks=2)
+            receipt = self.receipt(out)
+            self.assertIn("layers/001/moe/" + drawn, receipt["drawn"])
+            for run, bound in zip(receipt["probe"]["runs"], (1e-5, 1e-2), strict=True):
+                self.assertLessEqual(run["logits_relative"], bound)
+        self.succeeds("verify", out)
+        packed, _ = self.upcycle("--set", "moe.adapter_rank=2", "--set", "moe.adapter_base=nf4", ranks=2)
+        run = self.receipt(packed)["probe"]["runs"][0]
+        self.assertLess(1e-4, run["logits_relative"])
+        self.assertLess(run["logits_relative"], 0.3)
+        self.succeeds("verify", packed)
+        self.assertLess(self.nf4_error(packed), 1e-6)
+        self.fails(2, ["mov", "moe.router"], "upcycle", self.source(), "-o", self.folder / "no.h5", "--experts", 4, *soft[2:],
+                   "moe.adapter_kind=mov")
+        self.fails(2, "--method copy", "upcycle", self.source(), "-o", self.folder / "no.h5", "--experts", 4, "--method", "drop",
+                   "--set", "moe.adapter_rank=2")
+        self.fails(2, "adapters", "export", out, "-o", self.folder / "hf")
+        out.unlink()
 
     def test_ratio_is_measured_where_the_function_is_not_kept(self):
         out, text = self.upcycle("--top-k", 1, ranks=2)

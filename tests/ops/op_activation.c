@@ -1,4 +1,7 @@
 /* Cases of SwiGLU and of the cross-entropy. */
+#include <string.h>
+
+#include "backend/nf4.h"
 #include "tests/ops/op_test.h"
 
 static void build_swiglu(op_instance *in, const op_case *c)
@@ -16,12 +19,12 @@ static const op_case swiglu_cases[] = {
 
 enum { WEIGHT = 1, WA = 2, DOT = 4 }; /* mode, bits: what is there */
 
-static void build_swiglu_backward(op_instance *in, const op_case *c)
+static void build_backward(op_instance *in, const op_case *c, int64_t width)
 {
-    op_operand *x = op_tensor(in, "x", OP_A, 0, OP_SHAPE(c->R, 2 * c->F));
+    op_operand *x = op_tensor(in, "x", OP_A, 0, OP_SHAPE(c->R, width));
     op_normal(in, op_rows(x, 0), c->scaled ? 60 : 1.5);
     op_normal(in, op_rows(op_tensor(in, "dy", OP_A, 0, OP_SHAPE(c->R, c->F)), 0), 1);
-    op_rows(op_tensor(in, "dx", OP_A, 0, OP_SHAPE(c->R, 2 * c->F)), 0);
+    op_rows(op_tensor(in, "dx", OP_A, 0, OP_SHAPE(c->R, width)), 0);
     if (c->mode & WEIGHT) {
         op_uniform(in, op_rows(op_tensor(in, "weight", OP_W, 0, OP_SHAPE(c->R)), 0), 0, 1);
     }
@@ -32,6 +35,47 @@ static void build_swiglu_backward(op_instance *in, const op_case *c)
         op_rows(op_tensor(in, "dot", OP_W, 0, OP_SHAPE(c->R)), 0);
     }
 }
+
+static void build_swiglu_backward(op_instance *in, const op_case *c)
+{
+    build_backward(in, c, 2 * c->F);
+}
+
+static void build_gelu(op_instance *in, const op_case *c)
+{
+    op_operand *x = op_tensor(in, "x", OP_A, 0, OP_SHAPE(c->R, c->F));
+    op_normal(in, op_rows(x, 0), c->scaled ? 60 : 1.5);
+    op_rows(op_tensor(in, "y", OP_A, 0, OP_SHAPE(c->R, c->F)), 0);
+}
+
+static void build_gelu_backward(op_instance *in, const op_case *c)
+{
+    build_backward(in, c, c->F);
+}
+
+/* Any codes; scales of weights, one of them zero. */
+static void build_dequantize_nf4(op_instance *in, const op_case *c)
+{
+    const int64_t row_bytes = sy_nf4_row_bytes(c->K);
+    op_operand *x = op_tensor(in, "x", OP_U8, 0, OP_SHAPE(c->N, row_bytes));
+    op_ints(in, op_rows(x, 0), 0, 255);
+    for (int64_t r = 0; r < c->N; r++) {
+        for (int64_t b = 0; b * SY_NF4_BLOCK < c->K; b++) {
+            const float scale = (float)(op_draw(in, 2000)) / 1000;
+            uint8_t bytes[sizeof scale];
+            memcpy(bytes, &scale, sizeof scale);
+            for (int64_t i = 0; i < 4; i++) {
+                *op_at(x, r * row_bytes + c->K / 2 + 4 * b + i) = bytes[i];
+            }
+        }
+    }
+    op_rows(op_tensor(in, "y", OP_A, 0, OP_SHAPE(c->N, c->K)), 0);
+}
+
+static const op_case nf4_cases[] = {
+    {.N = 3, .K = 8},  {.N = 0, .K = 8},   {.N = 3, .K = 0},
+    {.N = 5, .K = 64}, {.N = 31, .K = 72}, {.N = 120, .K = 520},
+};
 
 static const op_case swiglu_backward_cases[] = {
     {.R = 3, .F = 5, .mode = WEIGHT | WA | DOT},
@@ -90,6 +134,18 @@ static const op_test tests[] = {
      .build = build_swiglu_backward,
      OP_CASES(swiglu_backward_cases),
      .tol = {.f32 = 1e-5, .bf16 = 4e-3}},
+    {.op = SY_OP_gelu,
+     .build = build_gelu,
+     OP_CASES(swiglu_cases),
+     .tol = {.f32 = 2e-6, .bf16 = 4e-3}},
+    {.op = SY_OP_gelu_backward,
+     .build = build_gelu_backward,
+     OP_CASES(swiglu_backward_cases),
+     .tol = {.f32 = 1e-5, .bf16 = 4e-3}},
+    {.op = SY_OP_dequantize_nf4,
+     .build = build_dequantize_nf4,
+     OP_CASES(nf4_cases),
+     .tol = {.f32 = 2e-7, .bf16 = 4e-3}},
     {.op = SY_OP_xent,
      .build = build_xent,
      OP_CASES(xent_cases),

@@ -202,6 +202,7 @@ static const op_case jitter_cases[] = {
 
 static void build_gate(op_instance *in, const op_case *c)
 {
+    OP_ARGS(in, gate)->plain = c->mode;
     op_normal(in, op_rows(op_tensor(in, "x", OP_A, 0, OP_SHAPE(c->T, c->H)), 0), 1);
     op_normal(in, op_rows(op_tensor(in, "s", OP_W, 0, OP_SHAPE(c->T)), 0), c->scaled ? 40 : 2);
     op_rows(op_tensor(in, "y", OP_A, 0, OP_SHAPE(c->T, c->H)), 0);
@@ -209,6 +210,7 @@ static void build_gate(op_instance *in, const op_case *c)
 
 static void build_gate_backward(op_instance *in, const op_case *c)
 {
+    OP_ARGS(in, gate_backward)->plain = c->mode;
     op_normal(in, op_rows(op_tensor(in, "x", OP_A, 0, OP_SHAPE(c->T, c->H)), 0), 1);
     op_normal(in, op_rows(op_tensor(in, "s", OP_W, 0, OP_SHAPE(c->T)), 0), c->scaled ? 40 : 2);
     op_normal(in, op_rows(op_tensor(in, "dy", OP_A, 0, OP_SHAPE(c->T, c->H)), 0), 1);
@@ -217,9 +219,15 @@ static void build_gate_backward(op_instance *in, const op_case *c)
 }
 
 static const op_case gate_cases[] = {
-    {.T = 3, .H = 5},     {.T = 0, .H = 5},   {.T = 3, .H = 0},
-    {.T = 1, .H = 1},     {.T = 31, .H = 33}, {.T = 31, .H = 33, .scaled = 1},
+    {.T = 3, .H = 5},
+    {.T = 0, .H = 5},
+    {.T = 3, .H = 0},
+    {.T = 1, .H = 1},
+    {.T = 31, .H = 33},
+    {.T = 31, .H = 33, .scaled = 1},
     {.T = 300, .H = 257},
+    {.T = 31, .H = 1, .mode = 1},
+    {.T = 31, .H = 33, .mode = 1},
 };
 
 static const op_test tests[] = {

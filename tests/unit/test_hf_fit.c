@@ -65,6 +65,7 @@ static void every_model_fits_where_the_matrix_says(void **state)
         {sparse, {"moe.top_k=1"}, "-----2-----"},
         {sparse, {"moe.shared_experts=2"}, "-----2--G--"},
         {sparse, {"moe.adapter_rank=4"}, "-----------"},
+        {sparse, {"moe.adapter_kind=mov", "moe.router=soft", "moe.top_k=4"}, "-----------"},
         {sparse, {"moe.expert_hidden=0", "moe.expert_widths=arithmetic:3:9"}, "-----------"},
         {sparse, {"moe.shared_experts=1", "moe.shared_gate=true"}, "-----2-----"},
         {sparse, {"moe.shared_experts=1", "model.qk_norm=head"}, "-----------"},

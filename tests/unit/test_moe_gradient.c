@@ -98,6 +98,9 @@ static void randomise(rig *r)
     for (int32_t i = 0; i < r->e->params->n; i++) {
         const sy_param *p = r->e->params->param[i];
         bool norm = p->spec.init == SY_INIT_ONES;
+        if (p->value.dtype != SY_F64) {
+            continue; /* of four bits: as drawn */
+        }
         for (int64_t k = 0; k < sy_tensor_numel(&p->value); k++) {
             double x = noise(sy_rng_stream_of(p->spec.name), k);
             set(r, &p->value, k, norm ? 1 + 0.2 * x : 0.4 * x);
@@ -352,6 +355,27 @@ static const check_case cases[] = {
     {.name = "gradient_latent_attention_with_plain_queries_is_that_of_the_loss", .set = {LATENT}},
     {.name = "gradient_shared_experts_is_that_of_the_loss", .set = {"moe.shared_experts=2"}},
     {.name = "gradient_adapter_experts_is_that_of_the_loss", .set = {"moe.adapter_rank=3"}},
+    {.name = "gradient_bottleneck_adapters_is_that_of_the_loss",
+     .set = {"moe.adapter_kind=bottleneck", "moe.adapter_rank=3", "moe.recv_factor=0.2",
+             "moe.normalize_weights=false", "moe.capacity_factor=0.7"},
+     .with_mask = true},
+    {.name = "gradient_bottleneck_adapters_recompute_block_is_that_of_the_loss",
+     .set = {"moe.adapter_kind=bottleneck", "moe.adapter_rank=3", "train.recompute=block",
+             "moe.shared_experts=1"}},
+#define NF4 "moe.adapter_base=nf4", "moe.adapter_rank=2", "moe.expert_hidden=72"
+    {.name = "gradient_deltas_on_four_bits_is_that_of_the_loss",
+     .set = {NF4, "model.init_std=0.4"}},
+    {.name = "gradient_bottlenecks_on_four_bits_is_that_of_the_loss",
+     .set = {NF4, "model.init_std=0.4", "moe.adapter_kind=bottleneck"}},
+    {.name = "gradient_router_soft_is_that_of_the_loss",
+     .set = {"moe.router=soft", "moe.aux_loss_coeff=0", "moe.routed_scale=2"},
+     .with_mask = true},
+    {.name = "gradient_mixed_deltas_is_that_of_the_loss",
+     .set = {"moe.router=soft", "moe.aux_loss_coeff=0", "moe.adapter_kind=molora",
+             "moe.adapter_rank=3", "moe.shared_experts=1", "train.recompute=block"}},
+    {.name = "gradient_mixed_vectors_is_that_of_the_loss",
+     .set = {"moe.router=soft", "moe.aux_loss_coeff=0", "moe.adapter_kind=mov"},
+     .with_mask = true},
     {.name = "gradient_gated_shared_experts_is_that_of_the_loss",
      .set = {"moe.shared_experts=1", "moe.shared_gate=true", "moe.shared_hidden=7"}},
     {.name = "gradient_with_bias_is_that_of_the_loss",

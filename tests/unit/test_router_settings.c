@@ -63,6 +63,14 @@ static void settings_that_do_not_go_together_are_refused(void **state)
         {{"moe.router=adamoe", "moe.top_k=2", "moe.aux_loss_counts=first"}, "set it to all"},
         {{"moe.router=moepp", "moe.capacity_group=4"}, "leave it out"},
         {{"moe.top_k=1", "moe.normalize_weights=true"}, "set it to false"},
+        {{"moe.router=soft", "moe.top_k=2"}, "set it to 4"},
+        {{"moe.router=soft", "moe.capacity_factor=1"}, "set it to null"},
+        {{"moe.adapter_kind=molora", "moe.adapter_rank=2"}, "set moe.router to soft"},
+        {{"moe.router=soft", "moe.adapter_kind=molora"}, "needs moe.adapter_rank"},
+        {{"moe.adapter_base=nf4"}, "needs adapters"},
+        {{"moe.adapter_base=nf4", "moe.adapter_rank=2", "moe.expert_hidden=12"}, "multiples of 8"},
+        {{"moe.adapter_kind=bottleneck"}, "needs moe.adapter_rank"},
+        {{"moe.router=soft", "moe.adapter_kind=mov", "moe.adapter_rank=2"}, "set it to 0"},
         {{"moe.router=sinkhron"}, "did you mean 'sinkhorn'"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
