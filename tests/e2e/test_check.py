@@ -21,7 +21,7 @@ class CheckLayout(harness.Case):
         job = self.succeeds("check", "layout", config, "--steps", 2, ranks=4)
         self.assertEqual(self.labels(job.stdout), [
             "1:1:0", "2:1:0", "2:1:1", "2:2:0", "2:2:1", "3:1:0", "3:1:1", "4:1:0", "4:1:1", "4:2:0", "4:2:1", "4:4:0", "4:4:1",
-            "4:4:1:passes", "4:4:1:padded", "4:4:1:recompute=moe", "4:4:1:recompute=block"])
+            "4:4:2", "4:4:1:passes", "4:4:1:padded", "4:4:1:recompute=moe", "4:4:1:recompute=block"])
         self.assertIn("on ref in f64", job.stdout)
         self.assertIn("held fixed by definition: the micro-batch, in which capacity is counted", job.stdout)
         self.assertNotIn("!", job.stdout)
@@ -95,7 +95,7 @@ class CheckLayout(harness.Case):
     def test_dense_model_has_layouts_too(self):
         config = self.config(moe={"experts": 0}, model=SMALL)
         text = self.succeeds("check", "layout", config, "--steps", 1, ranks=2).stdout
-        self.assertEqual(self.labels(text), ["1:1:0", "2:1:0", "2:1:1", "2:1:1:mb2", "2:1:1:recompute=block"])
+        self.assertEqual(self.labels(text), ["1:1:0", "2:1:0", "2:1:1", "2:1:2", "2:1:1:mb2", "2:1:1:recompute=block"])
 
 
 class CheckGradients(harness.Case):
