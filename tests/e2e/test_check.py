@@ -26,8 +26,8 @@ class CheckLayout(harness.Case):
         self.assertIn("held fixed by definition: the micro-batch, in which capacity is counted", job.stdout)
         self.assertNotIn("!", job.stdout)
         self.assertLessEqual(max(map(len, job.stdout.splitlines())), 120)
-        self.assertIn("17 layouts, 2 steps each", job.stderr)
-        self.assertIn("step 34/34", job.stderr)
+        self.assertIn("18 layouts, 2 steps each", job.stderr)
+        self.assertIn("step 36/36", job.stderr)
 
     def test_accumulation_is_among_the_layouts_where_the_loss_allows_it(self):
         text = self.succeeds("check", "layout", self.config(train={"micro_batch": 2}, model=SMALL), "--steps", 1, ranks=2).stdout
