@@ -477,6 +477,7 @@ int main(void)
         IN_SCRATCH(empty_and_tiny_logs_give_a_page),
         IN_SCRATCH(odd_values_give_a_page),
         IN_SCRATCH(long_run_stays_a_small_page),
+        IN_SCRATCH(many_layers_and_experts_stay_a_page),
         IN_SCRATCH(dead_experts_are_warned_of_and_drawn),
         IN_SCRATCH(forced_balance_is_labelled),
         IN_SCRATCH(loss_curve_goes_through_the_logged_values),

@@ -22,10 +22,12 @@ typedef struct rope_case {
 
 static const rope_case cases[] = {
     {{.head_dim = D, .rope_theta = 10000, .rope_factor = 8}, /* none: the factor is not read */
-     {1, 0.316227766, 0.1, 0.0316227766, 0.01, 0.00316227766, 0.001, 0.000316227766}},
+     {1, 0.316227766, 0.1, 0.0316227766, 0.01, 0.00316227766, 0.001, 0.000316227766},
+     0},
     {{.head_dim = D, .rope_theta = 500, .rope_scaling = SY_ROPE_SCALING_LINEAR, .rope_factor = 2.5},
      {0.400000006, 0.183945313, 0.0845896974, 0.0388996974, 0.0178885441, 0.00822628476,
-      0.00378296641, 0.00173964747}},
+      0.00378296641, 0.00173964747},
+     0},
     {{.head_dim = D, /* the first is kept, two go over, five are stretched */
       .rope_theta = 10000,
       .rope_scaling = SY_ROPE_SCALING_LLAMA3,
@@ -34,7 +36,8 @@ static const rope_case cases[] = {
       .rope_high_freq_factor = 4,
       .rope_original_seq_len = 64},
      {1, 0.244384587, 0.0130422562, 0.00395284733, 0.00124999997, 0.000395284733, 0.000125000006,
-      3.95284733e-05}},
+      3.95284733e-05},
+     0},
     {{.head_dim = D, /* four are kept, one goes over, three are stretched */
       .rope_theta = 500000,
       .rope_scaling = SY_ROPE_SCALING_LLAMA3,
@@ -43,7 +46,8 @@ static const rope_case cases[] = {
       .rope_high_freq_factor = 6,
       .rope_original_seq_len = 8192},
      {1, 0.193922758, 0.0376060307, 0.00729266508, 0.000148878142, 8.57025589e-06, 1.66196742e-06,
-      3.22293289e-07}},
+      3.22293289e-07},
+     0},
     {{.head_dim = 40, /* DeepSeek-V3's numbers, on 16 of 40 elements */
       .kv_lora_rank = 1,
       .qk_rope_head_dim = D,
@@ -56,7 +60,8 @@ static const rope_case cases[] = {
       .rope_mscale_all_dim = 1,
       .rope_original_seq_len = 4096},
      {1, 0.316227764, 0.100000001, 0.0239147246, 0.00512499968, 0.000849862176, 2.49999994e-05,
-      7.90569447e-06}},
+      7.90569447e-06},
+     0},
     {{.head_dim = D,
       .rope_theta = 50,
       .rope_scaling = SY_ROPE_SCALING_YARN,
