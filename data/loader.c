@@ -167,6 +167,11 @@ int64_t sy_loader_n_sequences(const sy_loader *loader)
     return sy__source_n_sequences(&loader->source);
 }
 
+sy_status sy_loader_token_shares(const sy_loader *loader, int64_t vocab, double *share)
+{
+    return sy__source_token_shares(&loader->source, vocab, share);
+}
+
 bool sy_loader_same_order(const sy_loader *loader, int64_t megatron_samples)
 {
     const sy_megatron *m = loader->source.megatron;

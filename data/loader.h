@@ -75,6 +75,12 @@ sy_status sy_loader_take(sy_loader *loader, int64_t position, const sy_step_batc
 /* Sequences of all data sets together, a partial one at the end of validation data included. Not
  * collective. */
 int64_t sy_loader_n_sequences(const sy_loader *loader);
+/* How often each id comes in the training data: shares of the tokens, data sets by their weights;
+   the sum is 1. A set of more than SY_COUNT_TOKENS tokens is looked at in stretches at equal
+   distances, as many tokens in all. It is the text that is counted, before an objective changes it.
+   share [vocab]. Not collective; any time. Errors: those of reading. */
+enum { SY_COUNT_TOKENS = 1 << 24 };
+sy_status sy_loader_token_shares(const sy_loader *loader, int64_t vocab, double *share);
 /* Would another megatron_samples give the same sequences at the same positions, as far as both go?
    Our own order does not depend on it. Not collective. */
 bool sy_loader_same_order(const sy_loader *loader, int64_t megatron_samples);

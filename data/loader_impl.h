@@ -13,6 +13,7 @@ typedef struct sy__source {
     sy_token_file **file; /* [n] */
     int64_t *n_sequences; /* [n] */
     int64_t *first, *end; /* [n] tokens of the part */
+    double *weight;       /* [n] */
     sy_sampler *sampler;  /* one of the two, or sequential */
     sy_megatron *megatron;
     sy_objective_maker *objective; /* NULL: causal */
@@ -31,6 +32,8 @@ typedef struct sy__sequence {
 sy_status sy__source_open(const sy_loader_spec *spec, sy__source *source);
 void sy__source_close(sy__source *source);
 int64_t sy__source_n_sequences(const sy__source *source);
+/* See sy_loader_token_shares. Looks at the files alone: the thread may read meanwhile. */
+sy_status sy__source_token_shares(const sy__source *source, int64_t vocab, double *share);
 /* Are there sequences with padding, which must be marked? */
 bool sy__source_pads(const sy__source *source);
 /* Fill the arrays (all but token_glb) with sequence k of the order. */

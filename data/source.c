@@ -82,22 +82,6 @@ cleanup:
     return st;
 }
 
-static sy_status open_sampler(const sy_loader_spec *spec, sy__source *source)
-{
-    sy_status st = SY_OK;
-    double *weight = NULL;
-    SY_TRY(sy_alloc(spec->n_datasets, sizeof *weight, (void **)&weight));
-    for (int32_t d = 0; d < spec->n_datasets; d++) {
-        weight[d] = spec->datasets[d].weight;
-    }
-    SY_TRY(sy_sampler_create(spec->seed, source->n_sequences, weight, spec->n_datasets,
-                             &source->sampler));
-
-cleanup:
-    sy_free(&weight);
-    return st;
-}
-
 sy_status sy__source_open(const sy_loader_spec *spec, sy__source *source)
 {
     sy_status st = SY_OK;
@@ -110,18 +94,21 @@ sy_status sy__source_open(const sy_loader_spec *spec, sy__source *source)
     SY_TRY(sy_alloc(spec->n_datasets, sizeof *source->n_sequences, (void **)&source->n_sequences));
     SY_TRY(sy_alloc(spec->n_datasets, sizeof *source->first, (void **)&source->first));
     SY_TRY(sy_alloc(spec->n_datasets, sizeof *source->end, (void **)&source->end));
+    SY_TRY(sy_alloc(spec->n_datasets, sizeof *source->weight, (void **)&source->weight));
     SY_TRY(sy_alloc((int64_t)spec->S + 1, sizeof *source->tokens, (void **)&source->tokens));
     SY_TRY(sy_alloc((int64_t)spec->S + 1, sizeof *source->fresh, (void **)&source->fresh));
     SY_TRY(sy_alloc(spec->n_datasets, sizeof *sets, (void **)&sets));
     for (int32_t d = 0; d < spec->n_datasets; d++) {
         source->n = d + 1;
+        source->weight[d] = spec->datasets[d].weight;
         SY_TRY(open_dataset(spec, d, source, &sets[d]));
     }
     if (!spec->sequential && spec->megatron_samples > 0) {
         SY_TRY(sy_megatron_create(sets, spec->n_datasets, spec->S, spec->seed,
                                   spec->megatron_samples, &source->megatron));
     } else if (!spec->sequential) {
-        SY_TRY(open_sampler(spec, source));
+        SY_TRY(sy_sampler_create(spec->seed, source->n_sequences, source->weight, spec->n_datasets,
+                                 &source->sampler));
     }
 
     if (!spec->sequential && spec->objective.objective != SY_OBJECTIVE_CAUSAL) {
@@ -144,6 +131,7 @@ void sy__source_close(sy__source *source)
     source->n = 0;
     sy_free(&source->fresh);
     sy_free(&source->tokens);
+    sy_free(&source->weight);
     sy_free(&source->end);
     sy_free(&source->first);
     sy_free(&source->n_sequences);

@@ -239,6 +239,19 @@ cleanup:
     return st;
 }
 
+sy_status sy_model_begin(sy_model *model, const sy_run_begin *begin)
+{
+    sy_status st = SY_OK;
+    for (int32_t i = 0; i < model->n_layers; i++) {
+        const sy_sublayer *ffn = &model->block[i].ffn;
+        if (ffn->ops->begin != NULL) {
+            SY_TRY(ffn->ops->begin(ffn->self, begin));
+        }
+    }
+cleanup:
+    return st;
+}
+
 sy_status sy_model_end_step(sy_model *model, const sy_step_end *end)
 {
     sy_status st = SY_OK;

@@ -34,6 +34,8 @@ sy_status sy_model_backward(sy_model *model, sy_pass *p, sy_model_saved *saved);
 /* DECODE: logits [V] wide of the last of the T tokens (T = 0 on ranks that only serve experts:
  * logits are not written). Collective as above. */
 sy_status sy_model_decode(sy_model *model, sy_pass *p, sy_tensor *logits);
+/* Before the first step of a run that begins anew. Not collective. */
+sy_status sy_model_begin(sy_model *model, const sy_run_begin *begin);
 /* After the step's decision. Not collective. */
 sy_status sy_model_end_step(sy_model *model, const sy_step_end *end);
 /* State of the sublayers that is not a parameter, as a state owner (parallel/state.h). Not

@@ -22,6 +22,12 @@ typedef struct sy_step_end {
     sy_stream *stream; /* has passed all of the step, and may be waited for */
 } sy_step_end;
 
+/* What sublayers are told of the training data before a run's first step, the same on all ranks. */
+typedef struct sy_run_begin {
+    const double *share; /* [vocab] of the tokens, by id */
+    sy_stream *stream;   /* may be waited for */
+} sy_run_begin;
+
 typedef struct sy_sublayer_ops {
     const char *name;
     /* Declare parameters under prefix, e.g. "layers/003". Not collective. */
@@ -36,6 +42,8 @@ typedef struct sy_sublayer_ops {
      * trains. */
     sy_status (*backward)(void *self, sy_pass *p, void *saved, const sy_tensor *x,
                           const sy_tensor *dy, sy_tensor *dx);
+    /* Before the first step of a run that begins anew. (optional) */
+    sy_status (*begin)(void *self, const sy_run_begin *begin);
     /* After the step's decision. (optional) */
     sy_status (*end_step)(void *self, const sy_step_end *end);
     void (*destroy)(void *self);

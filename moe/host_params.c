@@ -72,7 +72,8 @@ sy_status sy__host_route_declare(sy__moe *moe, const char *prefix, sy_param_spec
                                .shape_glb = {l->n_state},
                                .shard_dim = -1,
                                .replicas = SY_DENSE,
-                               .init = SY_INIT_ZEROS};
+                               .init = SY_INIT_ZEROS,
+                               .optional = l->from_data};
         snprintf(state.name, sizeof state.name, "%s/moe/state", prefix);
         SY_TRY(sy_params_declare(params, &state, &moe->state));
     }
@@ -81,24 +82,23 @@ cleanup:
 }
 
 /* Values of a wide parameter to the host, and back. */
-static sy_status take(const sy__moe *moe, const sy_step_end *end, const sy_tensor *value,
-                      double *out)
+static sy_status take(const sy__moe *moe, sy_stream *stream, const sy_tensor *value, double *out)
 {
     sy_status st = SY_OK;
-    SY_TRY(sy_copy_d2h(end->stream, moe->h_raw, value->data, sy_tensor_bytes(value)));
-    SY_TRY(sy_stream_sync(end->stream));
+    SY_TRY(sy_copy_d2h(stream, moe->h_raw, value->data, sy_tensor_bytes(value)));
+    SY_TRY(sy_stream_sync(stream));
     sy_convert(SY_F64, out, value->dtype, moe->h_raw, sy_tensor_numel(value));
 cleanup:
     return st;
 }
 
-static sy_status give(const sy__moe *moe, const sy_step_end *end, const double *from,
+static sy_status give(const sy__moe *moe, sy_stream *stream, const double *from,
                       const sy_tensor *value)
 {
     sy_status st = SY_OK;
     sy_convert(value->dtype, moe->h_raw, SY_F64, from, sy_tensor_numel(value));
-    SY_TRY(sy_copy_h2d(end->stream, value->data, moe->h_raw, sy_tensor_bytes(value)));
-    SY_TRY(sy_stream_sync(end->stream));
+    SY_TRY(sy_copy_h2d(stream, value->data, moe->h_raw, sy_tensor_bytes(value)));
+    SY_TRY(sy_stream_sync(stream));
 cleanup:
     return st;
 }
@@ -111,15 +111,26 @@ static sy_status adapt(sy__moe *moe, const sy_step_end *end)
     bool changed = false;
     for (int32_t i = 0; i < moe->layout.n_params; i++) {
         if (moe->own[i] != NULL) {
-            SY_TRY(take(moe, end, &moe->own[i]->value, moe->h_own[i]));
+            SY_TRY(take(moe, end->stream, &moe->own[i]->value, moe->h_own[i]));
         }
     }
     changed = moe->router->host->adapt(moe->config, end, moe->layer, moe->h_state, moe->h_own);
     for (int32_t i = 0; changed && i < moe->layout.n_params; i++) {
         if (moe->own[i] != NULL) {
-            SY_TRY(give(moe, end, moe->h_own[i], &moe->own[i]->value));
+            SY_TRY(give(moe, end->stream, moe->h_own[i], &moe->own[i]->value));
         }
     }
+cleanup:
+    return st;
+}
+
+sy_status sy__host_route_begin(sy__moe *moe, const sy_run_begin *begin)
+{
+    sy_status st = SY_OK;
+    SY_TRY(take(moe, begin->stream, &moe->state->value, moe->h_state));
+    SY_TRY(moe->router->host->begin(moe->config, begin->share, moe->model->vocab_size, moe->layer,
+                                    moe->h_state));
+    SY_TRY(give(moe, begin->stream, moe->h_state, &moe->state->value));
 cleanup:
     return st;
 }
@@ -129,16 +140,19 @@ sy_status sy__host_route_end_step(sy__moe *moe, const sy_step_end *end)
     sy_status st = SY_OK;
     const sy_host_router_ops *ops = moe->router->host;
     sy_step_end known = *end;
+    if (ops->end_step == NULL && ops->adapt == NULL) {
+        return SY_OK;
+    }
     known.vocab = moe->model->vocab_size;
     end = &known;
-    SY_TRY(take(moe, end, &moe->state->value, moe->h_state));
+    SY_TRY(take(moe, end->stream, &moe->state->value, moe->h_state));
     if (ops->end_step != NULL) {
         ops->end_step(moe->config, end, moe->layer, moe->h_state);
     }
     if (ops->adapt != NULL && (ops->is_time == NULL || ops->is_time(moe->config, moe->h_state))) {
         SY_TRY(adapt(moe, end));
     }
-    SY_TRY(give(moe, end, moe->h_state, &moe->state->value));
+    SY_TRY(give(moe, end->stream, moe->h_state, &moe->state->value));
 cleanup:
     return st;
 }

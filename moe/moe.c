@@ -477,6 +477,12 @@ cleanup:
     return st;
 }
 
+static sy_status begin(void *self, const sy_run_begin *facts)
+{
+    sy__moe *moe = self;
+    return moe->layout.from_data ? sy__host_route_begin(moe, facts) : SY_OK;
+}
+
 static sy_status end_step(void *self, const sy_step_end *end)
 {
     sy_status st = SY_OK;
@@ -512,6 +518,7 @@ static const sy_sublayer_ops moe_ops = {
     .declare = declare,
     .forward = forward,
     .backward = sy__moe_backward,
+    .begin = begin,
     .end_step = end_step,
     .destroy = destroy,
 };

@@ -81,6 +81,7 @@ void sy__host_route_settle(const sy_model_config *model, sy_router_layout *layou
 /* `router` is the matrix as a router of ops has it. */
 sy_status sy__host_route_declare(sy__moe *moe, const char *prefix, sy_param_spec *router,
                                  sy_params *params);
+sy_status sy__host_route_begin(sy__moe *moe, const sy_run_begin *begin);
 sy_status sy__host_route_end_step(sy__moe *moe, const sy_step_end *end);
 
 /* Terms computed where the token is (moe/local.c): their parameters; room for the weights, that the

@@ -78,6 +78,7 @@ typedef struct sy_router_layout {
     double share;      /* of all choices, an expert's where they are (default: 1 / E) */
     int64_t n_state;   /* numbers that are saved and that end_step changes; they begin with zeros */
     bool state_per_id; /* and behind them one for every id of the vocabulary */
+    bool from_data;    /* `begin` makes the state; checkpoints may lack it: then it is zeros */
     int64_t n_sums;    /* numbers that are summed over the tokens of a step, for end_step */
 } sy_router_layout;
 
@@ -105,6 +106,10 @@ typedef struct sy_host_router_ops {
     void (*backward)(struct sy_host_route *r);
     /* din += from dz; gradients of own parameters +=. With `score` only. */
     void (*score_backward)(struct sy_host_route *r);
+    /* State for a run that begins anew, from the shares [vocab] of the training data's tokens that
+     * each id has; the same on all ranks. With `from_data`. */
+    sy_status (*begin)(const sy_moe_config *config, const double *share, int64_t vocab,
+                       int32_t layer, double *state);
     /* State after a step that was not skipped, from sums over all ranks: the same on all of them,
      * whatever the layout. (optional) */
     void (*end_step)(const sy_moe_config *config, const sy_step_end *end, int32_t layer,

@@ -42,6 +42,10 @@ double sy__dot(const double *a, const double *b, int64_t n);
 double sy__length(const double *a, int64_t n);
 /* The top_k largest z of every routed token. */
 void sy__choose_topk(sy_host_route *r);
+/* Into id [vocab]: all ids, those with the larger share first, alike ones in an order that is drawn
+ * from (seed, stream). */
+sy_status sy__most_frequent_first(const double *share, int64_t vocab, uint64_t seed,
+                                  uint64_t stream, int32_t *id);
 /* Draw `which` (below 16) of this token and expert: uniform in [0, 1), standard normal. */
 double sy__route_uniform(const sy_host_route *r, int64_t t, int32_t e, int32_t which);
 double sy__route_normal(const sy_host_route *r, int64_t t, int32_t e, int32_t which);

@@ -41,6 +41,7 @@ typedef struct sy_param_spec {
                      the piece); normal: cut at 3 std */
     double init_std;
     bool trainable, decay;
+    bool optional; /* a checkpoint without it leaves it as it begins */
     /* [shape_glb[0]] borrowed: of matrix i of a piece only the first width[i] places of dimension
        width_dim (1, 2) are used; the rest begins with zeros and counts as no parameter. NULL: all
      */
@@ -126,6 +127,9 @@ sy_status sy_params_bind(sy_params *params, const sy_bind_spec *spec);
    on every mesh and backend (up to rounding to the dtype). Not collective; `stream` is waited for.
  */
 sy_status sy_params_init(sy_params *params, uint64_t seed, sy_stream *stream);
+/* The same for those that a checkpoint may lack, so that they are defined before a load. Not
+ * collective; as above. */
+sy_status sy_params_init_optional(const sy_params *params, sy_stream *stream);
 /* The same for one parameter of the table, as param->spec.init and init_std say. Not collective;
  * `stream` is waited for. */
 sy_status sy_param_init(const sy_params *params, const sy_param *param, uint64_t seed,

@@ -165,3 +165,15 @@ sy_status sy_param_init(const sy_params *params, const sy_param *param, uint64_t
 {
     return init_list(params, &param, 1, seed, stream);
 }
+
+sy_status sy_params_init_optional(const sy_params *params, sy_stream *stream)
+{
+    sy_status st = SY_OK;
+    for (int32_t i = 0; i < params->n; i++) {
+        if (params->param[i]->spec.optional) {
+            SY_TRY(sy_param_init(params, params->param[i], 0, stream));
+        }
+    }
+cleanup:
+    return st;
+}

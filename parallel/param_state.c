@@ -95,7 +95,8 @@ static sy_status emit_piece(walk *w, const sy_param *p, int32_t piece, sy_dtype 
     sy_field field = {.name = name,
                       .dtype = shard ? dtype : p->value.dtype,
                       .dev = w->params->dev,
-                      .n_dim = p->spec.n_dim};
+                      .n_dim = p->spec.n_dim,
+                      .optional = p->spec.optional};
     int n = snprintf(name, sizeof name, "%s/%s", w->prefix, sy__piece_name(p, piece));
     SY_REQUIRE(n > 0 && (size_t)n < sizeof name, SY_ERR_INTERNAL,
                "the name of field '%s' below '%s' is too long", sy__piece_name(p, piece),

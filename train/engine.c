@@ -84,6 +84,7 @@ static sy_status create_model(sy_engine *e)
         e->params->param[i]->spec.trainable = false; /* no gradients */
     }
     SY_TRY(sy_params_bind(e->params, &bind));
+    SY_TRY(sy_params_init_optional(e->params, e->compute_stream));
 cleanup:
     return st;
 }

@@ -27,6 +27,7 @@
 #include "train/same.h"
 #include "train/saves.h"
 #include "train/step_metrics.h"
+#include "train/tell_data.h"
 #include "train/trouble.h"
 
 typedef struct run {
@@ -302,6 +303,8 @@ static sy_status start(run *r)
     if (path != NULL) {
         SY_TRY(load(r, path, how == SY_RUN_CONTINUE ? SY_LOAD_ALL : SY_LOAD_MODEL));
         SY_TRY(sy_tokenizer_files_read(path, r->world, &r->tokenizer));
+    } else {
+        SY_TRY(sy_train_tell_data(r->trainer));
     }
     SY_TRY(how == SY_RUN_CONTINUE ? reset(r) : SY_OK);
     if (how == SY_RUN_CONTINUE && r->spec->resume_from == NULL && r->spec->reset == 0 &&

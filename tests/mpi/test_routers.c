@@ -12,6 +12,7 @@
 #include "core/rng.h"
 #include "data/token_writer.h"
 #include "parallel/agree.h"
+#include "train/tell_data.h"
 #include "train/trainer.h"
 
 enum { E = 12, L = 2, N_STEPS = 6, N_FIRST = 3, MAX_SET = 8, N_TOKENS = 1500 };
@@ -141,6 +142,7 @@ static sy_status train(sy_comm *part, int32_t ep, const char *const *set, const 
     if (again) {
         SY_TRY(sy_checkpoint_load(path, &state, SY_LOAD_ALL, t->engine->mesh->io));
     } else {
+        SY_TRY(sy_train_tell_data(t));
         SY_TRY(take_steps(t, 0, N_FIRST, rec));
     }
     if (path != NULL && !again) {
@@ -215,6 +217,22 @@ static void training_does_not_depend_on_layout_or_restart(void **state)
     assert_all(same_bits(&all, &resumed));
 }
 
+/* A checkpoint from before there were tables, or of a model made without data. */
+static void hash_without_a_table_in_the_checkpoint_deals_evenly(void **state)
+{
+    (void)state;
+    static record all, resumed;
+    static const char *const even[MAX_SET] = {"moe.router=hash", "moe.hash.table=even"};
+    static const char *const balanced[MAX_SET] = {"moe.router=hash", "moe.hash.table=balanced"};
+    sy_comm *world = mpi_test_world();
+    const int32_t ep = E % world->size == 0 ? world->size : 1;
+    char path[96];
+    snprintf(path, sizeof path, "%s/saved.h5", folder);
+    assert_all_ok(train(world, ep, even, path, false, &all));
+    assert_all_ok(train(world, ep, balanced, path, true, &resumed));
+    assert_all(same_bits(&all, &resumed));
+}
+
 /* One row per router on the host, with settings that make all of it work. */
 #define ROUTER(router, ...)                                                                        \
     {                                                                                              \
@@ -243,6 +261,7 @@ static const router_case cases[] = {
     ROUTER("noisy", "train.recompute=block"),
     ROUTER("sinkhorn", "train.recompute=moe"),
     ROUTER("hash", "moe.recv_factor=0.3"),
+    ROUTER("hash", "moe.hash.table=even"),
     ROUTER("top_p", "moe.top_p.threshold=0.5"),
     ROUTER("remoe", "moe.remoe.lambda=0.1", "moe.recv_factor=0.1"),
     ROUTER("expert_choice", "moe.look_ahead=true"),
@@ -252,6 +271,7 @@ static const router_case cases[] = {
     ROUTER("cosine", "moe.jitter=0.1"),
     ROUTER("skywork", "moe.capacity_factor=0.7", "moe.skywork.keep=0.5"),
     ROUTER("maskmoe", "moe.maskmoe.visible=4", "moe.maskmoe.frequent_ids=100"),
+    ROUTER("maskmoe", "moe.maskmoe.visible=4", "moe.maskmoe.frequent_share=0.5"),
     ROUTER("dynmoe", "moe.dynmoe.window=2", "moe.dynmoe.pause=0", "moe.dynmoe.start_experts=6",
            "moe.jitter=0.1", "moe.dynmoe.diversity_coeff=0.2", "parallel.zero=1"),
     ROUTER("moepp", "moe.top_k=3", "moe.capacity_factor=0.9", "moe.recv_factor=0.4",
@@ -266,7 +286,7 @@ enum { N_CASES = sizeof cases / sizeof cases[0] };
 
 int main(void)
 {
-    struct CMUnitTest tests[N_CASES];
+    struct CMUnitTest tests[N_CASES + 1];
     for (int32_t i = 0; i < N_CASES; i++) {
         tests[i] = (struct CMUnitTest){.name = cases[i].name,
                                        .test_func = training_does_not_depend_on_layout_or_restart,
@@ -274,5 +294,7 @@ int main(void)
                                        .teardown_func = tear_down,
                                        .initial_state = (void *)(uintptr_t)&cases[i]};
     }
-    return mpi_test_main("routers", tests, N_CASES);
+    tests[N_CASES] = (struct CMUnitTest)cmocka_unit_test_setup_teardown(
+        hash_without_a_table_in_the_checkpoint_deals_evenly, set_up, tear_down);
+    return mpi_test_main("routers", tests, N_CASES + 1);
 }

@@ -2,6 +2,7 @@
 #include "tests/support/data_files.h"
 
 #include <fcntl.h>
+#include <math.h>
 
 #include "core/alloc.h"
 #include "core/clock.h"
@@ -437,6 +438,45 @@ static void loader_unusable_data_is_refused(void **state)
     assert_null(loader);
 }
 
+/* Two sets by weight: one whose ids differ, one longer than what is counted, of ids that grow
+   slowly from 100 on: looked at all over, so those of its end come as often as those of its
+   beginning. */
+static void loader_shares_of_ids_go_by_weight_and_over_the_whole_set(void **state)
+{
+    enum { N_IDS = 32, LONG = 3 * (SY_COUNT_TOKENS / 2) };
+    const char *const path[2] = {data_path(*state, "short.bin"), data_path(*state, "long.bin")};
+    const uint16_t few[8] = {5, 5, 5, 6, 6, 7, 8, 5};
+    const sy_loader_dataset sets[2] = {{path[0], 3, SY_SPLIT_ALL}, {path[1], 1, SY_SPLIT_ALL}};
+    const sy_loader_spec spec = {.datasets = sets,
+                                 .n_datasets = 2,
+                                 .file = {.vocab_size = 200, .type = "u16"},
+                                 .S = S,
+                                 .B = 1,
+                                 .global_batch = 1,
+                                 .dp_size = 1};
+    double share[200], sum = 0;
+    uint16_t *many = malloc(LONG * sizeof *many);
+    assert_non_null(many);
+    for (int64_t i = 0; i < LONG; i++) {
+        many[i] = (uint16_t)(100 + i * N_IDS / LONG);
+    }
+    data_write(path[0], few, sizeof few);
+    data_write(path[1], many, LONG * sizeof *many);
+    free(many);
+    sy_loader *loader = open_loader(&spec);
+    assert_int_equal(sy_loader_token_shares(loader, 200, share), SY_OK);
+    assert_true(fabs(share[5] - (0.75 * 4 / 8)) < 1e-15);
+    assert_true(fabs(share[7] - (0.75 / 8)) < 1e-15);
+    for (int32_t id = 0; id < 200; id++) {
+        sum += share[id];
+        if (id >= 100 && id < 100 + N_IDS) {
+            assert_true(fabs(share[id] * N_IDS / 0.25 - (1)) < 0.2);
+        }
+    }
+    assert_true(fabs(sum - (1)) < 1e-12);
+    sy_loader_destroy(&loader);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -456,6 +496,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(loader_next_step_is_prepared_before_it_is_taken, setup,
                                         teardown),
         cmocka_unit_test_setup_teardown(loader_unusable_data_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(loader_shares_of_ids_go_by_weight_and_over_the_whole_set,
+                                        setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -279,13 +279,76 @@ static void sinkhorn_plan_is_balanced(void **state)
     close_rig(&k);
 }
 
+/* The rule in plain lines: again and again the most frequent id that is left goes to the expert
+   with the least so far. Shares differ, so that there is one answer. */
+static void deal(const double *share, int32_t n_ids, int32_t n_experts, int32_t *expert)
+{
+    double load[MAX_E] = {0};
+    bool dealt[300] = {false};
+    for (int32_t round = 0; round < n_ids; round++) {
+        int32_t id = -1, e = 0;
+        for (int32_t i = 0; i < n_ids; i++) {
+            id = !dealt[i] && (id < 0 || share[i] > share[id]) ? i : id;
+        }
+        for (int32_t i = 1; i < n_experts; i++) {
+            e = load[i] < load[e] ? i : e;
+        }
+        dealt[id] = true;
+        load[e] += share[id];
+        expert[id] = e;
+    }
+}
+
+static void hash_balances_by_the_frequencies_of_the_data(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *experts;
+        double power;    /* frequencies go with rank^-power, ids in an order of their own */
+        int32_t n_known; /* so many ids come in the data */
+        double worst;    /* expert's load over the mean */
+    } cases[] = {{"moe.experts=4", 1, 300, 1.01},
+                 {"moe.experts=4", 0.1, 300, 1.01},
+                 {"moe.experts=12", 0.7, 300, 1.02},
+                 {"moe.experts=12", 2, 300, 7.32}, /* the first id alone is 0.6 of all */
+                 {"moe.experts=4", 1, 40, 1.1}};
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        rig k;
+        double share[300] = {0}, load[MAX_E] = {0}, sum = 0, worst = 0;
+        int32_t expected[300], n[MAX_E] = {0};
+        rig_open(&k, SET("moe.router=hash", "moe.top_k=1", cases[c].experts));
+        for (int32_t i = 0; i < cases[c].n_known; i++) {
+            share[(i * 77) % 300] = pow(i + 1, -cases[c].power);
+            sum += pow(i + 1, -cases[c].power);
+        }
+        for (int32_t i = 0; i < 300; i++) {
+            share[i] /= sum;
+        }
+        deal(share, 300, k.r.E, expected);
+        assert_int_equal(k.router->host->begin(k.r.config, share, 300, 0, k.state), SY_OK);
+        for (int32_t id = 0; id < 300; id++) {
+            k.ids[0] = id;
+            choose(&k, 1, NULL);
+            assert_true(share[id] == 0 || k.expert[0] == expected[id]);
+            load[k.expert[0]] += share[id];
+            n[k.expert[0]] += share[id] == 0;
+        }
+        for (int32_t e = 0; e < k.r.E; e++) {
+            worst = fmax(worst, load[e] * k.r.E);
+            assert_true(n[e] <= (300 - cases[c].n_known) / 2); /* the unseen are dealt, too */
+        }
+        assert_true(worst < cases[c].worst);
+        close_rig(&k);
+    }
+}
+
 /* As many ids for every expert, the same ones in any batch; further choices differ. */
 static void hash_deals_ids_evenly_whatever_the_batch(void **state)
 {
     (void)state;
     rig k;
     int32_t n[4] = {0}, of_id[300];
-    rig_open(&k, SET("moe.router=hash"));
+    rig_open(&k, SET("moe.router=hash", "moe.hash.table=even"));
     for (int32_t id = 0; id < 300; id++) {
         k.ids[0] = id;
         choose(&k, 1, NULL);
@@ -578,6 +641,44 @@ static void maskmoe_rare_tokens_see_few_experts(void **state)
     close_rig(&k);
 }
 
+/* Ids 290, 280 and 270 are 0.5, 0.25 and 0.1875 of the data; whatever the ids are, those are
+   frequent that it takes to come to the share. */
+static void maskmoe_frequent_ids_make_up_the_share_of_the_data(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *set;
+        int32_t n;
+    } cases[] = {{"moe.maskmoe.frequent_share=0.4", 1},
+                 {"moe.maskmoe.frequent_share=0.5", 1},
+                 {"moe.maskmoe.frequent_share=0.51", 2},
+                 {"moe.maskmoe.frequent_share=0.9", 3},
+                 {"moe.maskmoe.frequent_share=1", 4}};
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        rig k;
+        double share[300] = {0}, z[4] = {0};
+        int32_t n = 0;
+        share[290] = 0.5;
+        share[280] = 0.25;
+        share[270] = 0.1875;
+        share[3] = 0.0625;
+        rig_open(&k, SET("moe.router=maskmoe", "moe.maskmoe.frequent_ids=100", cases[c].set));
+        assert_int_equal(k.router->host->begin(k.r.config, share, 300, 0, k.state), SY_OK);
+        for (int32_t id = 0; id < 300; id++) {
+            int32_t seen = 0;
+            k.ids[0] = id;
+            choose(&k, 1, z);
+            for (int32_t e = 0; e < 4; e++) {
+                seen += k.z[e] > -1e29;
+            }
+            assert_true(seen == 2 || (seen == 4 && share[id] > 0));
+            n += seen == 4;
+        }
+        assert_int_equal(n, cases[c].n);
+        close_rig(&k);
+    }
+}
+
 /* No tokens, and none that are routed: nothing is chosen, no loss, nothing infinite. */
 static void routers_without_tokens_give_nothing(void **state)
 {
@@ -624,6 +725,7 @@ int main(void)
         cmocka_unit_test(grin_draws_follow_the_masked_softmax),
         cmocka_unit_test(grin_gradient_is_that_of_the_probability),
         cmocka_unit_test(sinkhorn_plan_is_balanced),
+        cmocka_unit_test(hash_balances_by_the_frequencies_of_the_data),
         cmocka_unit_test(hash_deals_ids_evenly_whatever_the_batch),
         cmocka_unit_test(remoe_lambda_follows_the_active_experts),
         cmocka_unit_test(skywork_coefficient_follows_the_drops),
@@ -636,6 +738,7 @@ int main(void)
         cmocka_unit_test(gshard_keeps_the_second_in_proportion),
         cmocka_unit_test(prototype_groups_do_not_see_each_other),
         cmocka_unit_test(maskmoe_rare_tokens_see_few_experts),
+        cmocka_unit_test(maskmoe_frequent_ids_make_up_the_share_of_the_data),
         cmocka_unit_test(routers_without_tokens_give_nothing),
     };
     return cmocka_run_group_tests_name("routers", tests, NULL, NULL);
