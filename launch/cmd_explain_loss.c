@@ -126,6 +126,29 @@ static sy_status unknown_code(const char *name)
                     near != NULL ? near : names[0]);
 }
 
+/* What the router of this configuration would refuse. */
+static sy_status check_from(const explanation *x, const sy_convention *c, bool balance, bool z)
+{
+    sy_status st = SY_OK;
+    const uint32_t traits = sy_router_find(x->moe->router)->traits;
+    const bool first = sy_convention_counts(c, x->moe->top_k) == SY_AUX_COUNT_FIRST;
+    SY_REQUIRE(!balance || !(traits & SY_ROUTER_NO_AUX), SY_ERR_USAGE,
+               "--coeff: moe.router %s has no such balance loss; leave it out, or use moe.router "
+               "topk",
+               x->moe->router);
+    SY_REQUIRE(!z || !(traits & SY_ROUTER_NO_Z), SY_ERR_USAGE,
+               "--z-coeff: moe.router %s has no z-loss; leave it out, or use moe.router topk",
+               x->moe->router);
+    SY_REQUIRE(!balance || !first || !(traits & SY_ROUTER_OWN_COUNT) ||
+                   traits & SY_ROUTER_FIRST_COUNT,
+               SY_ERR_USAGE,
+               "--from %s: it counts first choices, and moe.router %s says itself what its balance "
+               "loss counts; use moe.router topk, or --from megatron, which counts all",
+               c->name, x->moe->router);
+cleanup:
+    return st;
+}
+
 static sy_status add_from(const explanation *x)
 {
     sy_status st = SY_OK;
@@ -150,6 +173,7 @@ static sy_status add_from(const explanation *x)
     SY_REQUIRE(!has_z || !c->z_times_balance || balance > 0, SY_ERR_USAGE,
                "--z-coeff: %s multiplies it with the balance loss's coefficient too; give --coeff",
                c->title);
+    SY_TRY(check_from(x, c, has_balance, has_z && z > 0));
     set = json_object();
     if (has_balance) {
         const double by = sy_convention_balance_factor(c, x->L, x->moe->top_k);

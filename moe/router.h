@@ -41,7 +41,8 @@ typedef enum sy_router_trait {
     SY_ROUTER_FIXED_WEIGHTS = 32, /* moe.score and moe.normalize_weights do not apply */
     SY_ROUTER_TWO_WEIGHTS = 64,   /* gradients use other weights than the output */
     SY_ROUTER_FIRST_COUNT = 128,  /* with its own count: moe.aux_loss_counts first is one */
-    SY_ROUTER_MICRO_BATCH = 256   /* in training, what it does depends on who is in a micro-batch */
+    SY_ROUTER_MICRO_BATCH = 256,  /* in training, what it does depends on who is in a micro-batch */
+    SY_ROUTER_ESTIMATES = 512     /* its gradient is meant to be another than that of the output */
 } sy_router_trait;
 
 enum { SY_ROUTER_ALL = -1, SY_ROUTER_PIECES = 3, SY_ROUTER_PARAMS = 2 };

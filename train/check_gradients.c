@@ -7,6 +7,7 @@
 
 #include "core/alloc.h"
 #include "core/log.h"
+#include "moe/router.h"
 #include "parallel/agree.h"
 #include "report/progress.h"
 #include "train/check_gradients_impl.h"
@@ -167,12 +168,26 @@ static sy_status open_progress(checker *c, int64_t total)
                                                           : SY_OK;
 }
 
+/* A router may mean to learn by another gradient than that of its output. */
+static sy_status require_gradients(const sy_moe_config *moe)
+{
+    sy_status st = SY_OK;
+    SY_REQUIRE(moe->experts == 0 || !(sy_router_find(moe->router)->traits & SY_ROUTER_ESTIMATES),
+               SY_ERR_USAGE,
+               "check gradients: moe.router %s learns by an estimate, which is by intent not the "
+               "gradient of the loss; --backend cpu compares with ref instead",
+               moe->router);
+cleanup:
+    return st;
+}
+
 static sy_status by_differences(checker *c, sy__subject *s)
 {
     sy_status st = SY_OK;
     sy__samples samples = {0};
     sy_gradient_row *row;
     base b = {0};
+    SY_TRY(require_gradients(c->spec->settings->moe));
     SY_TRY(sy__subject_evaluate(s));
     SY_TRY(sy_agree(c->spec->world, remember(s, &b)));
     c->out->loss = b.loss;

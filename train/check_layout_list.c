@@ -112,10 +112,16 @@ static bool router_sees_micro_batch(const sy_run_settings *s)
     return (sy_router_find(s->moe->router)->traits & SY_ROUTER_MICRO_BATCH) != 0;
 }
 
+/* Capacity of all ranks together is the same where rounds are. */
+static bool capacity_sees_micro_batch(const sy_run_settings *s)
+{
+    return s->moe->capacity_factor.set && s->moe->capacity_scope != SY_CAPACITY_GLOBAL;
+}
+
 bool sy_layout_micro_batch_is_free(const sy_run_settings *s)
 {
     return s->moe->experts == 0 ||
-           (!s->moe->capacity_factor.set && s->moe->aux_loss_scope != SY_AUX_MICRO_BATCH &&
+           (!capacity_sees_micro_batch(s) && s->moe->aux_loss_scope != SY_AUX_MICRO_BATCH &&
             !router_sees_micro_batch(s));
 }
 
@@ -151,9 +157,9 @@ static sy_status check_variant(const sy_run_settings *s, const sy_layout *at, co
                SY_ERR_USAGE,
                "layout %s: another micro-batch than %d is another loss here, because %s", text,
                s->train->micro_batch,
-               router_sees_micro_batch(s)    ? "moe.router decides over it"
-               : s->moe->capacity_factor.set ? "capacity is counted in it (moe.capacity_factor)"
-                                             : "moe.aux_loss_scope is micro_batch");
+               router_sees_micro_batch(s)     ? "moe.router decides over it"
+               : capacity_sees_micro_batch(s) ? "capacity is counted in it (moe.capacity_factor)"
+                                              : "moe.aux_loss_scope is micro_batch");
     SY_REQUIRE(at->micro_batch <= s->train->global_batch, SY_ERR_USAGE,
                "layout %s: train.global_batch is only %d", text, s->train->global_batch);
 cleanup:

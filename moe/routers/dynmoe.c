@@ -313,7 +313,8 @@ static const sy_router_loss losses[] = {
 const sy_router_ops sy__router_dynmoe = {
     .name = "dynmoe",
     .source = "Guo et al. 2024 (DynMoE, arXiv 2405.14297) 3",
-    .traits = SY_ROUTER_NO_CAPACITY | SY_ROUTER_NO_AUX | SY_ROUTER_NO_Z | SY_ROUTER_FIXED_WEIGHTS,
+    .traits = SY_ROUTER_NO_CAPACITY | SY_ROUTER_NO_AUX | SY_ROUTER_NO_Z | SY_ROUTER_FIXED_WEIGHTS |
+              SY_ROUTER_ESTIMATES,
     .check = check,
     .metric = "experts_per_token",
     .losses = losses,

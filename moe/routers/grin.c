@@ -93,11 +93,11 @@ const sy_config_section sy_router_section_grin = {
     .keys = keys,
     .struct_bytes = sizeof(grin_config)};
 
-const sy_router_ops sy__router_grin = {.name = "grin",
-                                       .source = "Liu et al. 2024 (GRIN, arXiv 2409.12136) 2.2",
-                                       .traits = SY_ROUTER_FIXED_WEIGHTS | SY_ROUTER_TWO_WEIGHTS,
-                                       .host =
-                                           &(const sy_host_router_ops){.forward_cost = {20.2, 0},
-                                                                       .backward_cost = {19.9, 0},
-                                                                       .choose = choose,
-                                                                       .backward = backward}};
+const sy_router_ops sy__router_grin = {
+    .name = "grin",
+    .source = "Liu et al. 2024 (GRIN, arXiv 2409.12136) 2.2",
+    .traits = SY_ROUTER_FIXED_WEIGHTS | SY_ROUTER_TWO_WEIGHTS | SY_ROUTER_ESTIMATES,
+    .host = &(const sy_host_router_ops){.forward_cost = {20.2, 0},
+                                        .backward_cost = {19.9, 0},
+                                        .choose = choose,
+                                        .backward = backward}};

@@ -177,7 +177,7 @@ static const sy_router_loss losses[] = {
     {"moe.grouped.comm_loss_coeff",
      "sum over layers of sum_d f''_d P'_d, f'' = D / (M T) tokens sent to group d"},
     {"moe.aux_loss_coeff",
-     "sum over layers of E sum_e f_e P_e, f of the K best without bias and groups"},
+     "sum over layers of E sum_e f_e P_e, with a bias f of the K best without it and groups"},
     {0},
 };
 

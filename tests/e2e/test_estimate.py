@@ -152,7 +152,10 @@ class ExplainLoss(harness.Case):
 
     def test_what_cannot_be_explained_is_refused(self):
         for says, args in (("did you mean 'megatron'", ("--from", "megatrom", "--coeff", 1)), ("--from names", ("--coeff", 1)),
-                           ("has no z-loss", ("--from", "deepseek", "--z-coeff", 1)), ("dense model", ("--set", "moe.experts=0"))):
+                           ("has no z-loss", ("--from", "deepseek", "--z-coeff", 1)),
+                           ("hash has no such balance loss", ("--from", "megatron", "--coeff", 1, "--set", "moe.router=hash")),
+                           ("hash has no z-loss", ("--from", "megatron", "--z-coeff", 1, "--set", "moe.router=hash")),
+                           ("says itself what", ("--from", "mesh", "--coeff", 1, "--set", "moe.router=moepp")), ("dense model", ("--set", "moe.experts=0"))):
             self.fails(2, says, "explain-loss", self.shape(), *args)
 
 
