@@ -167,8 +167,9 @@ static sy_status check(const void *section, const sy_config *config)
     SY_TRY(sy_layer_list_check(&m->layers, "moe.layers", config));
     SY_TRY(check_labels(m, config));
     if (m->experts > 0 && m->top_k > m->experts) {
-        SY_TRY(sy_config_error(config, "moe.top_k", "moe.top_k %d is larger than moe.experts %d",
-                               m->top_k, m->experts));
+        SY_TRY(sy_config_error(config, "moe.top_k",
+                               "moe.top_k %d is larger than moe.experts %d; set it to %d", m->top_k,
+                               m->experts, m->experts));
     }
     if (m->top_k == 1 && m->normalize_weights &&
         sy_config_was_set(config, "moe.normalize_weights")) {

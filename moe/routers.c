@@ -176,6 +176,20 @@ static sy_status check_topk_only(const sy_moe_config *m, const sy_config *config
     return SY_OK;
 }
 
+/* Noise on an input that nobody reads. */
+static sy_status check_jitter(const sy_moe_config *m, const sy_config *config)
+{
+    sy_router_layout layout;
+    sy_router_layout_of(m, 1, &layout); /* whatever the width */
+    if (m->jitter <= 0 || layout.M > 0) {
+        return SY_OK;
+    }
+    return sy_config_error(config, "moe.jitter",
+                           "moe.jitter %g with moe.router %s, which does not look at the token's "
+                           "vector; set it to 0",
+                           m->jitter, m->router);
+}
+
 static sy_status check_weights(const sy_moe_config *m, uint32_t traits, sy_config *config)
 {
     static const char *const names[2] = {"moe.score", "moe.normalize_weights"};
@@ -230,6 +244,7 @@ sy_status sy_router_settle(sy_config *config)
     }
     SY_TRY(check_topk_only(m, config));
     SY_TRY(check_top_k(m, router, config));
+    SY_TRY(check_jitter(m, config));
     SY_TRY(check_capacity(m, router->traits, config));
     SY_TRY(check_losses(m, router->traits, config));
     SY_TRY(check_weights(m, router->traits, config));

@@ -144,6 +144,15 @@ void sy__balance_costs(const sy_host_route *r, int64_t from, int64_t to, double 
     }
 }
 
+int32_t sy__divisor(int32_t n, int32_t most)
+{
+    int32_t d = most < n ? most : n;
+    while (d > 1 && n % d != 0) {
+        d--;
+    }
+    return d > 1 ? d : 1;
+}
+
 double sy__dot(const double *a, const double *b, int64_t n)
 {
     double sum = 0;

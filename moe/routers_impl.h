@@ -37,6 +37,8 @@ double sy__add_cost(const double *p, const double *cost, int32_t n, double facto
 /* The balance loss as such a loss: cost_e = E f_e, the choices of the routed tokens [from, to)
  * being those that count. */
 void sy__balance_costs(const sy_host_route *r, int64_t from, int64_t to, double *cost);
+/* The largest divisor of n that is not above most; at least 1. */
+int32_t sy__divisor(int32_t n, int32_t most);
 /* <a, b>, and a length that is small but not 0 where there is none. All [n]. */
 double sy__dot(const double *a, const double *b, int64_t n);
 double sy__length(const double *a, int64_t n);

@@ -132,8 +132,9 @@ static sy_status check(const sy_moe_config *config, const sy_config *all)
     const int32_t n = own->groups > 0 ? config->experts / own->groups : 0;
     if (own->groups < 1 || config->experts % own->groups != 0) {
         return sy_config_error(all, "moe.grouped.groups",
-                               "moe.grouped.groups %d does not divide moe.experts %d", own->groups,
-                               config->experts);
+                               "moe.grouped.groups %d does not divide moe.experts %d; set it to %d",
+                               own->groups, config->experts,
+                               sy__divisor(config->experts, own->groups));
     }
     if (own->groups_kept > own->groups || own->groups_kept * n < config->top_k) {
         return sy_config_error(all, "moe.grouped.groups_kept",

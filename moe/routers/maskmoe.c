@@ -92,8 +92,8 @@ static sy_status check(const sy_moe_config *config, const sy_config *all)
     if (own->visible < config->top_k || own->visible > config->experts) {
         return sy_config_error(all, "moe.maskmoe.visible",
                                "moe.maskmoe.visible %d: a token needs moe.top_k %d experts that it "
-                               "sees, of %d",
-                               own->visible, config->top_k, config->experts);
+                               "sees; set it to %d to %d",
+                               own->visible, config->top_k, config->top_k, config->experts);
     }
     return SY_OK;
 }

@@ -40,10 +40,14 @@ static void backward(sy_host_route *r)
 static sy_status check(const sy_moe_config *config, const sy_config *all)
 {
     if (config->experts % config->top_k != 0 || config->experts == config->top_k) {
-        return sy_config_error(all, "moe.top_k",
-                               "moe.router prototype cuts moe.experts %d into moe.top_k %d groups "
-                               "of equal size, of 2 or more; change one of them",
-                               config->experts, config->top_k);
+        return sy_config_error(
+            all, "moe.top_k",
+            "moe.router prototype cuts moe.experts %d into moe.top_k %d groups "
+            "of equal size, of 2 or more; set moe.top_k to %d, or use moe.router "
+            "topk",
+            config->experts, config->top_k,
+            sy__divisor(config->experts,
+                        config->top_k < config->experts ? config->top_k : config->experts / 2));
     }
     return SY_OK;
 }

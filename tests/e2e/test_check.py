@@ -88,8 +88,6 @@ class CheckLayout(harness.Case):
         self.fails(2, "another micro-batch than 1 is another loss here", "check", "layout", capacity, "--layouts", "1:1:mb2")
         whole = self.config("whole.yaml", moe={"router": "base", "top_k": 1, "aux_loss_coeff": 0, "z_loss_coeff": 0})
         self.fails(2, "because moe.router decides over it", "check", "layout", whole, "--layouts", "1:1:mb2")
-        estimate = self.config("estimate.yaml", moe={"router": "grin"}, model=SMALL)
-        self.fails(2, "grin learns by an estimate", "check", "gradients", estimate)
         self.fails(2, "no option --samples", "check", "layout", config, "--samples", 2)
         self.fails(2, ["unknown key 'moe.topk'", "moe.top_k"], "check", "layout", config, "--set", "moe.topk=1")
         self.fails(2, "nowhere", "check", "layout", self.config("lost.yaml", data={"train": [{"path": "nowhere/x"}]}))
@@ -141,6 +139,7 @@ class CheckGradients(harness.Case):
         self.fails(2, "--samples", "check", "gradients", config, "--samples", 0)
         self.fails(2, "nothing to check", "check", "gradients", config, "--set", "train.freeze=['*']", ranks=2)
         self.fails(2, ["unknown key 'moe.topk'", "moe.top_k"], "check", "gradients", config, "--set", "moe.topk=1", ranks=2)
+        self.fails(2, "grin learns by an estimate", "check", "gradients", config, "--set", "moe.router=grin")
         self.fails(2, "nowhere", "check", "gradients", self.config("lost.yaml", data={"train": [{"path": "nowhere/x"}]}))
         self.fails(2, "data.train", "check", "gradients", self.config("none.yaml", data={"train": harness.UNSET}))
 
