@@ -54,7 +54,7 @@ static bool is_fine(const op_instance *in, int32_t i, spoil *apply)
 {
     static const char *const optional[] = {"doc",  "dropped_at",  "q_start", "weight", "wa",
                                            "dot",  "loss_weight", "dlogits", "bias",   "routed",
-                                           "kept", "priority",    "param",   "dw"};
+                                           "kept", "priority",    "param",   "dw",     "cost"};
     const char *name = in->info->operands[i].name;
     if (apply == spoil_dtype) {
         return in->test->op == SY_OP_fill || (in->test->op == SY_OP_gather_rows && i == 0);
