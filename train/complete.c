@@ -90,7 +90,12 @@ static sy_status want_param(checker *c, const char *tree, const sy_param_spec *s
     sy_status st = SY_OK;
     const sy_dtype type = spec->packed_columns > 0 ? SY_U8 : SY_F32;
     int64_t shape[SY_MAX_DIM];
+    char path[SY_PARAM_NAME + 32];
     memcpy(shape, spec->shape_glb, sizeof shape);
+    snprintf(path, sizeof path, "%s/%s", tree, spec->name);
+    if (spec->optional && find(c, path) == NULL) {
+        return SY_OK;
+    }
     if (spec->n_pieces == 0) {
         SY_TRY(
             want_piece(c, tree, spec->name, training && spec->trainable, type, spec->n_dim, shape));

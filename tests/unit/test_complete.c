@@ -58,7 +58,7 @@ typedef struct file {
     dataset set[MAX];
     char path[MAX][128];
     int32_t n;
-    const char *kind;
+    const char *kind, *config;
 } file;
 
 static void add(file *f, const char *tree, const dataset *like)
@@ -73,7 +73,7 @@ static void whole(file *f, bool training)
 {
     static const char *const counter[] = {"state/step", "state/data_step", "state/tokens_seen",
                                           "state/skipped_steps", "state/optim_t"};
-    *f = (file){.kind = training ? "training" : "model"};
+    *f = (file){.kind = training ? "training" : "model", .config = config};
     for (int i = 0; i < N_MODEL; i++) {
         add(f, "model/", &model[i]);
         if (training && i > 0) {
@@ -98,9 +98,9 @@ static int by_path(const void *a, const void *b)
 static sy_status check(file *f)
 {
     sy_checkpoint_entry entry[MAX];
-    char kind[16], yaml[sizeof config];
+    char kind[16], yaml[2 * sizeof config];
     snprintf(kind, sizeof kind, "%s", f->kind);
-    snprintf(yaml, sizeof yaml, "%s", config);
+    snprintf(yaml, sizeof yaml, "%s", f->config);
     sy_checkpoint_info info = {
         .kind = kind, .config_yaml = yaml, .entry = entry, .n_entries = f->n};
     for (int32_t i = 0; i < f->n; i++) {
@@ -200,6 +200,27 @@ static void what_may_be_there_has_its_shape_and_type(void **state)
     }
 }
 
+/* A table of ids that is made from the data may be missing: files of before have none. */
+static void table_from_the_data_may_be_missing(void **state)
+{
+    static const char hash[] =
+        "model: {vocab_size: 256, hidden: 8, layers: 2, heads: 2, kv_heads: 1, "
+        "ffn_hidden: 6, seq_len: 16}\n"
+        "moe: {experts: 3, top_k: 1, layers: [1], router: hash, aux_loss_coeff: 0, "
+        "z_loss_coeff: 0}\n";
+    static const dataset table = {"layers/001/moe/state", SY_F32, 1, {V + 1}};
+    (void)state;
+    file f;
+    whole(&f, false);
+    f.config = hash;
+    snprintf(f.path[find(&f, "model/layers/001/moe/router")], sizeof f.path[0], "x/gone");
+    assert_int_equal(check(&f), SY_OK);
+    add(&f, "model/", &table);
+    assert_int_equal(check(&f), SY_OK);
+    f.set[f.n - 1].shape[0]--;
+    expect_damaged(&f, "model/layers/001/moe/state");
+}
+
 static void what_is_one_too_many_is_named(void **state)
 {
     static const char *const extra[] = {"model/layers/002/attn_norm", "model/layers/000/moe/router",
@@ -233,7 +254,7 @@ static void narrow_values_need_their_masters(void **state)
 static void ensembles_are_complete_where_every_member_is(void **state)
 {
     (void)state;
-    file f = {.kind = "ensemble"}, wrong;
+    file f = {.kind = "ensemble", .config = config}, wrong;
     for (int i = 0; i < N_MODEL; i++) {
         add(&f, "members/0/model/", &model[i]);
         add(&f, "members/1/model/", &model[i]);
@@ -321,6 +342,7 @@ int main(void)
         cmocka_unit_test(every_dataset_that_is_missing_is_named),
         cmocka_unit_test(every_wrong_shape_or_type_is_named),
         cmocka_unit_test(what_may_be_there_has_its_shape_and_type),
+        cmocka_unit_test(table_from_the_data_may_be_missing),
         cmocka_unit_test(what_is_one_too_many_is_named),
         cmocka_unit_test(narrow_values_need_their_masters),
         cmocka_unit_test(ensembles_are_complete_where_every_member_is),
