@@ -57,6 +57,7 @@ read_file() {
   fi
   while IFS= read -r text || [ -n "$text" ]; do
     n=$((n + 1))
+    text=${text%$'\r'} # an editor of Windows
     read -r name rest <<<"${text%%#*}" || true
     if [ -z "$name" ]; then
       continue

@@ -19,7 +19,7 @@ const sy_command *const sy_commands[] = {
     &sy_cmd_tokenize, &sy_cmd_data,   &sy_cmd_check,    &sy_cmd_estimate,   &sy_cmd_explain_loss,
     &sy_cmd_bench,    &sy_cmd_report, &sy_cmd_doctor,   &sy_cmd_completion, NULL};
 
-enum { COMMAND_COLUMN = 14 };
+enum { COMMAND_COLUMN = 16 };
 
 static void print_usage(void)
 {
@@ -129,7 +129,11 @@ int main(int argc, char **argv)
     int exit_code = 0;
 
     if (answered(argc, argv)) {
-        return argc < 2 ? 2 : fflush(stdout) == 0 ? 0 : 1;
+        if (fflush(stdout) != 0 || ferror(stdout)) {
+            sy_log_from(0, SY_LOG_ERROR, "the text cannot be written to standard output");
+            return 1;
+        }
+        return argc < 2 ? 2 : 0;
     }
     st = sy_env_open(&argc, &argv, &env);
     if (env.world != NULL) {

@@ -110,4 +110,9 @@ if [ -e /.dockerenv ] || [ -e /run/.containerenv ]; then
   export OMPI_MCA_btl_vader_single_copy_mechanism=${OMPI_MCA_btl_vader_single_copy_mechanism:-none}
   export OMPI_MCA_smsc=${OMPI_MCA_smsc:-^cma}
 fi
-exec "$mpirun" "${options[@]}" "$@"
+# Under nohup a hang-up would be mpirun's end all the same, which listens to it of its own accord.
+shield=()
+if [[ $(trap -p HUP) == "trap -- '' "* ]] && env --block-signal=HUP true 2>/dev/null; then
+  shield=(env --block-signal=HUP)
+fi
+exec "${shield[@]}" "$mpirun" "${options[@]}" "$@"

@@ -208,15 +208,13 @@ static sy_status write_page(const char *path, const char *page)
         return sy__text_file_replace(path, page, (int64_t)strlen(page));
     }
     FILE *file = S_ISDIR(info.st_mode) ? NULL : fopen(path, "we");
-    int error = file == NULL ? (S_ISDIR(info.st_mode) ? EISDIR : errno) : 0;
-    if (file != NULL) {
-        error = fputs(page, file) < 0 ? errno : 0;
-        error = fclose(file) != 0 && error == 0 ? errno : error;
+    if (file == NULL) {
+        return sy_error(SY_ERR_USAGE, "cannot write '%s': %s", path,
+                        strerror(S_ISDIR(info.st_mode) ? EISDIR : errno));
     }
-    if (error != 0) {
-        return sy_error(SY_ERR_USAGE, "cannot write '%s': %s", path, strerror(error));
-    }
-    return SY_OK;
+    int error = fputs(page, file) < 0 ? errno : 0;
+    error = fclose(file) != 0 && error == 0 ? errno : error;
+    return error == 0 ? SY_OK : sy_error(SY_ERR_IO, "cannot write '%s': %s", path, strerror(error));
 }
 
 /* A place that cannot be written is the user's to mend, and is told before the work. */

@@ -40,6 +40,7 @@ typedef struct sy_metrics_tail {
     double time_s;     /* its "time_s"; 0 if it has none */
     int64_t n_bytes;   /* of the file */
     int64_t n_dropped; /* bytes that were cut off */
+    bool torn;         /* they ended within a line, as a crash leaves it */
 } sy_metrics_tail;
 
 /* Open metrics.jsonl for appending, creating it if need be, and cut off what a resumed run must not

@@ -108,6 +108,10 @@ static sy_status cut(int fd, const char *path, int64_t keep_step, sy_metrics_tai
     }
     kept.n_dropped = n_before - kept.n_bytes;
     if (kept.n_dropped > 0) {
+        char end = '\n';
+        SY_REQUIRE(pread(fd, &end, 1, n_before - 1) == 1, SY_ERR_IO, "cannot read '%s': %s", path,
+                   strerror(errno));
+        kept.torn = end != '\n';
         SY_REQUIRE(ftruncate(fd, kept.n_bytes) == 0 && fsync(fd) == 0, SY_ERR_IO,
                    "cannot cut '%s': %s", path, strerror(errno));
     }

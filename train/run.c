@@ -219,6 +219,11 @@ static sy_status open_outputs(run *r, sy_run_start start, double peak, const cha
     SY_TRY(sy_run_dir_write_config(&r->dir, r->config_yaml));
     SY_TRY(sy_metrics_file_open(r->dir.metrics, start == SY_RUN_CONTINUE ? t->count.step : -1,
                                 &tail, &r->metrics_file));
+    if (start == SY_RUN_CONTINUE && tail.n_dropped > 0) {
+        sy_info("%s: dropped %lld bytes behind step %lld%s", r->dir.metrics,
+                (long long)tail.n_dropped, (long long)t->count.step,
+                tail.torn ? "; the last line had no end, as a crash leaves it" : "");
+    }
     open_tensorboard(r, start == SY_RUN_CONTINUE ? t->count.step : -1);
     SY_TRY(sy_step_metrics_create(t, peak, tail.time_s, &r->metrics));
     SY_TRY(sy_progress_create(&progress, &r->progress));

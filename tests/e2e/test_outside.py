@@ -5,8 +5,10 @@ terminal that is closed, ranks that crash; and a soak in which nothing may grow.
 import glob
 import os
 import re
+import shutil
 import signal
 import subprocess
+import time
 import unittest
 from pathlib import Path
 
@@ -49,6 +51,7 @@ class Streams(Outside):
         self.shell("$P train --help-config >&-", 1)
         done = self.shell("$P train --help-config >/dev/full", 1)
         self.assertIn("cannot be written to standard output", done.stderr)
+        self.assertIn("cannot be written to standard output", self.shell("$P --version >&-", 1).stderr)
 
 
 class Terminal(Outside):
@@ -67,11 +70,16 @@ class Terminal(Outside):
         self.assertIn("step_%08d.h5" % self.metrics("run")[-1]["step"], self.checkpoints("run"))
 
     def test_nohup_goes_on(self):
-        job = self.start_run("nohup")
-        job.signal(signal.SIGHUP)
-        self.wait_for_steps(job, "run", len(self.metrics("run")) + 3)
-        job.signal(signal.SIGUSR1)
-        self.assertEqual(job.wait().status, 75, job.text())
+        for launcher in ([], [harness.ROOT / "launch/mpirun.sh", "-n", "2"]):  # mpirun listens to SIGHUP even so
+            with self.subTest(launcher=launcher):
+                shutil.rmtree(self.folder / "run", ignore_errors=True)
+                job = self.start_run("nohup", *map(str, launcher))
+                job.signal(signal.SIGHUP)
+                self.wait_for_steps(job, "run", len(self.metrics("run")) + 3)
+                time.sleep(2.5 if launcher else 0)  # so long Open MPI gives ranks that it ends
+                self.assertIsNone(job.process.poll(), job.text())
+                job.signal(signal.SIGUSR1)
+                self.assertEqual(job.wait().status, 75, job.text())
 
     def test_sigterm_to_one_rank_saves_on_all(self):
         job = self.start_run(ranks=2)

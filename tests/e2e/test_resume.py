@@ -60,6 +60,7 @@ class SameLayout(harness.Case):
         job = self.train(config, "again", "--resume", ranks=ranks)
         self.same_records("again", "whole")
         self.assertIn("step_00000003.h5", job.stderr)
+        self.assertIn("behind step 3; the last line had no end", job.stderr)
         self.assertEqual(self.checkpoints("again"), self.checkpoints("whole"))
 
     def test_resume_fp32_one_process_continues_bit_for_bit(self):

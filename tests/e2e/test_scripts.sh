@@ -71,6 +71,8 @@ hosts 'ssh;me\n'
 expect 2 "line 1: 'ssh;me' is not the name" on_hosts true
 hosts 'localhost slots=1\n'
 expect 2 "has 1 slots, and 2 ranks are asked for" on_hosts true
+hosts 'localhost\r\n\r\n'
+expect 0 "here" on_hosts echo here
 hosts 'localhost # this one'
 expect 0 "here" on_hosts echo here
 

@@ -150,7 +150,7 @@ static void resume_drops_later_lines_and_continues_as_if_nothing_happened(void *
     assert_int_equal(sy_metrics_file_open(path, 20, &tail, &file), SY_OK);
     assert_int_equal(tail.step, 20);
     assert_true(tail.time_s == 10.0);
-    assert_true(tail.n_dropped > 0);
+    assert_true(tail.n_dropped > 0 && !tail.torn);
     append_steps(file, 21, 30);
     sy_metrics_file_close(&file);
     char *text = scratch_read(path);
@@ -176,6 +176,7 @@ static void resume_drops_a_last_line_without_an_end(void **state)
         assert_int_equal(sy_metrics_file_open(path, 3, &tail, &file), SY_OK);
         assert_int_equal(tail.step, 2);
         assert_int_equal(tail.n_dropped, n);
+        assert_int_equal(tail.torn, n > 0);
         append_steps(file, 3, 3);
         sy_metrics_file_close(&file);
         char *text = scratch_read(path);
