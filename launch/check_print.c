@@ -15,7 +15,13 @@ enum { CELL_BYTES = 128 };
 static const char *held_fixed(const sy_run_settings *s)
 {
     bool rounds = s->moe->experts > 0 && s->moe->aux_loss_scope == SY_AUX_GLOBAL_BATCH;
-    if (s->moe->experts > 0 && s->moe->capacity_factor.set) {
+    const bool capacity = s->moe->experts > 0 && s->moe->capacity_factor.set;
+    if (capacity && s->moe->capacity_scope == SY_CAPACITY_GLOBAL) {
+        return sy_layout_micro_batch_is_free(s)
+                   ? "the sequences of each round of accumulation, in which capacity is counted"
+                   : "the micro-batch, over which the balance loss is taken, or the router decides";
+    }
+    if (capacity) {
         return rounds ? "the micro-batch, in which capacity is counted, and the sequences of each "
                         "round of\naccumulation, whose loads the balance loss of global_batch sees"
                       : "the micro-batch, in which capacity is counted";

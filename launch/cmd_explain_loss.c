@@ -211,6 +211,9 @@ static void print_losses(const explanation *x)
     if (json_array_size(json_object_get(x->all, "losses")) == 0) {
         printf("  none: this router needs none\n");
     }
+    if (sy_router_find(x->moe->router)->traits & SY_ROUTER_NO_AUX) {
+        return;
+    }
     printf("\nf_e: expert e's share of the choices (sum 1; moe.aux_loss_counts: %s), counted in a "
            "%s\n(moe.aux_loss_scope) and constant to the gradient; P_e: mean probability. At "
            "balance each layer's\nsum is 1, whatever E and K.\n",

@@ -43,6 +43,12 @@ class CheckLayout(harness.Case):
         text = self.succeeds("check", "layout", config, "--steps", 1, "--layouts", "2:1,1:1,2:2", ranks=2).stdout
         self.assertEqual(["skipped" in row for row in self.rows(text)], [False, True, False])
 
+    def test_global_capacity_holds_the_rounds(self):
+        config = self.config(moe={"capacity_factor": 0.6, "capacity_scope": "global", "min_capacity": 1}, model=SMALL)
+        text = self.succeeds("check", "layout", config, "--steps", 1, "--layouts", "2:2,1:1:mb2,1:1", ranks=2).stdout
+        self.assertIn("held fixed by definition: the sequences of each round", text)
+        self.assertEqual(["skipped" in row for row in self.rows(text)], [False, False, True])
+
     def test_backend_and_layouts_are_the_users(self):
         text = self.succeeds("check", "layout", self.config(), "--backend", "cpu", "--steps", 6, "--layouts",
                              "1:1:0,2:2:1,2:1,2:2:0:mb2:passes", ranks=2).stdout
