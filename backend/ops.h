@@ -219,7 +219,9 @@ typedef struct sy_swiglu_backward_args {
 } sy_swiglu_backward_args;
 #define SY_OPERANDS_swiglu_backward(I, O, U, Z) I(x) I(dy) I(weight) O(dx) O(wa) O(dot)
 
-/* y = x Phi(x), Phi the normal distribution. x, y [R, F] A. Hendrycks & Gimpel 2016. */
+/* Of bottleneck adapters (moe/experts/bottleneck.c): y = x Phi(x), Phi the normal distribution. x,
+   y [R, F] A. Hendrycks & Gimpel 2016. The GELU of an MLP, in its tanh form, is SY_ACT_GELU below.
+ */
 typedef struct sy_gelu_args {
     sy_tensor x, y;
 } sy_gelu_args;
@@ -236,15 +238,44 @@ typedef struct sy_dequantize_nf4_args {
 } sy_dequantize_nf4_args;
 #define SY_OPERANDS_dequantize_nf4(I, O, U, Z) I(x) O(y)
 
+/* What an MLP does to its inner rows, which hold P parts of width F side by side, first | others: a
+   = act(first) times the others. SWIGLU (P 2: silu) has the ops above; GEGLU (2: gelu), RELU and
+   GELU (1), SWIGLU_LINEAR (3: silu; OpenMoE's four-matrix MLP). gelu is the tanh form of Hendrycks
+   & Gimpel 2016, as in T5 1.1; the op gelu above, of adapters, has the exact one. */
+typedef enum sy_act {
+    SY_ACT_SWIGLU,
+    SY_ACT_GEGLU,
+    SY_ACT_RELU,
+    SY_ACT_GELU,
+    SY_ACT_SWIGLU_LINEAR
+} sy_act;
+static inline int32_t sy_act_parts(sy_act act)
+{
+    return act == SY_ACT_SWIGLU_LINEAR ? 3 : act == SY_ACT_RELU || act == SY_ACT_GELU ? 1 : 2;
+}
+/* y = a. x [R, P F] A; y [R, F] A; act is not SWIGLU. */
+typedef struct sy_activation_args {
+    sy_tensor x, y;
+    sy_act act;
+} sy_activation_args;
+#define SY_OPERANDS_activation(I, O, U, Z) I(x) O(y)
+/* As swiglu_backward, with x, dx [R, P F]. */
+typedef struct sy_activation_backward_args {
+    sy_tensor x, dy, weight, dx, wa, dot;
+    sy_act act;
+} sy_activation_backward_args;
+#define SY_OPERANDS_activation_backward(I, O, U, Z) I(x) I(dy) I(weight) O(dx) O(wa) O(dot)
+
 /* Cross-entropy of a chunk of n tokens. logits [n, V] W; targets [n] I32, -1: no loss; loss_weight
    [n] F32 (optional: 1). nll[i] = lse_i - logits[i, target] (0 where target is -1), unweighted, [n]
    W. dlogits [n, V] A (optional) = grad_scale * loss_weight * (softmax - onehot); it may be logits
-   itself where A is W. */
+   itself where A is W. z_coeff: dlogits is the gradient of nll + z_coeff * lse^2 (the z-loss of the
+   output, as T5X has it), nll stays what it is; lse [n] W (optional), 0 where target is -1. */
 typedef struct sy_xent_args {
-    sy_tensor logits, targets, loss_weight, nll, dlogits;
-    double grad_scale;
+    sy_tensor logits, targets, loss_weight, nll, dlogits, lse;
+    double grad_scale, z_coeff;
 } sy_xent_args;
-#define SY_OPERANDS_xent(I, O, U, Z) I(logits) I(targets) I(loss_weight) O(nll) O(dlogits)
+#define SY_OPERANDS_xent(I, O, U, Z) I(logits) I(targets) I(loss_weight) O(nll) O(dlogits) O(lse)
 
 /* ---- rows: permutation ---- */
 
@@ -415,6 +446,7 @@ typedef enum sy_ctl {
     SY_CTL_SKIP,
     SY_CTL_BIAS1 /* 1 - beta1^t */,
     SY_CTL_BIAS2,
+    SY_CTL_DECAY, /* of Adafactor's second moments in this step */
     SY_CTL_N
 } sy_ctl;
 /* AdamW on a range of a segment (Loshchilov & Hutter 2019): g = grad * GRAD_SCALE; m = b1 m +
@@ -426,6 +458,53 @@ typedef struct sy_adamw_args {
     double beta1, beta2, eps, decay;
 } sy_adamw_args;
 #define SY_OPERANDS_adamw(I, O, U, Z) U(master) U(m) U(v) U(grad) U(param) I(ctl)
+
+/* Adafactor (Shazeer & Stern 2018, arXiv 1804.04235, algorithms 4 to 6) in four ops. They see
+   elements first .. first+n-1 of a batch of B matrices [rows, columns] that stand one behind the
+   other, flat; the sums of a matrix are those of all its parts, wherever these are. Its second
+   moment is factored: V_ij = R_i C_j / sum R with R, C sums over a row and a column. What has one
+   row has a whole second moment, C. Sums are F64, R and C stand in row, column [B rows], [B
+   columns] W. */
+typedef struct sy_factored {
+    int64_t rows, columns, first;
+} sy_factored;
+/* With g = grad * GRAD_SCALE: row_sum, column_sum += g^2 + eps1 over the part; squares [B] +=
+   master^2. */
+typedef struct sy_adafactor_sums_args {
+    sy_tensor grad, master, ctl, row_sum, column_sum, squares;
+    sy_factored shape;
+    double eps1;
+} sy_adafactor_sums_args;
+#define SY_OPERANDS_adafactor_sums(I, O, U, Z)                                                     \
+    I(grad) I(master) I(ctl) U(row_sum) U(column_sum) U(squares)
+/* R, C = DECAY * old + (1 - DECAY) * sums, unless ctl[SKIP] != 0; total [B] F64 = sum of R. */
+typedef struct sy_adafactor_moments_args {
+    sy_tensor row_sum, column_sum, ctl, row, column, total;
+} sy_adafactor_moments_args;
+#define SY_OPERANDS_adafactor_moments(I, O, U, Z)                                                  \
+    I(row_sum) I(column_sum) I(ctl) U(row) U(column) O(total)
+/* squares [B] F64 += u^2 over the part, with u = g / sqrt(V). */
+typedef struct sy_adafactor_squares_args {
+    sy_tensor grad, ctl, row, column, total, squares;
+    sy_factored shape;
+} sy_adafactor_squares_args;
+#define SY_OPERANDS_adafactor_squares(I, O, U, Z)                                                  \
+    I(grad) I(ctl) I(row) I(column) I(total) U(squares)
+/* The update of the part. rate = LR * max(eps2, RMS(master)) (scale_parameter; else LR), of the
+   value before the step; step = rate * u / max(1, RMS(u) / clip) (clip 0: not clipped), each RMS
+   of the whole matrix, from its squares; m (optional) = beta1 m + (1 - beta1) step, and is the
+   step; master -= step + rate * decay * master. param, grad and SKIP as in adamw. master, m, grad
+   [n] W, param [n] A. */
+typedef struct sy_adafactor_args {
+    sy_tensor master, m, grad, param, ctl, row, column, total, param_squares, update_squares;
+    sy_factored shape;
+    double beta1, clip, eps2, decay;
+    bool scale_parameter;
+} sy_adafactor_args;
+#define SY_OPERANDS_adafactor(I, O, U, Z)                                                          \
+    U(master)                                                                                      \
+    U(m)                                                                                           \
+    U(grad) U(param) I(ctl) I(row) I(column) I(total) I(param_squares) I(update_squares)
 
 /* ---- the table ---- */
 
@@ -440,12 +519,15 @@ typedef struct sy_adamw_args {
     X(sum_squares)                                                                                 \
     X(row_squares)                                                                                 \
     X(jitter)                                                                                      \
-    X(gate) X(gate_backward) X(gemm) X(grouped_gemm) X(embed) X(embed_backward) X(rmsnorm)         \
+    X(gate)                                                                                        \
+    X(gate_backward) X(gemm) X(grouped_gemm) X(embed) X(embed_backward) X(rmsnorm)                 \
         X(rmsnorm_backward) X(rope) X(attention) X(attention_backward) X(swiglu)                   \
-            X(swiglu_backward) X(gelu) X(gelu_backward) X(dequantize_nf4) X(xent) X(gather_rows)   \
-                X(combine_rows) X(router_scores) X(topk) X(capacity) X(topk_weigh)                 \
-                    X(topk_backward) X(share_kept) X(share_kept_backward) X(expert_count)          \
-                        X(router_stats) X(balance_loss) X(plan_rows) X(plan_receive) X(adamw)
+            X(swiglu_backward) X(gelu) X(gelu_backward) X(dequantize_nf4) X(activation)            \
+                X(activation_backward) X(xent) X(gather_rows) X(combine_rows) X(router_scores)     \
+                    X(topk) X(capacity) X(topk_weigh) X(topk_backward) X(share_kept)               \
+                        X(share_kept_backward) X(expert_count) X(router_stats) X(balance_loss)     \
+                            X(plan_rows) X(plan_receive) X(adamw) X(adafactor_sums)                \
+                                X(adafactor_moments) X(adafactor_squares) X(adafactor)
 
 #define SY_OP_ENUM(op) SY_OP_##op,
 typedef enum sy_op { SY_OPS(SY_OP_ENUM) SY_N_OPS } sy_op;

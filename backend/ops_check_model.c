@@ -169,6 +169,39 @@ sy_status sy__check_dequantize_nf4(const sy_device *dev, const sy_dequantize_nf4
     return sy__check_end(&c);
 }
 
+static void want_act(sy__check *c, sy_act act)
+{
+    sy__want_that(c, act > SY_ACT_SWIGLU && act <= SY_ACT_SWIGLU_LINEAR,
+                  "act is one of those but SwiGLU, which has an op of its own");
+}
+
+sy_status sy__check_activation(const sy_device *dev, const sy_activation_args *args)
+{
+    sy__check c = sy__check_start(dev, SY_OP_activation, args);
+    const sy_tensor *y = &args->y;
+    const int64_t P = sy_act_parts(args->act);
+    want_act(&c, args->act);
+    SY__WANT2(&c, y, sy__set_a(&c), SY_CONTIGUOUS, SY_ANY, SY_ANY);
+    SY__WANT2(&c, &args->x, SY_SET(y->dtype), SY_CONTIGUOUS, y->shape[0], P * y->shape[1]);
+    return sy__check_end(&c);
+}
+
+sy_status sy__check_activation_backward(const sy_device *dev,
+                                        const sy_activation_backward_args *args)
+{
+    sy__check c = sy__check_start(dev, SY_OP_activation_backward, args);
+    const int64_t R = args->dy.shape[0], F = args->dy.shape[1], P = sy_act_parts(args->act);
+    const unsigned same = SY_SET(args->dy.dtype);
+    want_act(&c, args->act);
+    SY__WANT2(&c, &args->dy, sy__set_a(&c), SY_CONTIGUOUS, SY_ANY, SY_ANY);
+    SY__WANT2(&c, &args->x, same, SY_CONTIGUOUS, R, P * F);
+    SY__WANT1(&c, &args->weight, sy__set_w(&c), SY_OPTIONAL, R);
+    SY__WANT2(&c, &args->dx, same, SY_CONTIGUOUS, R, P * F);
+    SY__WANT2(&c, &args->wa, same, SY_OPTIONAL, R, F);
+    SY__WANT1(&c, &args->dot, sy__set_w(&c), SY_OPTIONAL, R);
+    return sy__check_end(&c);
+}
+
 sy_status sy__check_xent(const sy_device *dev, const sy_xent_args *args)
 {
     sy__check c = sy__check_start(dev, SY_OP_xent, args);
@@ -178,7 +211,9 @@ sy_status sy__check_xent(const sy_device *dev, const sy_xent_args *args)
     SY__WANT1(&c, &args->loss_weight, SY_SET(SY_F32), SY_OPTIONAL, n);
     SY__WANT1(&c, &args->nll, sy__set_w(&c), SY_CONTIGUOUS, n);
     SY__WANT2(&c, &args->dlogits, sy__set_a(&c), SY_OPTIONAL, n, V);
+    SY__WANT1(&c, &args->lse, sy__set_w(&c), SY_OPTIONAL, n);
     sy__want_that(&c, isfinite(args->grad_scale), "grad_scale is finite");
+    sy__want_that(&c, args->z_coeff >= 0, "z_coeff is not negative");
     sy__may_alias(&c, &args->dlogits, &args->logits);
     return sy__check_end(&c);
 }

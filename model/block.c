@@ -5,9 +5,9 @@
 #include "core/span.h"
 
 typedef struct block_saved {
-    sy_tensor normed[2], rstd[2]; /* before attention, before the feed-forward part */
-    sy_tensor mid;                /* [T, H] the residual stream between the two */
-    void *attn, *ffn;
+    sy_tensor normed[3], rstd[3]; /* before attention, before the feed-forward parts */
+    sy_tensor mid[2];             /* [T, H] the residual stream between them */
+    void *attn, *ffn, *extra;
 } block_saved;
 
 static sy_status declare_norm(sy_block *block, const char *name, sy_params *params, sy_param **out)
@@ -32,12 +32,16 @@ sy_status sy_block_declare(sy_block *block, sy_params *params)
     SY_TRY(block->attn.ops->declare(block->attn.self, prefix, params));
     SY_TRY(declare_norm(block, "ffn_norm", params, &block->ffn_norm));
     SY_TRY(block->ffn.ops->declare(block->ffn.self, prefix, params));
+    if (block->extra.ops != NULL) {
+        SY_TRY(declare_norm(block, "extra_norm", params, &block->extra_norm));
+        SY_TRY(block->extra.ops->declare(block->extra.self, prefix, params));
+    }
 cleanup:
     return st;
 }
 
 /* y = x + m * sublayer(norm(x)), m the residual multiplier. */
-static sy_status half_forward(sy_block *block, sy_pass *p, const sy_sublayer *sub,
+static sy_status part_forward(sy_block *block, sy_pass *p, const sy_sublayer *sub,
                               const sy_param *norm, const sy_tensor *x, sy_tensor *y,
                               sy_tensor *normed, sy_tensor *rstd, void **saved)
 {
@@ -65,17 +69,25 @@ cleanup:
     return st;
 }
 
-static sy_status both_halves(sy_block *block, sy_pass *p, const sy_tensor *x, sy_tensor *y,
-                             block_saved *s, bool keep)
+static sy_status all_parts(sy_block *block, sy_pass *p, const sy_tensor *x, sy_tensor *y,
+                           block_saved *s, bool keep)
 {
     sy_status st = SY_OK;
+    sy_arena *arena = keep ? p->saved : p->scratch;
     int64_t mark = sy_arena_mark(p->scratch);
-    SY_TRY(
-        sy_arena_2d(keep ? p->saved : p->scratch, p->compute, x->shape[0], x->shape[1], &s->mid));
-    SY_TRY(half_forward(block, p, &block->attn, block->attn_norm, x, &s->mid, &s->normed[0],
+    const bool extra = block->extra.ops != NULL;
+    SY_TRY(sy_arena_2d(arena, p->compute, x->shape[0], x->shape[1], &s->mid[0]));
+    SY_TRY(part_forward(block, p, &block->attn, block->attn_norm, x, &s->mid[0], &s->normed[0],
                         &s->rstd[0], keep ? &s->attn : NULL));
-    SY_TRY(half_forward(block, p, &block->ffn, block->ffn_norm, &s->mid, y, &s->normed[1],
-                        &s->rstd[1], keep ? &s->ffn : NULL));
+    if (extra) {
+        SY_TRY(sy_arena_2d(arena, p->compute, x->shape[0], x->shape[1], &s->mid[1]));
+    }
+    SY_TRY(part_forward(block, p, &block->ffn, block->ffn_norm, &s->mid[0], extra ? &s->mid[1] : y,
+                        &s->normed[1], &s->rstd[1], keep ? &s->ffn : NULL));
+    if (extra) {
+        SY_TRY(part_forward(block, p, &block->extra, block->extra_norm, &s->mid[1], y,
+                            &s->normed[2], &s->rstd[2], keep ? &s->extra : NULL));
+    }
 cleanup:
     sy_arena_release(p->scratch, mark);
     return st;
@@ -95,7 +107,7 @@ sy_status sy_block_all_forward(sy_block *block, sy_pass *p, const sy_tensor *x, 
         p->saved = p->block;
         sy_arena_release(p->block, 0);
     }
-    SY_TRY(both_halves(block, p, x, y, s, saved != NULL));
+    SY_TRY(all_parts(block, p, x, y, s, saved != NULL));
     if (saved != NULL) {
         *saved = s;
     }
@@ -105,8 +117,8 @@ cleanup:
     return st;
 }
 
-/* Forward again: fills in what was not kept. The sublayers' outputs are needed up to the second
-   one's input only, but both must refill what they saved. */
+/* Forward again: fills in what was not kept. The sublayers' outputs are needed up to the last
+   one's input only, but all must refill what they saved. */
 static sy_status recompute(sy_block *block, sy_pass *p, const sy_tensor *x, block_saved *s)
 {
     sy_status st = SY_OK;
@@ -116,7 +128,7 @@ static sy_status recompute(sy_block *block, sy_pass *p, const sy_tensor *x, bloc
     p->kind = SY_PASS_RECOMPUTE;
     sy_span_begin(SY_SPAN_PART, "recompute", block->layer, -1);
     SY_TRY(sy_arena_2d(p->scratch, p->compute, x->shape[0], x->shape[1], &y));
-    SY_TRY(both_halves(block, p, x, &y, s, true));
+    SY_TRY(all_parts(block, p, x, &y, s, true));
 cleanup:
     p->kind = kind;
     sy_span_end();
@@ -139,7 +151,7 @@ cleanup:
     return st;
 }
 
-static sy_status half_backward(sy_block *block, sy_pass *p, const sy_sublayer *sub, sy_param *norm,
+static sy_status part_backward(sy_block *block, sy_pass *p, const sy_sublayer *sub, sy_param *norm,
                                const sy_tensor *x, const sy_tensor *normed, const sy_tensor *rstd,
                                void *saved, sy_tensor *g)
 {
@@ -182,9 +194,13 @@ sy_status sy_block_all_backward(sy_block *block, sy_pass *p, void *saved, const 
         sy_arena_release(p->block, 0);
         SY_TRY(recompute(block, p, x, s));
     }
-    SY_TRY(half_backward(block, p, &block->ffn, block->ffn_norm, &s->mid, &s->normed[1],
+    if (block->extra.ops != NULL) {
+        SY_TRY(part_backward(block, p, &block->extra, block->extra_norm, &s->mid[1], &s->normed[2],
+                             &s->rstd[2], s->extra, g));
+    }
+    SY_TRY(part_backward(block, p, &block->ffn, block->ffn_norm, &s->mid[0], &s->normed[1],
                          &s->rstd[1], s->ffn, g));
-    SY_TRY(half_backward(block, p, &block->attn, block->attn_norm, x, &s->normed[0], &s->rstd[0],
+    SY_TRY(part_backward(block, p, &block->attn, block->attn_norm, x, &s->normed[0], &s->rstd[0],
                          s->attn, g));
 cleanup:
     sy_span_end();

@@ -1,6 +1,7 @@
 /* One layer, for all tokens or, where it has a router of depth (model/depth.h), for some: x += m
- * attention(norm(x)); x += m ffn(norm(x)), m the residual multiplier. Recompute of a whole block
- * happens here.
+ * attention(norm(x)); x += m ffn(norm(x)), m the residual multiplier; where there is an extra
+ * feed-forward part (ST-MoE, arXiv 2202.08906), x += m extra(norm(x)) too. Recompute of a whole
+ * block happens here.
  */
 #ifndef SY_MODEL_BLOCK_H
 #define SY_MODEL_BLOCK_H
@@ -15,8 +16,8 @@ extern "C" {
 typedef struct sy_block {
     const sy_model_config *config;
     int32_t layer;
-    sy_param *attn_norm, *ffn_norm;
-    sy_sublayer attn, ffn; /* owned */
+    sy_param *attn_norm, *ffn_norm, *extra_norm;
+    sy_sublayer attn, ffn, extra; /* owned; extra.ops NULL: none */
     sy_depth depth;
 } sy_block;
 

@@ -5,16 +5,52 @@
 #include "core/alloc.h"
 
 typedef struct mlp_saved {
-    sy_tensor h; /* [T, 2F] gate | up */
+    sy_tensor h; /* [T, P F] gate | up */
 } mlp_saved;
+
+void sy_mlp_pieces(sy_param_spec *spec, sy_act act, const char *prefix, int32_t piece_dim,
+                   int64_t extent)
+{
+    static const char *const names[3][3] = {{"up"}, {"gate", "up"}, {"gate", "linear", "up"}};
+    const int32_t n = sy_act_parts(act);
+    spec->n_pieces = n > 1 ? n : 0;
+    spec->piece_dim = piece_dim;
+    for (int32_t i = 0; i < spec->n_pieces; i++) {
+        sy_piece *piece = &spec->piece[i];
+        snprintf(piece->name, sizeof piece->name, "%s/%s", prefix, names[n - 1][i]);
+        piece->extent = extent;
+    }
+    if (n == 1) {
+        snprintf(spec->name, sizeof spec->name, "%s/%s", prefix, names[0][0]);
+    }
+}
+
+sy_status sy_mlp_activate(sy_pass *p, sy_act act, const sy_tensor *h, const sy_tensor *a)
+{
+    return act == SY_ACT_SWIGLU
+               ? sy_swiglu(p->stream, &(sy_swiglu_args){.x = *h, .y = *a})
+               : sy_activation(p->stream, &(sy_activation_args){.x = *h, .y = *a, .act = act});
+}
+
+sy_status sy_mlp_activate_backward(sy_pass *p, sy_act act, const sy_swiglu_backward_args *args)
+{
+    return act == SY_ACT_SWIGLU
+               ? sy_swiglu_backward(p->stream, args)
+               : sy_activation_backward(p->stream,
+                                        &(sy_activation_backward_args){.x = args->x,
+                                                                       .dy = args->dy,
+                                                                       .weight = args->weight,
+                                                                       .dx = args->dx,
+                                                                       .wa = args->wa,
+                                                                       .dot = args->dot,
+                                                                       .act = act});
+}
 
 sy_status sy_mlp_declare(sy_mlp *mlp, const char *prefix, sy_params *params)
 {
     sy_status st = SY_OK;
     sy_param_spec spec = {.n_dim = 2,
-                          .shape_glb = {2 * mlp->ffn, mlp->hidden},
-                          .n_pieces = 2,
-                          .piece_dim = 0,
+                          .shape_glb = {sy_act_parts(mlp->act) * mlp->ffn, mlp->hidden},
                           .shard_dim = -1,
                           .replicas = SY_DENSE,
                           .init = SY_INIT_NORMAL,
@@ -22,9 +58,7 @@ sy_status sy_mlp_declare(sy_mlp *mlp, const char *prefix, sy_params *params)
                           .trainable = true,
                           .decay = true};
     snprintf(spec.name, sizeof spec.name, "%s/gate_up", prefix);
-    snprintf(spec.piece[0].name, sizeof spec.piece[0].name, "%s/gate", prefix);
-    snprintf(spec.piece[1].name, sizeof spec.piece[1].name, "%s/up", prefix);
-    spec.piece[0].extent = spec.piece[1].extent = mlp->ffn;
+    sy_mlp_pieces(&spec, mlp->act, prefix, 0, mlp->ffn);
     SY_TRY(sy_params_declare(params, &spec, &mlp->gate_up));
 
     snprintf(spec.name, sizeof spec.name, "%s/down", prefix);
@@ -37,12 +71,12 @@ cleanup:
     return st;
 }
 
-/* h [T, 2F] from x, into an arena. */
+/* h [T, P F] from x, into an arena. */
 static sy_status compute_h(const sy_mlp *mlp, sy_pass *p, sy_arena *arena, const sy_tensor *x,
                            sy_tensor *h)
 {
     sy_status st = SY_OK;
-    SY_TRY(sy_arena_2d(arena, p->compute, x->shape[0], 2 * mlp->ffn, h));
+    SY_TRY(sy_arena_2d(arena, p->compute, x->shape[0], sy_act_parts(mlp->act) * mlp->ffn, h));
     SY_TRY(sy_linear_forward(p, x, &mlp->gate_up->value, h));
 cleanup:
     return st;
@@ -61,7 +95,7 @@ sy_status sy_mlp_forward(const sy_mlp *mlp, sy_pass *p, const sy_tensor *x, sy_t
     }
     SY_TRY(compute_h(mlp, p, saved != NULL ? p->saved : p->scratch, x, &h));
     SY_TRY(sy_arena_2d(p->scratch, p->compute, x->shape[0], mlp->ffn, &a));
-    SY_TRY(sy_swiglu(p->stream, &(sy_swiglu_args){.x = h, .y = a}));
+    SY_TRY(sy_mlp_activate(p, mlp->act, &h, &a));
     SY_TRY(sy_linear_forward(p, &a, &mlp->down->value, y));
     if (saved != NULL) {
         s->h = h;
@@ -82,10 +116,10 @@ sy_status sy_mlp_backward(const sy_mlp *mlp, sy_pass *p, void *saved, const sy_t
 
     SY_TRY(sy_arena_2d(p->scratch, p->compute, T, mlp->ffn, &da));
     SY_TRY(sy_arena_2d(p->scratch, p->compute, T, mlp->ffn, &a));
-    SY_TRY(sy_arena_2d(p->scratch, p->compute, T, 2 * mlp->ffn, &dh));
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, T, sy_act_parts(mlp->act) * mlp->ffn, &dh));
     SY_TRY(sy_linear_dgrad(p, dy, &mlp->down->value, &da, 0));
-    SY_TRY(sy_swiglu_backward(p->stream,
-                              &(sy_swiglu_backward_args){.x = s->h, .dy = da, .dx = dh, .wa = a}));
+    SY_TRY(sy_mlp_activate_backward(
+        p, mlp->act, &(sy_swiglu_backward_args){.x = s->h, .dy = da, .dx = dh, .wa = a}));
     SY_TRY(sy_linear_wgrad(p, dy, &a, &mlp->down->grad));
     if (dx->data != NULL) {
         SY_TRY(sy_linear_dgrad(p, &dh, &mlp->gate_up->value, dx, 0));
@@ -129,13 +163,12 @@ static const sy_sublayer_ops mlp_ops = {
     .destroy = sublayer_destroy,
 };
 
-sy_status sy_mlp_create(int64_t hidden, int64_t ffn, double init_std, double down_std,
-                        sy_sublayer *out)
+sy_status sy_mlp_create(const sy_mlp *shape, sy_sublayer *out)
 {
     sy_status st = SY_OK;
     sy_mlp *mlp = NULL;
     SY_TRY(sy_alloc(1, sizeof *mlp, (void **)&mlp));
-    *mlp = (sy_mlp){.hidden = hidden, .ffn = ffn, .init_std = init_std, .down_std = down_std};
+    *mlp = *shape;
     *out = (sy_sublayer){&mlp_ops, mlp};
 cleanup:
     return st;

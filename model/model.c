@@ -15,7 +15,15 @@ struct sy_model_saved {
     sy_tensor g;  /* [T, H] gradient of the last block's output */
 };
 
-sy_status sy_model_create(const sy_model_config *config, const sy_sublayer *ffn, sy_model **out)
+static void destroy_sublayer(const sy_sublayer *sub)
+{
+    if (sub->ops != NULL) {
+        sub->ops->destroy(sub->self);
+    }
+}
+
+sy_status sy_model_create(const sy_model_config *config, const sy_sublayer *ffn,
+                          const sy_sublayer *extra, sy_model **out)
 {
     sy_status st = SY_OK;
     sy_model *model = NULL;
@@ -29,6 +37,7 @@ sy_status sy_model_create(const sy_model_config *config, const sy_sublayer *ffn,
     for (; n_taken < config->layers; n_taken++) {
         sy_block *block = &model->block[n_taken];
         *block = (sy_block){.config = config, .layer = n_taken, .ffn = ffn[n_taken]};
+        block->extra = extra != NULL ? extra[n_taken] : (sy_sublayer){0};
     }
     for (int32_t i = 0; i < config->layers; i++) {
         model->share[i] = sy_model_layer_share(config, i);
@@ -39,17 +48,13 @@ sy_status sy_model_create(const sy_model_config *config, const sy_sublayer *ffn,
     model = NULL;
 cleanup:
     for (int32_t i = n_taken; i < config->layers && n_taken == 0; i++) {
-        ffn[i].ops->destroy(ffn[i].self);
+        destroy_sublayer(&ffn[i]);
+        if (extra != NULL) {
+            destroy_sublayer(&extra[i]);
+        }
     }
     sy_model_destroy(&model);
     return st;
-}
-
-static void destroy_sublayer(sy_sublayer *sub)
-{
-    if (sub->ops != NULL) {
-        sub->ops->destroy(sub->self);
-    }
 }
 
 void sy_model_destroy(sy_model **model)
@@ -60,6 +65,7 @@ void sy_model_destroy(sy_model **model)
     for (int32_t i = 0; i < (*model)->n_layers; i++) {
         destroy_sublayer(&(*model)->block[i].attn);
         destroy_sublayer(&(*model)->block[i].ffn);
+        destroy_sublayer(&(*model)->block[i].extra);
     }
     sy_free(&(*model)->share);
     sy_free(&(*model)->block);

@@ -18,8 +18,10 @@ typedef struct sy_model {
     sy_param *embed, *norm, *head; /* head is embed where tied */
 } sy_model;
 
-/* ffn [layers]: ownership moves to the model (also on failure). Not collective. */
-sy_status sy_model_create(const sy_model_config *config, const sy_sublayer *ffn, sy_model **out);
+/* ffn [layers], and extra [layers] with ops NULL where a layer has none (NULL: nowhere): ownership
+ * moves to the model (also on failure). Not collective. */
+sy_status sy_model_create(const sy_model_config *config, const sy_sublayer *ffn,
+                          const sy_sublayer *extra, sy_model **out);
 void sy_model_destroy(sy_model **model);
 sy_status sy_model_declare(sy_model *model, sy_params *params);
 

@@ -12,6 +12,9 @@
 
 static const char *const qk_norm_choices[] = {"none", "head", "full", NULL};
 
+static const char *const activation_choices[] = {"swiglu", "geglu",         "relu",
+                                                 "gelu",   "swiglu_linear", NULL};
+
 static const char *const rope_scaling_choices[] = {"none", "linear", "llama3", "yarn", NULL};
 
 static const sy_config_key keys[] = {
@@ -55,9 +58,15 @@ static const sy_config_key keys[] = {
     KEY(attention_multiplier, SY_CFG_OPT_F64, "null", 1e-6, 1e6,
         "Scale of the attention scores (Granite). null: 1/sqrt(head_dim)."),
     KEY(logits_scaling, SY_CFG_F64, "1.0", 1e-6, 1e6, "Logits are divided by this (Granite)."),
+    KEY(output_z_loss_coeff, SY_CFG_F64, "0.0", 0, 1e6,
+        "Coefficient of the mean of logsumexp(logits)^2 over loss tokens (T5X, ST-MoE: 1e-4)."),
     KEY(norm_eps, SY_CFG_F64, "1e-5", 0, 1, "Epsilon inside RMSNorm."),
     {"qk_norm", SY_CFG_ENUM, offsetof(sy_model_config, qk_norm), "none", 0, 0, qk_norm_choices,
      "RMSNorm on queries and keys: per head (Qwen3) or over all heads (OLMoE)."},
+    {"activation", SY_CFG_ENUM, offsetof(sy_model_config, activation), "swiglu", 0, 0,
+     activation_choices,
+     "Of every MLP, experts' too: swiglu and geglu (three matrices: gate, up, down), relu and gelu "
+     "(two: up, down), swiglu_linear (four, silu(gate) * linear * up: OpenMoE)."},
     KEY(attention_bias, SY_CFG_BOOL, "false", 0, 0, "Bias on the q, k, v projections (Qwen2)."),
     KEY(kv_lora_rank, SY_CFG_I32, "0", 0, 1 << 20,
         "Latent attention (MLA, DeepSeek-V2): keys and values of all heads come from a latent of "

@@ -2,6 +2,7 @@
 #ifndef SY_MODEL_MODEL_CONFIG_H
 #define SY_MODEL_MODEL_CONFIG_H
 
+#include "backend/ops.h"
 #include "core/config.h"
 
 #ifdef __cplusplus
@@ -32,7 +33,9 @@ typedef struct sy_model_config {
     double embedding_multiplier, residual_multiplier;
     sy_opt_f64 attention_multiplier;
     double logits_scaling;
-    int32_t qk_norm; /* sy_qk_norm */
+    double output_z_loss_coeff;
+    int32_t qk_norm;    /* sy_qk_norm */
+    int32_t activation; /* sy_act */
     bool attention_bias, tie_embeddings;
     /* Latent attention (model/mla.h); kv_lora_rank 0: none. Resolving makes head_dim
        qk_nope_head_dim

@@ -55,6 +55,8 @@ typedef struct sy_stats {
     sy_tensor nll_sum;    /* [1] F64: sum of nll over this rank's loss tokens */
     double dispatch_s, combine_s, experts_s; /* host time inside; streams that run at once only */
     int64_t n_extra_passes;
+    sy_tensor output_z; /* [1] F64: sum of logsumexp(logits)^2 over them; model.output_z_loss_coeff
+                           0: not touched */
     double *h_router; /* [L, n] host: what routers sum over a step for themselves; NULL: nothing */
     /* Every choice of this rank, one layer after another, for whoever wants to see them: [n] I32
        expert or -1, [n] U8 not dropped. Usually absent. */

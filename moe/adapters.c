@@ -38,6 +38,17 @@ double sy_moe_adapter_params(const sy_moe_config *config, int64_t hidden, double
     }
 }
 
+static sy_status check_activation(const sy_moe_config *m, const sy_config *config)
+{
+    const sy_model_config *model = sy_config_get(config, "model");
+    return sy_moe_has_adapters(m) && model->activation != SY_ACT_SWIGLU
+               ? sy_config_error(config, "model.activation",
+                                 "adapters (moe.adapter_kind, moe.adapter_rank %d) change a SwiGLU "
+                                 "MLP; set model.activation to swiglu, or leave the adapters out",
+                                 m->adapter_rank)
+               : SY_OK;
+}
+
 static sy_status check_rank(const sy_moe_config *m, const sy_config *config)
 {
     if (m->adapter_kind == SY_ADAPTER_MOV && m->adapter_rank > 0) {
@@ -87,6 +98,7 @@ sy_status sy_moe_adapters_settle(const sy_config *config)
     }
     SY_TRY(check_rank(m, config));
     SY_TRY(check_base(m, config));
+    SY_TRY(check_activation(m, config));
     if (sy_moe_mixes(m) && strcmp(m->router, "soft") != 0) {
         SY_TRY(sy_config_error(config, "moe.router",
                                "moe.router %s with moe.adapter_kind mov or molora, which mix all "

@@ -6,41 +6,53 @@
 #include "model/mlp.h"
 #include "moe/moe.h"
 
+/* Routed or dense, and where moe.extra_ffn asks for it a dense one beside what is routed. */
 static sy_status create_ffn(const sy_model_config *config, const sy_moe_config *moe,
-                            sy_sublayer *ffn)
+                            sy_sublayer *ffn, sy_sublayer *extra)
 {
     sy_status st = SY_OK;
-    double down_std = config->init_std / sqrt(2.0 * config->layers);
+    const sy_mlp dense = {.hidden = config->hidden,
+                          .ffn = config->ffn_hidden,
+                          .init_std = config->init_std,
+                          .down_std = config->init_std / sqrt(2.0 * config->layers),
+                          .act = (sy_act)config->activation};
     for (int32_t i = 0; i < config->layers; i++) {
-        if (sy_moe_config_layer(moe, i)) {
-            SY_TRY(sy_moe_create(config, moe, i, &ffn[i]));
-        } else {
-            SY_TRY(sy_mlp_create(config->hidden, config->ffn_hidden, config->init_std, down_std,
-                                 &ffn[i]));
+        const bool routed = sy_moe_config_layer(moe, i);
+        SY_TRY(routed ? sy_moe_create(config, moe, i, &ffn[i]) : sy_mlp_create(&dense, &ffn[i]));
+        if (routed && moe->extra_ffn) {
+            SY_TRY(sy_mlp_create(&dense, &extra[i]));
         }
     }
 cleanup:
     return st;
 }
 
+static void destroy(sy_sublayer **list, int32_t n)
+{
+    for (int32_t i = 0; *list != NULL && i < n; i++) {
+        if ((*list)[i].ops != NULL) {
+            (*list)[i].ops->destroy((*list)[i].self);
+        }
+    }
+    sy_free(list);
+}
+
 sy_status sy_decoder_create(const sy_model_config *config, const sy_moe_config *moe,
                             sy_model **model, sy_params **params)
 {
     sy_status st = SY_OK;
-    sy_sublayer *ffn = NULL;
+    sy_sublayer *ffn = NULL, *extra = NULL;
     SY_TRY(sy_alloc(config->layers, sizeof *ffn, (void **)&ffn));
-    SY_TRY(create_ffn(config, moe, ffn));
-    st = sy_model_create(config, ffn, model);
+    SY_TRY(sy_alloc(config->layers, sizeof *extra, (void **)&extra));
+    SY_TRY(create_ffn(config, moe, ffn, extra));
+    st = sy_model_create(config, ffn, extra, model);
     sy_free(&ffn); /* they are the model's, whatever became of it */
+    sy_free(&extra);
     SY_TRY(st);
     SY_TRY(sy_params_create(params));
     SY_TRY(sy_model_declare(*model, *params));
 cleanup:
-    for (int32_t i = 0; ffn != NULL && i < config->layers; i++) {
-        if (ffn[i].ops != NULL) {
-            ffn[i].ops->destroy(ffn[i].self);
-        }
-    }
-    sy_free(&ffn);
+    destroy(&extra, config->layers);
+    destroy(&ffn, config->layers);
     return st;
 }

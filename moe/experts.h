@@ -17,7 +17,8 @@ typedef struct sy_experts {
     const int32_t *width; /* [E] units of each expert, F_e the most; NULL: all have F_e. Borrowed */
     double mean_width;
     double init_std, down_std;
-    /* rank 0. [E, 2F_e, H] (file: gate, up), [E, H, F_e]; sharded over ep */
+    sy_act act;
+    /* rank 0. [E, P F_e, H] (file: gate, up, or what act has), [E, H, F_e]; sharded over ep */
     sy_param *gate_up, *down;
     /* rank > 0. The base, whole on every rank; the deltas B A, sharded over ep: in_a [E, 2r, H]
        (file: gate_a, up_a), gate_b and up_b [E, F_e, r], down_a [E, r, F_e], down_b [E, H, r] */

@@ -550,6 +550,7 @@ sy_status sy_moe_create(const sy_model_config *model, const sy_moe_config *confi
     sy_status st = SY_OK;
     sy__moe *moe = NULL;
     double std = model->init_std, down_std = std / sqrt(2.0 * model->layers);
+    const sy_act act = (sy_act)model->activation;
     SY_TRY(sy_alloc(1, sizeof *moe, (void **)&moe));
     *moe = (sy__moe){
         .model = model,
@@ -562,10 +563,11 @@ sy_status sy_moe_create(const sy_model_config *model, const sy_moe_config *confi
                     .rank = config->adapter_rank,
                     .init_std = std,
                     .down_std = down_std,
-                    .base = {.mlp = {model->hidden, config->expert_hidden, std, down_std, NULL,
+                    .act = act,
+                    .base = {.mlp = {model->hidden, config->expert_hidden, std, down_std, act, NULL,
                                      NULL},
                              .packed = config->adapter_base == SY_BASE_NF4}},
-        .shared = {.mlp = {model->hidden, config->shared_hidden, std, down_std, NULL, NULL},
+        .shared = {.mlp = {model->hidden, config->shared_hidden, std, down_std, act, NULL, NULL},
                    .gated = config->shared_gate},
         .has_shared = config->shared_experts > 0};
     SY_REQUIRE(moe->router != NULL, SY_ERR_USAGE, "unknown router '%s'", config->router);
@@ -603,7 +605,8 @@ int64_t sy_moe_active_params(const sy_model_config *model, const sy_moe_config *
 {
     int64_t H = model->hidden;
     int64_t shared = config->shared_experts > 0 ? config->shared_hidden : 0;
-    double expert = 3 * (double)H * sy_moe_mean_width(config); /* as if loads were alike */
+    const int32_t n = sy_act_parts((sy_act)model->activation) + 1; /* matrices of an MLP */
+    double expert = n * (double)H * sy_moe_mean_width(config);     /* as if loads were alike */
     sy_router_layout layout;
     sy_router_layout_of(config, H, &layout);
     double computed = layout.computed > 0 ? layout.computed : config->top_k;
@@ -614,5 +617,5 @@ int64_t sy_moe_active_params(const sy_model_config *model, const sy_moe_config *
     own += layout.reads_x ? 0 : H * layout.M;
     double routed = sy_moe_has_adapters(config) ? sy_moe_adapter_params(config, H, computed)
                                                 : computed * expert;
-    return own + (int64_t)llround(routed) + 3 * H * shared;
+    return own + (int64_t)llround(routed) + n * H * shared;
 }

@@ -58,6 +58,9 @@ static const sy_config_key keys[] = {
         "Total width of the shared experts. 0: shared_experts * expert_hidden."),
     KEY(shared_gate, SY_CFG_BOOL, "false", 0, 0, NULL,
         "Scale the shared experts by sigmoid(x w) (Qwen2-MoE)."),
+    KEY(extra_ffn, SY_CFG_BOOL, "false", 0, 0, NULL,
+        "A dense MLP of width model.ffn_hidden behind the experts of every MoE layer, with a norm "
+        "of its own (ST-MoE, OpenMoE)."),
     KEY(router, SY_CFG_STR, "topk", 0, 0, NULL, "Routing method."),
     KEY(score, SY_CFG_ENUM, "softmax", 0, 0, score_choices, "From router logits to scores."),
     KEY(normalize_weights, SY_CFG_BOOL, "true", 0, 0, NULL,
@@ -181,6 +184,9 @@ static sy_status check(const void *section, const sy_config *config)
     if (m->pad_to_capacity && !m->capacity_factor.set) {
         SY_TRY(sy_config_error(config, "moe.pad_to_capacity",
                                "moe.pad_to_capacity needs moe.capacity_factor"));
+    }
+    if (m->extra_ffn && m->experts == 0) {
+        SY_TRY(sy_config_error(config, "moe.extra_ffn", "moe.extra_ffn needs moe.experts"));
     }
     if (m->shared_gate && m->shared_experts == 0) {
         SY_TRY(

@@ -42,7 +42,7 @@ typedef struct sy_moe_config {
     int32_t experts, top_k, expert_hidden, adapter_kind, adapter_base, adapter_rank;
     sy_str_list layers, expert_widths;
     int32_t shared_experts, shared_hidden;
-    bool shared_gate;
+    bool shared_gate, extra_ffn;
     char *router;
     int32_t score; /* sy_score of backend/ops.h */
     bool normalize_weights;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "core/alloc.h"
+#include "optim/adafactor_impl.h"
 
 static char *at(void *base, int64_t offset, sy_dtype dtype)
 {
@@ -24,8 +25,14 @@ sy_status sy_optimizer_create(const sy_optim_config *config, sy_params *params, 
     if (params->compute != params->wide) {
         SY_TRY(sy_device_alloc(params->dev, bytes, SY_MEM_OPTIM, &opt->master));
     }
-    SY_TRY(sy_device_alloc(params->dev, bytes, SY_MEM_OPTIM, &opt->m));
-    SY_TRY(sy_device_alloc(params->dev, bytes, SY_MEM_OPTIM, &opt->v));
+    if (config->adafactor == NULL || config->adafactor->momentum > 0) {
+        SY_TRY(sy_device_alloc(params->dev, bytes, SY_MEM_OPTIM, &opt->m));
+    }
+    if (config->adafactor != NULL) {
+        SY_TRY(sy__adafactor_create(config->adafactor, params, &opt->factored));
+    } else {
+        SY_TRY(sy_device_alloc(params->dev, bytes, SY_MEM_OPTIM, &opt->v));
+    }
     SY_TRY(sy_device_alloc(params->dev, sizeof opt->h_ctl, SY_MEM_OPTIM, &ctl));
     opt->ctl = sy_tensor_1d(ctl, SY_F64, SY_CTL_N);
     *out = opt;
@@ -41,6 +48,7 @@ void sy_optimizer_destroy(sy_optimizer **opt)
         return;
     }
     sy_device_free((*opt)->params->dev, &(*opt)->ctl.data);
+    sy__adafactor_destroy(&(*opt)->factored);
     sy_device_free((*opt)->params->dev, &(*opt)->v);
     sy_device_free((*opt)->params->dev, &(*opt)->m);
     sy_device_free((*opt)->params->dev, &(*opt)->master);
@@ -87,8 +95,9 @@ sy_status sy_optimizer_reset(sy_optimizer *opt, sy_stream *stream)
 {
     sy_status st = SY_OK;
     int64_t bytes = opt->params->shard_n * (int64_t)sy_dtype_bytes(opt->params->wide);
-    SY_TRY(sy_zero(stream, opt->m, bytes));
-    SY_TRY(sy_zero(stream, opt->v, bytes));
+    SY_TRY(opt->m != NULL ? sy_zero(stream, opt->m, bytes) : SY_OK);
+    SY_TRY(opt->factored != NULL ? sy__adafactor_reset(opt->factored, stream)
+                                 : sy_zero(stream, opt->v, bytes));
     opt->t = 0;
 cleanup:
     return st;
@@ -123,8 +132,20 @@ sy_status sy_optimizer_step(sy_optimizer *opt, const sy_update *update, sy_strea
     opt->h_ctl[SY_CTL_SKIP] = update->skip ? 1 : 0;
     opt->h_ctl[SY_CTL_BIAS1] = 1 - pow(opt->config->betas[0], t);
     opt->h_ctl[SY_CTL_BIAS2] = 1 - pow(opt->config->betas[1], t);
+    if (opt->factored != NULL) {
+        opt->h_ctl[SY_CTL_DECAY] = 1 - pow(t, -opt->config->adafactor->decay_rate);
+    }
     SY_TRY(sy_copy_h2d(stream, opt->ctl.data, opt->h_ctl, sizeof opt->h_ctl));
-    for (int32_t i = 0; i < opt->params->n_ranges; i++) {
+    if (opt->factored != NULL) {
+        SY_TRY(sy__adafactor_step_all(
+            opt->factored, &(sy__adafactor_step){.config = opt->config->adafactor,
+                                                 .master = opt->master,
+                                                 .m = opt->m,
+                                                 .ctl = opt->ctl,
+                                                 .weight_decay = opt->config->weight_decay,
+                                                 .stream = stream}));
+    }
+    for (int32_t i = 0; i < opt->params->n_ranges && opt->factored == NULL; i++) {
         SY_TRY(update_range(opt, &opt->params->range[i], stream));
     }
     opt->t += update->skip ? 0 : 1;
@@ -166,8 +187,13 @@ sy_status sy_optimizer_walk(void *self, sy_emit *emit, void *to)
         SY_TRY(sy_params_walk_shard(params, "optim/master", params->wide, opt->master, true,
                                     emit_master, &(master_emit){emit, to}));
     }
-    SY_TRY(sy_params_walk_shard(params, "optim/exp_avg", params->wide, opt->m, false, emit, to));
-    SY_TRY(sy_params_walk_shard(params, "optim/exp_avg_sq", params->wide, opt->v, false, emit, to));
+    if (opt->m != NULL) {
+        SY_TRY(
+            sy_params_walk_shard(params, "optim/exp_avg", params->wide, opt->m, false, emit, to));
+    }
+    SY_TRY(opt->factored != NULL ? sy__adafactor_walk(opt->factored, emit, to)
+                                 : sy_params_walk_shard(params, "optim/exp_avg_sq", params->wide,
+                                                        opt->v, false, emit, to));
     SY_TRY(emit(to, &t));
 cleanup:
     return st;

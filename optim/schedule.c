@@ -54,6 +54,7 @@ double sy_schedule_lr(const sy_optim_config *config, int64_t decay_steps, int64_
 {
     const double pi = 3.14159265358979323846;
     double s = (double)step, warmup = (double)config->warmup_steps, end = (double)decay_steps;
+    double hold = fmax(1, config->hold_steps > 0 ? (double)config->hold_steps : warmup);
     double lr = config->lr, min = config->min_lr.set ? config->min_lr.value : 0.1 * lr;
 
     if (step <= config->warmup_steps) {
@@ -67,7 +68,7 @@ double sy_schedule_lr(const sy_optim_config *config, int64_t decay_steps, int64_
     case SY_SCHEDULE_WSD:
         return lr + (min - lr) * progress(s, fmax(warmup, 0.8 * end), end);
     case SY_SCHEDULE_INVERSE_SQRT:
-        return fmax(min, lr * sqrt(fmax(warmup, 1) / s));
+        return fmax(min, lr * sqrt(hold / fmax(s, hold)));
     case SY_SCHEDULE_PHASES:
         return lr * phases_factor(&config->phases, s / end);
     case SY_SCHEDULE_CONSTANT:

@@ -12,7 +12,8 @@ extern "C" {
    (s - warmup) / (decay_steps - warmup) in 0..1: cosine        min + (lr - min) (1 + cos(pi x)) / 2
      linear        lr + (min - lr) x
      wsd           lr, then linear to min over the last fifth of 0 .. decay_steps (Hu et al. 2024,
-   MiniCPM) inverse_sqrt  max(min, lr sqrt(max(warmup, 1) / s)) constant      lr Beyond decay_steps:
+   MiniCPM) inverse_sqrt  max(min, lr sqrt(h / max(s, h))), h = hold_steps, or warmup, at least 1
+   (Shazeer & Stern 2018; T5) constant      lr Beyond decay_steps:
    min (constant: lr; inverse_sqrt goes on). phases: a list of "UNTIL SHAPE FACTOR", in order: until
    the fraction UNTIL of decay_steps the rate is lr FACTOR (constant), or goes there from where the
    phase before it ended (linear, cosine); the last FACTOR stays. Not collective. */

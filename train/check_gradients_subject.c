@@ -110,7 +110,7 @@ sy_status sy__subject_evaluate(sy__subject *s)
     sy_step_result r;
     SY_TRY(zero_gradients(e));
     SY_TRY(sy_trainer_gradients(s->t, false, &r));
-    s->loss = r.loss;
+    s->loss = r.loss + s->settings.model->output_z_loss_coeff * r.output_z;
     for (int32_t i = 0; i < s->settings.model->layers && moe->experts > 0; i++) {
         s->loss += moe->aux_loss_coeff * r.sums[i * SY_N_SUMS + SY_SUM_AUX] +
                    moe->z_loss_coeff * r.sums[i * SY_N_SUMS + SY_SUM_Z] +

@@ -34,17 +34,22 @@ static bool is_fixed(const char *key)
                                         "moe.shared_gate",
                                         "moe.router",
                                         "moe.score",
+                                        "moe.extra_ffn",
+                                        "optim.name",
+                                        "optim.adafactor.momentum",
+                                        "optim.adafactor.min_factored",
                                         "run.seed",
                                         "data.tokenizer",
                                         NULL};
-    return is_one_of(key, names);
+    return is_one_of(key, names) && strcmp(key, "model.output_z_loss_coeff") != 0;
 }
 
 /* What changes the course of training: only when asked for by name. */
 static bool is_by_override(const char *key)
 {
     static const char *const names[] = {
-        "optim.", "data.", "moe.", "train.global_batch", "train.micro_batch", "train.freeze", NULL};
+        "optim.",       "data.", "moe.", "model.", "train.global_batch", "train.micro_batch",
+        "train.freeze", NULL};
     return is_one_of(key, names) && !is_fixed(key) && strcmp(key, "moe.expert_labels") != 0;
 }
 

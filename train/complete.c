@@ -12,6 +12,7 @@
 
 typedef struct checker {
     const char *path;
+    const sy_optim_config *optim;
     const sy_checkpoint_info *info;
     bool *seen; /* [n_entries] */
 } checker;
@@ -63,6 +64,36 @@ static sy_status want_in(checker *c, const char *tree, const char *name, sy_dtyp
     return want(c, path, type, n_dim, shape);
 }
 
+/* Second moments of Adafactor: whole ones, or sums of rows and columns. */
+static sy_status want_factors(checker *c, const char *name, int32_t n_dim, const int64_t *shape)
+{
+    sy_status st = SY_OK;
+    int64_t column[SY_MAX_DIM];
+    if (n_dim < 2 ||
+        !sy_adafactor_factors(c->optim->adafactor, n_dim, shape[n_dim - 2], shape[n_dim - 1])) {
+        return want_in(c, "optim/exp_avg_sq", name, SY_F32, n_dim, shape);
+    }
+    memcpy(column, shape, sizeof column);
+    column[n_dim - 2] = shape[n_dim - 1];
+    SY_TRY(want_in(c, "optim/exp_avg_sq_row", name, SY_F32, n_dim - 1, shape));
+    SY_TRY(want_in(c, "optim/exp_avg_sq_col", name, SY_F32, n_dim - 1, column));
+cleanup:
+    return st;
+}
+
+static sy_status want_moments(checker *c, const char *name, int32_t n_dim, const int64_t *shape)
+{
+    sy_status st = SY_OK;
+    const sy_adafactor_config *a = c->optim->adafactor;
+    if (a == NULL || a->momentum > 0) {
+        SY_TRY(want_in(c, "optim/exp_avg", name, SY_F32, n_dim, shape));
+    }
+    SY_TRY(a != NULL ? want_factors(c, name, n_dim, shape)
+                     : want_in(c, "optim/exp_avg_sq", name, SY_F32, n_dim, shape));
+cleanup:
+    return st;
+}
+
 /* Values below `tree`, and in training what the optimizer keeps of a parameter that is trained. A
    narrow value has a master. */
 static sy_status want_piece(checker *c, const char *tree, const char *name, bool moments,
@@ -75,8 +106,7 @@ static sy_status want_piece(checker *c, const char *tree, const char *name, bool
     if (moments) {
         snprintf(path, sizeof path, "%s/%s", tree, name);
         value = find(c, path);
-        SY_TRY(want_in(c, "optim/exp_avg", name, SY_F32, n_dim, shape));
-        SY_TRY(want_in(c, "optim/exp_avg_sq", name, SY_F32, n_dim, shape));
+        SY_TRY(want_moments(c, name, n_dim, shape));
         if (value->dtype == SY_BF16) {
             SY_TRY(want_in(c, "optim/master", name, SY_F32, n_dim, shape));
         }
@@ -229,6 +259,7 @@ sy_status sy_checkpoint_complete(const char *path, const sy_checkpoint_info *inf
     SY_TRY(sy_alloc(info->n_entries, sizeof *c.seen, (void **)&c.seen));
     SY_TRY(sy_run_settings_parse(info->config_yaml, strlen(info->config_yaml), path, NULL, 0,
                                  &settings));
+    c.optim = settings.optim;
     SY_TRY(ensemble ? want_members(&c, &settings) : want_params(&c, "model", &settings, training));
     SY_TRY(training ? want_state(&c, &settings) : SY_OK);
     SY_TRY(check_leftover(&c));

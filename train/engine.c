@@ -110,7 +110,7 @@ static sy_status create_fixed(sy_engine *e)
     int64_t L = e->settings->model->layers, E = sy_engine_experts(e);
     int64_t T = (int64_t)e->spec.B * e->spec.S;
     sy_tensor part;
-    SY_TRY(sy_arena_1d(&e->fixed, SY_F64, 2 + L * SY_N_SUMS, &e->sums));
+    SY_TRY(sy_arena_1d(&e->fixed, SY_F64, 3 + L * SY_N_SUMS, &e->sums));
     SY_TRY(sy_arena_1d(&e->fixed, SY_I64, L * (2 * E + SY_DROP_PARTS), &e->loads));
     SY_TRY(sy_arena_1d(&e->fixed, e->wide, T, &e->nll));
     SY_TRY(sy_rope_table(e->settings->model, e->spec.S, &e->fixed, e->compute_stream, e->wide,
@@ -125,6 +125,7 @@ static sy_status create_fixed(sy_engine *e)
     part = sy_tensor_rows(&e->sums, 2, L * SY_N_SUMS);
     e->stats.sums = sy_tensor_2d(part.data, SY_F64, L, SY_N_SUMS);
     e->stats.nll_sum = sy_tensor_rows(&e->sums, 1, 1);
+    e->stats.output_z = sy_tensor_rows(&e->sums, 2 + L * SY_N_SUMS, 1);
     part = sy_tensor_rows(&e->loads, 0, L * E);
     e->stats.load = sy_tensor_2d(part.data, SY_I64, L, E);
     part = sy_tensor_rows(&e->loads, L * E, L * E);
@@ -326,10 +327,12 @@ double sy_engine_flops_per_token(const sy_engine *engine, int64_t *active_params
 {
     const sy_run_settings *s = engine->settings;
     int64_t active = sy_model_attention_head_params(s->model);
+    const int64_t dense = (sy_act_parts((sy_act)s->model->activation) + 1) *
+                          (int64_t)s->model->hidden * s->model->ffn_hidden;
     for (int32_t i = 0; i < s->model->layers; i++) {
-        const int64_t n = sy_moe_config_layer(s->moe, i)
-                              ? sy_moe_active_params(s->model, s->moe)
-                              : 3 * (int64_t)s->model->hidden * s->model->ffn_hidden;
+        const bool routed = sy_moe_config_layer(s->moe, i);
+        const int64_t n = (routed ? sy_moe_active_params(s->model, s->moe) : dense) +
+                          (routed && s->moe->extra_ffn ? dense : 0);
         active += sy_model_layer_params(s->model, i, n) + sy_depth_params(s->model, i);
     }
     if (active_params != NULL) {

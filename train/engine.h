@@ -40,7 +40,7 @@ typedef struct sy_engine {
     sy_device_batch batch; /* device memory for the largest micro-batch */
     sy_tensor batch_mem[7];
     sy_tensor nll, rope;
-    sy_tensor sums;     /* F64: [0] gradient norm^2, [1] nll, then [L, SY_N_SUMS] */
+    sy_tensor sums;     /* F64: [0] gradient norm^2, [1] nll, then [L, SY_N_SUMS], then output z */
     sy_tensor loads;    /* I64: [2, L, E] load, kept, then [L, SY_DROP_PARTS] */
     double *h_sums;     /* host copies after sy_engine_reduce_stats */
     double *h_own_sums; /* of this rank alone */

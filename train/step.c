@@ -130,7 +130,9 @@ static sy_status corrupt(sy_trainer *t, bool reduced)
         SY_TRY(sy_corrupt(stream, "train.reduced", &p->grad, at));
     } else {
         SY_TRY(sy_corrupt(stream, "train.weight", &p->value, at));
-        SY_TRY(sy_corrupt(stream, "train.moment", &moments, params->shard_n / 2));
+        if (t->opt->m != NULL) {
+            SY_TRY(sy_corrupt(stream, "train.moment", &moments, params->shard_n / 2));
+        }
         SY_TRY(sy_corrupt(stream, "train.gradient", &p->grad, at));
     }
 cleanup:
@@ -204,6 +206,7 @@ static void fill_result(const sy_trainer *t, const sy_step_batch *batch, const i
     r->grad_norm = sqrt(e->h_sums[0]);
     judge(t, r);
     r->sums = e->h_sums + 2;
+    r->output_z = r->loss_tokens > 0 ? e->h_sums[2 + L * SY_N_SUMS] / (double)r->loss_tokens : 0;
     r->load = E > 0 ? e->h_loads : NULL;
     r->kept = E > 0 ? e->h_loads + L * E : NULL;
     r->dropped_at = E > 0 ? e->h_loads + 2 * L * E : NULL;

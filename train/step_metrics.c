@@ -283,6 +283,9 @@ sy_status sy_step_metrics_fill(sy_step_metrics *m, const sy_step_result *r,
     SY_TRY(sy_metrics_set_i64(rec, "tokens", count->tokens_seen));
     SY_TRY(sy_metrics_set_f64(rec, "time_s", m->time_offset_s + sy_clock_s() - m->start_s));
     SY_TRY(sy_metrics_set_f64(rec, "train/loss", r->loss));
+    if (m->trainer->settings->model->output_z_loss_coeff > 0) {
+        SY_TRY(sy_metrics_set_f64(rec, "train/output_z_loss", r->output_z));
+    }
     SY_TRY(sy_metrics_set_f64(rec, "train/grad_norm", r->grad_norm));
     SY_TRY(sy_metrics_set_f64(rec, "train/lr", r->lr));
     SY_TRY(sy_metrics_set_i64(rec, "train/skipped_steps", count->skipped));

@@ -83,9 +83,11 @@ const sy_config_section *const *sy_train_sections(int32_t *n)
 {
 #define SECTION(name) &sy_router_section_##name,
     static const sy_config_section *const sections[] = {
-        &sy_run_section,   &sy_device_section,   &sy_model_section,
-        &sy_moe_section,   &sy_parallel_section, &sy_optim_section,
-        &sy_train_section, &sy_data_section,     SY_ROUTERS(SY_ROUTER_NO_SECTION, SECTION)};
+        &sy_run_section,       &sy_device_section,
+        &sy_model_section,     &sy_moe_section,
+        &sy_parallel_section,  &sy_optim_section,
+        &sy_train_section,     &sy_data_section,
+        &sy_adafactor_section, SY_ROUTERS(SY_ROUTER_NO_SECTION, SECTION)};
 #undef SECTION
     *n = sizeof sections / sizeof sections[0];
     return sections;
@@ -122,6 +124,7 @@ static sy_status resolve(sy_run_settings *s)
     sy_status st = SY_OK;
     SY_TRY(sy_model_config_resolve(s->config));
     SY_TRY(sy_moe_config_resolve(s->config, s->model->layers, s->model->ffn_hidden));
+    SY_TRY(sy_optim_config_resolve(s->config));
     SY_TRY(check_size(s));
     if (strcmp(s->data->tokenizer, "bytes") == 0 && s->model->vocab_size < 256) {
         SY_TRY(sy_config_error(

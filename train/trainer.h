@@ -39,6 +39,7 @@ typedef struct sy_step_result {
     bool roll_back; /* the policy for this trouble: the run goes back to a checkpoint */
     int64_t step;   /* its number, from 1 */
     double loss, grad_norm, lr;
+    double output_z; /* mean of logsumexp(logits)^2; where model.output_z_loss_coeff is not 0 */
     int64_t loss_tokens, routed_tokens;
     int32_t n_sequences;
     const double *sums;         /* [L, SY_N_SUMS] */

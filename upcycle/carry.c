@@ -105,6 +105,13 @@ static sy_status plan_tree(sy_carry *c, const sy_recipe_spec *spec, sy_recipe_va
     sy_status st = SY_OK;
     sy_recipe_spec mine = *spec;
     SY_TRY(sy_source_open_tree(spec->source[0], tree_name[values], c->comm, &c->source[values]));
+    SY_REQUIRE(values < SY_RECIPE_EXP_AVG ||
+                   (c->source[values]->n_tensors > 0 &&
+                    c->source[values]->n_tensors == c->source[SY_RECIPE_EXP_AVG]->n_tensors),
+               SY_ERR_USAGE,
+               "'%s' keeps no moments of AdamW (optim.name), which alone are carried over; use "
+               "--optimizer fresh",
+               spec->source[0]->path);
     mine.source = &c->source[values];
     mine.values = values;
     SY_TRY(sy_agree(c->comm, sy_recipe_create(&mine, &c->recipe[values])));

@@ -11,12 +11,12 @@
 
 /* ---- keys ---- */
 
-/* What every architecture says with the same keys. N_kv and D 0: derived from the others. */
 #define ALWAYS(ours, value)                                                                        \
     {                                                                                              \
         NULL, ours, value, NULL                                                                    \
     }
 
+/* What every architecture says with the same keys. N_kv and D 0: derived from the others. */
 #define SHAPE(V, H, L, N, N_kv, D, S, eps)                                                         \
     {"vocab_size", "model.vocab_size", V, NULL}, {"hidden_size", "model.hidden", H, NULL},         \
         {"num_hidden_layers", "model.layers", L, NULL},                                            \
@@ -26,7 +26,7 @@
         {"max_position_embeddings", "model.seq_len", S, NULL},                                     \
         {"rms_norm_eps", "model.norm_eps", eps, NULL},                                             \
         {"initializer_range", "model.init_std", 0.02, NULL}, ALWAYS("model.kv_lora_rank", 0),      \
-        ALWAYS("model.rope_interleaved", 0),                                                       \
+        ALWAYS("model.rope_interleaved", 0), ALWAYS("model.activation", SY_ACT_SWIGLU),            \
     {                                                                                              \
         "tie_word_embeddings", "model.tie_embeddings", 0, NULL                                     \
     }
@@ -38,7 +38,7 @@
 
 #define ROUTED                                                                                     \
     ALWAYS("moe.score", 0), ALWAYS("moe.routed_scale", 1), ALWAYS("moe.bias_update_rate", 0),      \
-        ALWAYS("moe.force_balance", 0)
+        ALWAYS("moe.force_balance", 0), ALWAYS("moe.extra_ffn", 0)
 
 #define END                                                                                        \
     {                                                                                              \
@@ -167,7 +167,7 @@ static const sy__hf_key granite_keys[] = {
         {"n_routed_experts", "moe.experts", E, "num_experts"},                                     \
         {"num_experts_per_tok", "moe.top_k", K, NULL},                                             \
         {"aux_loss_alpha", "moe.aux_loss_coeff", 0.001, NULL}, ALWAYS("moe.force_balance", 0),     \
-        NO_MULTIPLIERS
+        ALWAYS("model.activation", SY_ACT_SWIGLU), ALWAYS("moe.extra_ffn", 0), NO_MULTIPLIERS
 
 static const sy__hf_key deepseek_v2_keys[] = {
     DEEPSEEK(102400, 4096, 32, 32, 0, 2048, 11008, 1407, 2, 64, 6),

@@ -12,11 +12,11 @@ typedef struct xent_row {
     double sum;
 } xent_row;
 
-/* dlogits = scale * (softmax - onehot). Where dlogits is logits, a tile is read before it is
+/* dlogits = scale * (more * softmax - onehot). Where dlogits is logits, a tile is read before it is
  * written. */
-static void write_gradient(const sy_tensor *dlogits, const xent_row *row, double scale)
+static void write_gradient(const sy_tensor *dlogits, const xent_row *row, double scale, double more)
 {
-    const float factor = (float)(scale / row->sum);
+    const float factor = (float)(scale * more / row->sum);
     for (int64_t v = 0; v < row->V; v += SY_CPU_TILE) {
         float buf[SY_CPU_TILE], *d = sy__tile_target(dlogits, row->at + v, buf);
         const int64_t n = sy__cpu_min(SY_CPU_TILE, row->V - v);
@@ -48,14 +48,22 @@ static float xent_of_row(const sy_xent_args *args, int64_t i)
         if (args->dlogits.data != NULL) {
             zero_gradient(&args->dlogits, &row);
         }
+        if (args->lse.data != NULL) {
+            ((float *)args->lse.data)[i] = 0.0F;
+        }
         return 0.0F;
     }
     row.max = sy__cpu_max_run(row.logits, V);
     row.sum = sy__cpu_sum_exp_run(row.logits, row.max, V);
-    const double nll = (double)row.max + log(row.sum) - (double)row.logits[row.target];
+    const double lse = (double)row.max + log(row.sum);
+    const double nll = lse - (double)row.logits[row.target];
+    if (args->lse.data != NULL) {
+        ((float *)args->lse.data)[i] = (float)lse;
+    }
     if (args->dlogits.data != NULL) {
         const double weight = weights == NULL ? 1.0 : (double)weights[i];
-        write_gradient(&args->dlogits, &row, args->grad_scale * weight);
+        write_gradient(&args->dlogits, &row, args->grad_scale * weight,
+                       1 + 2 * args->z_coeff * lse);
     }
     return (float)nll;
 }

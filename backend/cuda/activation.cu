@@ -129,6 +129,77 @@ __global__ void nf4_kernel(const uint8_t *x, T *y, int64_t n_pairs, int64_t K, i
     }
 }
 
+/* ---- the others: act(first part) times the other parts ---- */
+
+enum { MAX_PARTS = 3 };
+
+/* act(x) and its slope. gelu(x) = x s with s = sigmoid(2 c (x + k x^3)), c = sqrt(2 / pi). */
+__device__ inline float act_of(sy_act act, float x, float *slope)
+{
+    const float c2 = 1.5957691216f, k = 0.044715f;
+    if (act == SY_ACT_RELU) {
+        *slope = x > 0 ? 1.0f : 0.0f;
+        return x > 0 ? x : 0;
+    }
+    const bool gelu = act == SY_ACT_GEGLU || act == SY_ACT_GELU;
+    const float s = sigmoid(gelu ? c2 * x * (1 + k * x * x) : x);
+    const float steep = gelu ? c2 * (1 + 3 * k * x * x) : 1;
+    *slope = s + (s < 1 && s > 0 ? s * (1 - s) * x * steep : 0);
+    return x * s;
+}
+
+template <class T>
+__global__ void activation_kernel(const T *x, T *y, int64_t n, int64_t F, sy_act act, int32_t parts)
+{
+    const int64_t i = grid_index();
+    if (i >= n) {
+        return;
+    }
+    const T *in = x + i / F * parts * F + i % F;
+    float slope, a = act_of(act, wide(in[0]), &slope);
+    for (int32_t k = 1; k < parts; k++) {
+        a *= wide(in[k * F]);
+    }
+    y[i] = narrow<T>(a);
+}
+
+/* One block per row. */
+template <class T>
+__global__ void activation_backward_kernel(const T *x, const T *dy, const float *weight, T *dx,
+                                           T *wa, float *dot, int64_t F, sy_act act, int32_t parts)
+{
+    const int64_t row = blockIdx.x;
+    const float w = weight ? weight[row] : 1;
+    float sum = 0;
+    for (int64_t f = threadIdx.x; f < F; f += blockDim.x) {
+        const int64_t at = row * parts * F + f;
+        const float d = wide(dy[row * F + f]);
+        float part[MAX_PARTS], slope, first, others = 1;
+        for (int32_t k = 0; k < parts; k++) {
+            part[k] = wide(x[at + k * F]);
+            others *= k > 0 ? part[k] : 1;
+        }
+        first = act_of(act, part[0], &slope);
+        dx[at] = narrow<T>(w * d * slope * others);
+        if (parts > 1) { /* of the other parts, each gets the product of the rest */
+            dx[at + F] = narrow<T>(w * d * first * (parts > 2 ? part[2] : 1));
+        }
+        if (parts > 2) {
+            dx[at + 2 * F] = narrow<T>(w * d * first * part[1]);
+        }
+        if (wa) {
+            wa[row * F + f] = narrow<T>(w * first * others);
+        }
+        sum += d * first * others;
+    }
+    if (dot) {
+        sum = block_sum(sum);
+        if (threadIdx.x == 0) {
+            dot[row] = sum;
+        }
+    }
+}
+
 /* ---- cross-entropy ---- */
 
 /* The maximum so far, and the sum of exponentials relative to it. */
@@ -149,7 +220,8 @@ __device__ inline void take(running *r, float x)
 /* dlogits may be the logits: an element is read for the last time by the thread that writes it. */
 template <class T>
 __global__ void xent_kernel(const float *logits, const int32_t *targets, const float *loss_weight,
-                            float *nll, T *dlogits, int64_t V, float grad_scale)
+                            float *nll, T *dlogits, float *lses, int64_t V, float grad_scale,
+                            float z_coeff)
 {
     const int64_t row = blockIdx.x;
     const float *x = logits + row * V;
@@ -162,14 +234,18 @@ __global__ void xent_kernel(const float *logits, const int32_t *targets, const f
     const float lse = max + logf(block_sum(mine.sum > 0 ? mine.sum * expf(mine.max - max) : 0.0f));
     if (threadIdx.x == 0) {
         nll[row] = target < 0 ? 0 : lse - x[target];
+        if (lses) {
+            lses[row] = target < 0 ? 0 : lse;
+        }
     }
     if (!dlogits) {
         return;
     }
     __syncthreads(); /* the target's logit was read */
+    const float more = 1 + 2 * z_coeff * lse;
     const float scale = target < 0 ? 0 : grad_scale * (loss_weight ? loss_weight[row] : 1);
     for (int64_t v = threadIdx.x; v < V; v += blockDim.x) {
-        const float grad = scale * (expf(x[v] - lse) - (v == target ? 1.0f : 0.0f));
+        const float grad = scale * (more * expf(x[v] - lse) - (v == target ? 1.0f : 0.0f));
         dlogits[row * V + v] = narrow<T>(target < 0 ? 0 : grad);
     }
 }
@@ -240,6 +316,29 @@ sy_status sy__cuda_dequantize_nf4(sy_stream *stream, const sy_dequantize_nf4_arg
     });
 }
 
+sy_status sy__cuda_activation(sy_stream *stream, const sy_activation_args *args)
+{
+    return by_type(args->y.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const int64_t F = args->y.shape[1], n = sy_tensor_numel(&args->y);
+        return launch(stream, "activation", blocks_for(n, THREADS), THREADS, 0,
+                      activation_kernel<T>, data<T>(args->x), data<T>(args->y), n, F, args->act,
+                      sy_act_parts(args->act));
+    });
+}
+
+sy_status sy__cuda_activation_backward(sy_stream *stream, const sy_activation_backward_args *args)
+{
+    return by_type(args->dy.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        return launch(stream, "activation_backward", (unsigned)args->dy.shape[0], THREADS, 0,
+                      activation_backward_kernel<T>, data<T>(args->x), data<T>(args->dy),
+                      data<float>(args->weight), data<T>(args->dx), data<T>(args->wa),
+                      data<float>(args->dot), args->dy.shape[1], args->act,
+                      sy_act_parts(args->act));
+    });
+}
+
 sy_status sy__cuda_xent(sy_stream *stream, const sy_xent_args *args)
 {
     return by_type(args->dlogits.data ? args->dlogits.dtype : SY_F32, [&](auto zero) {
@@ -247,6 +346,7 @@ sy_status sy__cuda_xent(sy_stream *stream, const sy_xent_args *args)
         return launch(stream, "xent", (unsigned)args->logits.shape[0], 2 * THREADS, 0,
                       xent_kernel<T>, data<float>(args->logits), data<int32_t>(args->targets),
                       data<float>(args->loss_weight), data<float>(args->nll),
-                      data<T>(args->dlogits), args->logits.shape[1], (float)args->grad_scale);
+                      data<T>(args->dlogits), data<float>(args->lse), args->logits.shape[1],
+                      (float)args->grad_scale, (float)args->z_coeff);
     });
 }

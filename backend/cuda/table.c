@@ -8,8 +8,10 @@ const sy_ops sy__cuda_ops = {
             SLOT(grouped_gemm) SLOT(embed) SLOT(embed_backward) SLOT(rmsnorm) SLOT(rmsnorm_backward)
                 SLOT(rope) SLOT(attention) SLOT(attention_backward) SLOT(swiglu)
                     SLOT(swiglu_backward) SLOT(gelu) SLOT(gelu_backward) SLOT(dequantize_nf4)
-                        SLOT(xent) SLOT(gather_rows) SLOT(combine_rows) SLOT(router_scores)
-                            SLOT(topk) SLOT(capacity) SLOT(topk_weigh) SLOT(topk_backward)
-                                SLOT(share_kept) SLOT(share_kept_backward) SLOT(expert_count)
-                                    SLOT(router_stats) SLOT(balance_loss) SLOT(plan_rows)
-                                        SLOT(plan_receive) SLOT(adamw)};
+                        SLOT(activation) SLOT(activation_backward) SLOT(xent) SLOT(gather_rows)
+                            SLOT(combine_rows) SLOT(router_scores) SLOT(topk) SLOT(capacity)
+                                SLOT(topk_weigh) SLOT(topk_backward) SLOT(share_kept)
+                                    SLOT(share_kept_backward) SLOT(expert_count) SLOT(router_stats)
+                                        SLOT(balance_loss) SLOT(plan_rows) SLOT(plan_receive)
+                                            SLOT(adamw) SLOT(adafactor_sums) SLOT(adafactor_moments)
+                                                SLOT(adafactor_squares) SLOT(adafactor)};

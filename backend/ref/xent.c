@@ -27,13 +27,17 @@ sy_status sy__ref_xent(sy_stream *stream, const sy_xent_args *args)
         const double lse = log_sum_exp(logits, V);
         const double weight = target < 0 ? 0 : loss_weight ? loss_weight[i] : 1;
         ((double *)args->nll.data)[i] = target < 0 ? 0 : lse - logits[target];
+        if (args->lse.data) {
+            ((double *)args->lse.data)[i] = target < 0 ? 0 : lse;
+        }
         if (!args->dlogits.data) {
             continue;
         }
         double *dlogits = sy__ref_row(&args->dlogits, i);
         for (int64_t v = 0; v < V; v++) {
             const double onehot = v == target ? 1 : 0;
-            const double grad = args->grad_scale * weight * (exp(logits[v] - lse) - onehot);
+            const double p = exp(logits[v] - lse) * (1 + 2 * args->z_coeff * lse);
+            const double grad = args->grad_scale * weight * (p - onehot);
             dlogits[v] = target < 0 ? 0 : grad;
         }
     }

@@ -254,6 +254,48 @@ static void grad_swiglu(op_runner *runner)
     }
 }
 
+typedef struct weighted_act {
+    sy_stream *stream;
+    sy_activation_backward_args args;
+} weighted_act;
+
+static double loss_of_act(void *ctx)
+{
+    const weighted_act *w = ctx;
+    const sy_activation_backward_args *args = &w->args;
+    const int64_t R = args->dy.shape[0], F = args->dy.shape[1];
+    double a[64], loss = 0;
+    op_must(sy_activation(
+        w->stream, &(sy_activation_args){.x = args->x, .y = mat(a, R, F), .act = args->act}));
+    for (int64_t i = 0; i < R * F; i++) {
+        loss += ((double *)args->weight.data)[i / F] * ((double *)args->dy.data)[i] * a[i];
+    }
+    return loss;
+}
+
+static void grad_activation(op_runner *runner)
+{
+    enum { R = 3, F = 4, MOST = 3 };
+    double x[R * MOST * F], dy[R * F], weight[R], dx[R * MOST * F], wa[R * F], dot[R];
+    for (sy_act act = SY_ACT_GEGLU; act <= SY_ACT_SWIGLU_LINEAR; act++) {
+        const int64_t P = sy_act_parts(act);
+        fill(x, R * P * F, 1);
+        fill(dy, R * F, 2);
+        fill(weight, R, 3);
+        weighted_act ctx = {runner->ref_stream,
+                            {.x = mat(x, R, P * F),
+                             .dy = mat(dy, R, F),
+                             .weight = vec(weight, R),
+                             .dx = mat(dx, R, P * F),
+                             .wa = mat(wa, R, F),
+                             .dot = vec(dot, R),
+                             .act = act}};
+        op_must(sy_activation_backward(runner->ref_stream, &ctx.args));
+        op_fd_check(runner, "activation: x", loss_of_act, &ctx, x, R * P * F, dx);
+        op_fd_check(runner, "activation: weight (dot)", loss_of_act, &ctx, weight, R, dot);
+    }
+}
+
 static void grad_gate(op_runner *runner)
 {
     enum { T = 3, H = 4, N = T * H };
@@ -287,6 +329,24 @@ static void grad_embed(op_runner *runner)
     op_fd_check(runner, "embed: w", loss_of, &f, w, V * H, dw);
 }
 
+typedef struct with_z {
+    sy_stream *stream;
+    const sy_xent_args *args;
+    const double *upstream;
+} with_z;
+
+static double loss_with_z(void *ctx)
+{
+    const with_z *w = ctx;
+    const double *nll = w->args->nll.data, *lse = w->args->lse.data;
+    double loss = 0;
+    op_must(sy_xent(w->stream, w->args));
+    for (int64_t i = 0; i < w->args->logits.shape[0]; i++) {
+        loss += w->upstream[i] * (nll[i] + w->args->z_coeff * lse[i] * lse[i]);
+    }
+    return loss;
+}
+
 static void grad_xent(op_runner *runner)
 {
     enum { N = 4, V = 5 };
@@ -308,6 +368,13 @@ static void grad_xent(op_runner *runner)
     }
     forward f = {runner->ref_stream, SY_OP_xent, &args, nll, upstream, N};
     op_fd_check(runner, "xent: logits", loss_of, &f, logits, N * V, grad);
+    double lse[N];
+    args.lse = vec(lse, N);
+    args.z_coeff = 0.3;
+    op_must(sy_xent(runner->ref_stream, &args));
+    memcpy(grad, dlogits, sizeof grad);
+    with_z z = {runner->ref_stream, &args, upstream};
+    op_fd_check(runner, "xent: logits, with z_coeff", loss_with_z, &z, logits, N * V, grad);
 }
 
 /* dgrad and wgrad of c = a b^T are gemms of other forms. */
@@ -373,6 +440,7 @@ void op_grad_model(op_runner *runner)
     grad_attention(runner, "documents", doc);
     mask_attention(runner);
     grad_swiglu(runner);
+    grad_activation(runner);
     grad_gate(runner);
     grad_embed(runner);
     grad_xent(runner);

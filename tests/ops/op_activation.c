@@ -1,4 +1,4 @@
-/* Cases of SwiGLU and of the cross-entropy. */
+/* Cases of SwiGLU, the other activations, four-bit weights, and of the cross-entropy. */
 #include <string.h>
 
 #include "backend/nf4.h"
@@ -90,7 +90,60 @@ static const op_case swiglu_backward_cases[] = {
     {.R = 300, .F = 257, .mode = WEIGHT | WA | DOT},
 };
 
-enum { LOSS_WEIGHT = 1, DLOGITS = 2, NO_LOSS = 4 /* no token has a target */ };
+/* form: sy_act. */
+static void build_activation(op_instance *in, const op_case *c)
+{
+    const sy_act act = (sy_act)c->form;
+    OP_ARGS(in, activation)->act = act;
+    op_operand *x = op_tensor(in, "x", OP_A, 0, OP_SHAPE(c->R, sy_act_parts(act) * c->F));
+    op_normal(in, op_rows(x, 0), c->scaled ? 60 : 1.5);
+    op_rows(op_tensor(in, "y", OP_A, 0, OP_SHAPE(c->R, c->F)), 0);
+}
+
+static const op_case activation_cases[] = {
+    {.form = SY_ACT_GEGLU, .R = 3, .F = 5},
+    {.form = SY_ACT_GEGLU, .R = 300, .F = 257},
+    {.form = SY_ACT_GEGLU, .R = 31, .F = 33, .scaled = 1},
+    {.form = SY_ACT_RELU, .R = 31, .F = 1100},
+    {.form = SY_ACT_GELU, .R = 31, .F = 33},
+    {.form = SY_ACT_GELU, .R = 0, .F = 5},
+    {.form = SY_ACT_SWIGLU_LINEAR, .R = 31, .F = 33},
+    {.form = SY_ACT_SWIGLU_LINEAR, .R = 3, .F = 0},
+    {.form = SY_ACT_SWIGLU_LINEAR, .R = 70, .F = 1100},
+};
+
+static void build_activation_backward(op_instance *in, const op_case *c)
+{
+    const sy_act act = (sy_act)c->form;
+    const int64_t P = sy_act_parts(act);
+    OP_ARGS(in, activation_backward)->act = act;
+    op_operand *x = op_tensor(in, "x", OP_A, 0, OP_SHAPE(c->R, P * c->F));
+    op_normal(in, op_rows(x, 0), c->scaled ? 60 : 1.5);
+    op_normal(in, op_rows(op_tensor(in, "dy", OP_A, 0, OP_SHAPE(c->R, c->F)), 0), 1);
+    op_rows(op_tensor(in, "dx", OP_A, 0, OP_SHAPE(c->R, P * c->F)), 0);
+    if (c->mode & WEIGHT) {
+        op_uniform(in, op_rows(op_tensor(in, "weight", OP_W, 0, OP_SHAPE(c->R)), 0), 0, 1);
+    }
+    if (c->mode & WA) {
+        op_rows(op_tensor(in, "wa", OP_A, 0, OP_SHAPE(c->R, c->F)), 0);
+    }
+    if (c->mode & DOT) {
+        op_rows(op_tensor(in, "dot", OP_W, 0, OP_SHAPE(c->R)), 0);
+    }
+}
+
+static const op_case activation_backward_cases[] = {
+    {.form = SY_ACT_GEGLU, .R = 3, .F = 5, .mode = WEIGHT | WA | DOT},
+    {.form = SY_ACT_GEGLU, .R = 300, .F = 257},
+    {.form = SY_ACT_GEGLU, .R = 31, .F = 33, .mode = WEIGHT | WA | DOT, .scaled = 1},
+    {.form = SY_ACT_RELU, .R = 31, .F = 1100, .mode = WEIGHT | WA | DOT},
+    {.form = SY_ACT_GELU, .R = 31, .F = 33, .mode = WA},
+    {.form = SY_ACT_GELU, .R = 0, .F = 5, .mode = DOT},
+    {.form = SY_ACT_SWIGLU_LINEAR, .R = 31, .F = 33, .mode = WEIGHT | WA | DOT},
+    {.form = SY_ACT_SWIGLU_LINEAR, .R = 70, .F = 1100, .mode = WEIGHT | WA | DOT},
+};
+
+enum { LOSS_WEIGHT = 1, DLOGITS = 2, NO_LOSS = 4 /* no token has a target */, Z_LOSS = 8 };
 
 static void build_xent(op_instance *in, const op_case *c)
 {
@@ -106,6 +159,10 @@ static void build_xent(op_instance *in, const op_case *c)
         op_uniform(in, op_rows(op_tensor(in, "loss_weight", OP_F32, 0, OP_SHAPE(c->N)), 0), 0, 2);
     }
     op_rows(op_tensor(in, "nll", OP_W, 0, OP_SHAPE(c->N)), 0);
+    if (c->mode & Z_LOSS) {
+        OP_ARGS(in, xent)->z_coeff = 0.25;
+        op_rows(op_tensor(in, "lse", OP_W, 0, OP_SHAPE(c->N)), 0);
+    }
     if (c->alias) {
         op_alias(in, "dlogits", logits);
     } else if (c->mode & DLOGITS) {
@@ -118,6 +175,7 @@ static const op_case xent_cases[] = {
     {.N = 5, .V = 7},
     {.N = 5, .V = 7, .alias = 1, .mode = LOSS_WEIGHT},
     {.N = 0, .V = 7, .mode = DLOGITS},
+    {.N = 33, .V = 300, .mode = LOSS_WEIGHT | DLOGITS | Z_LOSS},
     {.N = 1, .V = 1, .mode = DLOGITS},
     {.N = 9, .V = 33, .mode = DLOGITS | NO_LOSS},
     {.N = 31, .V = 256, .mode = LOSS_WEIGHT | DLOGITS, .scaled = 1},
@@ -146,6 +204,14 @@ static const op_test tests[] = {
      .build = build_dequantize_nf4,
      OP_CASES(nf4_cases),
      .tol = {.f32 = 2e-7, .bf16 = 4e-3}},
+    {.op = SY_OP_activation,
+     .build = build_activation,
+     OP_CASES(activation_cases),
+     .tol = {.f32 = 4e-6, .bf16 = 4e-3}},
+    {.op = SY_OP_activation_backward,
+     .build = build_activation_backward,
+     OP_CASES(activation_backward_cases),
+     .tol = {.f32 = 1e-5, .bf16 = 4e-3}},
     {.op = SY_OP_xent,
      .build = build_xent,
      OP_CASES(xent_cases),

@@ -141,6 +141,8 @@ static void overlap_each(op_runner *runner, op_loaded *l)
     X(attention_backward, "fewer keys than queries", "the same rows",                              \
       a->k.shape[0] = a->v.shape[0] = 4)                                                           \
     X(swiglu, "an odd width", ": x is ", a->x.shape[1]--)                                          \
+    X(activation, "SwiGLU", "act is one", a->act = SY_ACT_SWIGLU)                                  \
+    X(activation_backward, "parts that do not fit", ": x is ", a->act = SY_ACT_SWIGLU_LINEAR)      \
     X(xent, "a target too few", ": targets is ", a->targets.shape[0]--)                            \
     X(gather_rows, "another width", ": y is ", a->y.shape[1]--)                                    \
     X(combine_rows, "beta 2", "beta is ", a->beta = 2)                                             \
@@ -157,7 +159,11 @@ static void overlap_each(op_runner *runner, op_loaded *l)
     X(plan_receive, "stride -1", "stride is ", a->stride = -1)                                     \
     X(plan_receive, "blocks that do not fit", "arrival rows", a->stride = 1000)                    \
     X(adamw, "beta1 = 1", "beta1 is ", a->beta1 = 1)                                               \
-    X(adamw, "a short ctl", ": ctl is ", a->ctl.shape[0]--)
+    X(adamw, "a short ctl", ": ctl is ", a->ctl.shape[0]--)                                        \
+    X(adafactor_sums, "a part too far", "the part lies", a->shape.first++)                         \
+    X(adafactor_moments, "a column too few", ": column_sum is ", a->column_sum.shape[0]--)         \
+    X(adafactor_squares, "no rows", "rows and columns", a->shape.rows = 0)                         \
+    X(adafactor, "beta1 = 1", "beta1 is ", a->beta1 = 1)
 
 /* Each entry breaks a copy of good args: the message must be the one of that rule. */
 #define BREAK_ONE(name, what, rule, change)                                                        \

@@ -179,6 +179,8 @@ static double loss_of(rig *r, const sy_batch *batch, int64_t *loads)
         loss += moe->aux_loss_coeff * sums[SY_SUM_AUX] + moe->z_loss_coeff * sums[SY_SUM_Z] +
                 sums[SY_SUM_ROUTER] + (r->of_predictor ? sums[SY_SUM_DEPTH] : 0);
     }
+    loss += r->settings.model->output_z_loss_coeff * p.per_loss_token *
+            e->h_sums[2 + (int64_t)L * SY_N_SUMS];
     if (loads != NULL) {
         memset(loads, 0, N_LOADS * sizeof *loads); /* a dense model has none */
         memcpy(loads, e->h_loads, (size_t)(2 * L * moe->experts) * sizeof *loads);
@@ -378,6 +380,16 @@ static const check_case cases[] = {
      .with_mask = true},
     {.name = "gradient_gated_shared_experts_is_that_of_the_loss",
      .set = {"moe.shared_experts=1", "moe.shared_gate=true", "moe.shared_hidden=7"}},
+    {.name = "gradient_geglu_with_extra_ffn_and_output_z_is_that_of_the_loss",
+     .set = {"model.activation=geglu", "moe.extra_ffn=true", "moe.layers=[1]",
+             "model.output_z_loss_coeff=0.1", "train.recompute=block"}},
+    {.name = "gradient_relu_is_that_of_the_loss",
+     .set = {"model.activation=relu", "moe.shared_experts=1"}},
+    {.name = "gradient_gelu_is_that_of_the_loss",
+     .set = {"model.activation=gelu", "moe.layers=[0, 2]", "moe.recv_factor=0.2"}},
+    {.name = "gradient_swiglu_linear_is_that_of_the_loss",
+     .set = {"model.activation=swiglu_linear", "moe.extra_ffn=true", "train.recompute=moe",
+             MULTIPLIERS}},
     {.name = "gradient_with_bias_is_that_of_the_loss",
      .set = {"moe.bias_update_rate=0.1", "moe.score=sigmoid"}},
     {.name = "gradient_qk_norm_per_head_is_that_of_the_loss",

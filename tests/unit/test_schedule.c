@@ -90,6 +90,16 @@ static void inverse_sqrt_halves_per_fourfold_step_down_to_the_floor(void **state
     CHECK(&c, 20, {1, 0.4}, {4, 0.2}, {16, 0.1}, {100, 0.04}, {10000, 0.04});
 }
 
+static void inverse_sqrt_stays_at_lr_until_hold_steps(void **state)
+{
+    sy_optim_config c = make(SY_SCHEDULE_INVERSE_SQRT, 0);
+    (void)state;
+    c.hold_steps = 16;
+    CHECK(&c, 20, {1, 0.4}, {16, 0.4}, {64, 0.2}, {1600, 0.04});
+    c.warmup_steps = 8;
+    CHECK(&c, 20, {2, 0.1}, {8, 0.4}, {16, 0.4}, {64, 0.2});
+}
+
 static void constant_stays_at_lr(void **state)
 {
     sy_optim_config c = make(SY_SCHEDULE_CONSTANT, 8);
@@ -169,6 +179,7 @@ int main(void)
         cmocka_unit_test(wsd_is_flat_until_the_last_fifth),
         cmocka_unit_test(wsd_whose_warmup_reaches_into_the_last_fifth_falls_from_there),
         cmocka_unit_test(inverse_sqrt_halves_per_fourfold_step_down_to_the_floor),
+        cmocka_unit_test(inverse_sqrt_stays_at_lr_until_hold_steps),
         cmocka_unit_test(constant_stays_at_lr),
         cmocka_unit_test(phases_follow_one_another_and_the_last_one_stays),
         cmocka_unit_test(texts_that_are_no_phase_are_known),

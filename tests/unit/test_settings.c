@@ -102,7 +102,8 @@ static void resume_shapes_seed_and_tokenizer_never_change(void **state)
         "model.vocab_size=300", "model.hidden=32",      "model.ffn_hidden=32",
         "model.qk_norm=head",   "model.rope_theta=500", "model.tie_embeddings=true",
         "moe.experts=8",        "moe.expert_hidden=8",  "moe.layers=[1]",
-        "moe.score=sigmoid",    "moe.shared_experts=1", "run.seed=2"};
+        "moe.score=sigmoid",    "moe.shared_experts=1", "run.seed=2",
+        "optim.name=adafactor", "moe.extra_ffn=true",   "model.activation=relu"};
     (void)state;
     for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++) {
         check_change(fixed[i], true, false);
@@ -112,10 +113,16 @@ static void resume_shapes_seed_and_tokenizer_never_change(void **state)
 
 static void resume_course_of_training_changes_by_name_only(void **state)
 {
-    static const char *const by_name[] = {
-        "optim.lr=0.1",         "optim.betas=[0.8, 0.9]",  "optim.schedule=linear",
-        "moe.top_k=3",          "moe.capacity_factor=1.5", "moe.aux_loss_coeff=0.5",
-        "train.global_batch=4", "train.micro_batch=2",     "data.mask_documents=true"};
+    static const char *const by_name[] = {"optim.lr=0.1",
+                                          "optim.betas=[0.8, 0.9]",
+                                          "optim.schedule=linear",
+                                          "moe.top_k=3",
+                                          "moe.capacity_factor=1.5",
+                                          "moe.aux_loss_coeff=0.5",
+                                          "train.global_batch=4",
+                                          "train.micro_batch=2",
+                                          "data.mask_documents=true",
+                                          "model.output_z_loss_coeff=1e-4"};
     (void)state;
     for (size_t i = 0; i < sizeof by_name / sizeof by_name[0]; i++) {
         check_change(by_name[i], true, true);
