@@ -1,5 +1,7 @@
 #include "moe/widths.h"
 
+#include "model/model_config.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,6 +111,12 @@ static sy_status check_partners(const sy_moe_config *m, int32_t widest, const sy
                                "moe.expert_hidden %d with moe.expert_widths, whose widest expert "
                                "has %d units: leave one of them out",
                                m->expert_hidden, widest);
+    }
+    const sy_model_config *model = sy_config_get(config, "model");
+    if (model->activation != SY_ACT_SWIGLU) {
+        return sy_config_error(config, "moe.expert_widths",
+                               "moe.expert_widths is for SwiGLU experts; set model.activation to "
+                               "swiglu, or leave the widths out");
     }
     return SY_OK;
 }

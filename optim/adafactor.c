@@ -30,7 +30,7 @@ typedef struct family {
     int64_t stats_from, stats_end, matrices_from, matrices_end;
 } family;
 
-struct sy__adafactor {
+struct sy_factored_moments {
     sy_params *params;
     const sy_adafactor_config *config;
     unit *unit;

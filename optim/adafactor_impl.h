@@ -5,7 +5,7 @@
 
 #include "optim/optimizer.h"
 
-typedef struct sy__adafactor sy__adafactor;
+typedef struct sy_factored_moments sy__adafactor;
 
 /* What an update needs of the optimizer beside the moments. */
 typedef struct sy__adafactor_step {

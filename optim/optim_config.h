@@ -41,7 +41,8 @@ extern const sy_config_section sy_optim_section, sy_adafactor_section;
 
 /* Refuse keys of the optimizer that is not the chosen one. After parsing. Not collective. */
 sy_status sy_optim_config_resolve(sy_config *config);
-/* Is a parameter's piece [rows, columns] of so many dimensions kept as sums of rows and columns? */
+/* Is a parameter's piece [rows, columns] of so many dimensions kept as sums of rows and columns?
+ * Not collective. */
 bool sy_adafactor_factors(const sy_adafactor_config *config, int32_t n_dim, int64_t rows,
                           int64_t columns);
 

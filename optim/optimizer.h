@@ -16,8 +16,8 @@ typedef struct sy_optimizer {
     sy_params *params;             /* borrowed */
     void *master, *m, *v; /* [shard_n] wide; master NULL where values are wide themselves, v with
                              Adafactor, m with it where there is no momentum */
-    struct sy__adafactor *factored; /* NULL: AdamW */
-    sy_tensor ctl;                  /* [SY_CTL_N] F64 */
+    struct sy_factored_moments *factored; /* NULL: AdamW */
+    sy_tensor ctl;                        /* [SY_CTL_N] F64 */
     double h_ctl[SY_CTL_N];
     int64_t t; /* updates done, skipped ones not counted: Adam's bias correction */
 } sy_optimizer;

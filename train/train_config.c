@@ -5,6 +5,8 @@
 
 #include "core/alloc.h"
 #include "moe/capacity.h"
+#include "moe/router.h"
+#include "moe/widths.h"
 #include "train/spikes.h"
 
 #define KEY(field, kind, def, lo, hi, choices, text)                                               \
@@ -125,6 +127,11 @@ static sy_status resolve(sy_run_settings *s)
     SY_TRY(sy_model_config_resolve(s->config));
     SY_TRY(sy_moe_config_resolve(s->config, s->model->layers, s->model->ffn_hidden));
     SY_TRY(sy_optim_config_resolve(s->config));
+    if (s->optim->name == SY_OPTIM_ADAFACTOR && sy_moe_has_widths(s->moe)) {
+        SY_TRY(sy_config_error(s->config, "optim.name",
+                               "optim.name adafactor with moe.expert_widths: the filling of narrow "
+                               "experts would count in its means; use adamw"));
+    }
     SY_TRY(check_size(s));
     if (strcmp(s->data->tokenizer, "bytes") == 0 && s->model->vocab_size < 256) {
         SY_TRY(sy_config_error(
