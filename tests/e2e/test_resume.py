@@ -12,6 +12,10 @@ from harness import snapshot, write_tokens
 UL2 = {"model": {"vocab_size": 300},
        "data": {"objective": "ul2", "sentinels": 20, "sentinel_id": 299, "mode_ids": [257, 258, 259], "eod": 256}}
 
+# Sums over rows and columns of some matrices, whole moments of others.
+ADAFACTOR = {"optim": {"name": "adafactor", "adafactor": {"min_factored": 16, "momentum": 0.5}}, "moe": {"expert_hidden": 24, "extra_ffn": True},
+             "model": {"activation": "swiglu_linear", "output_z_loss_coeff": 1e-3}}
+
 
 def masked_crc(raw):
     """TFRecord's checksum: CRC-32C, turned and shifted."""
@@ -114,6 +118,10 @@ class SameLayout(harness.Case):
     def test_resume_with_denoisers_continues_bit_for_bit(self):
         self.continues_bit_for_bit(0, **UL2)
 
+    def test_resume_with_adafactor_continues_bit_for_bit(self):
+        self.continues_bit_for_bit(2, parallel={"ep": 1}, device={"precision": "bf16"}, **ADAFACTOR)
+        self.succeeds("verify", self.folder / "again")
+
     def test_resume_twice_continues_bit_for_bit(self):
         config = self.config()
         self.train(config, "whole")
@@ -157,6 +165,9 @@ class OtherLayout(harness.Case):
             self.train(self.config(parallel={"ep": ep}, device={"backend": "ref"}, moe={"experts": 8}), f"n{ranks}",
                        "--resume", ranks=ranks)
             self.near(self.losses(f"n{ranks}"), self.losses("whole"), 1e-9)
+
+    def test_resume_with_adafactor_at_other_layouts_agrees(self):
+        self.continues_within(1e-9, [(3, 1, 1), (4, 2, 0)], device={"backend": "ref"}, **ADAFACTOR)
 
     def test_resume_with_denoisers_at_other_layouts_agrees(self):
         """Padding and inputs without a loss, of other lengths on each rank."""

@@ -102,6 +102,11 @@ static void every_model_fits_where_the_matrix_says(void **state)
          "-----------"},
         {dense, {"model.rope_interleaved=true"}, "-----------"},
         {dense, {"model.rope_scaling=yarn"}, "-----------"},
+        {sparse, {"moe.extra_ffn=true"}, "-----------"},
+        {sparse, {"model.activation=geglu"}, "-----------"},
+        {dense, {"model.activation=relu"}, "-----------"},
+        {latent, {"model.activation=geglu"}, "-----------"},
+        {latent, {"moe.extra_ffn=true"}, "-----------"},
     };
     static const char letters[] = "LMQ3X23OGDV";
     (void)state;
@@ -139,6 +144,7 @@ static void refusals_name_reason_and_remedy(void **state)
         {dense, {NULL}, SY_HF_MIXTRAL, "moe.experts is 0", "LlamaForCausalLM, Mistral"},
         {sparse, {"moe.routed_scale=2.5"}, SY_HF_MIXTRAL, "2.5, no power of two", "no known"},
         {sparse, {"moe.score=sigmoid"}, SY_HF_MIXTRAL, "moe.score is sigmoid", "no known"},
+        {sparse, {"model.activation=gelu"}, SY_HF_MIXTRAL, "activation is gelu", "no known"},
         {sparse, {"moe.adapter_rank=4"}, SY_HF_MIXTRAL, "moe.adapter_rank is 4", "no known"},
         {sparse, {"moe.shared_experts=3"}, SY_HF_MIXTRAL, "moe.shared_experts is 3", "Granite"},
         {sparse,
