@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <mpi.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -78,24 +79,47 @@ bool sy_env_is_root(void)
     return rank == NULL || strcmp(rank, "0") == 0;
 }
 
-/* The launcher died: so do we, whatever we are doing, and write nothing more. */
-static void *watch_parent(void *arg)
+/* What a thread looks after that runs as long as the program. */
+typedef struct keeper {
+    pid_t parent;
+    double limit_s; /* for MPI to start; 0: as long as it takes */
+    bool joined;    /* atomic: it has */
+} keeper;
+
+/* MPI starts when the last rank has called it: one that never does would hold all others for good,
+   before there is a watch. */
+static void end_if_alone(const keeper *k, double waited_s)
 {
-    pid_t parent = *(pid_t *)arg;
-    while (getppid() == parent) {
+    if (k->limit_s > 0 && waited_s > k->limit_s && !__atomic_load_n(&k->joined, __ATOMIC_ACQUIRE)) {
+        dprintf(STDERR_FILENO,
+                "switchyard: MPI has not started for %.0f s: a rank of this job has not called it "
+                "(another program, or a host that hangs), or hosts cannot reach each "
+                "other (launch/mpirun.sh --network); SY_START_TIMEOUT_S sets the limit\n",
+                waited_s);
+        _exit(SY_EXIT_HUNG);
+    }
+}
+
+/* The launcher died: so do we, whatever we are doing, and write nothing more. */
+static void *keep(void *arg)
+{
+    const keeper *k = arg;
+    const double from = sy_clock_s();
+    while (getppid() == k->parent) {
         sy_clock_sleep_s(0.25);
+        end_if_alone(k, sy_clock_s() - from);
     }
     _exit(1);
 }
 
-static sy_status die_with_launcher(void)
+static sy_status start_keeper(keeper *k)
 {
-    static pid_t parent;
     sy_status st = SY_OK;
     pthread_t thread;
-    parent = getppid();
+    const char *limit = getenv("SY_START_TIMEOUT_S");
+    *k = (keeper){.parent = getppid(), .limit_s = limit != NULL ? strtod(limit, NULL) : 600};
     prctl(PR_SET_PDEATHSIG, SIGKILL); /* at once where the launcher itself is our parent */
-    SY_TRY(sy_thread_start("sy-parent", watch_parent, &parent, &thread));
+    SY_TRY(sy_thread_start("sy-keeper", keep, k, &thread));
     pthread_detach(thread);
 cleanup:
     return st;
@@ -146,14 +170,16 @@ static void hold_streams(void)
 
 sy_status sy_env_open(int *argc, char ***argv, sy_env *env)
 {
+    static keeper look_after; /* its thread outlives this call */
     sy_status st = SY_OK, faults;
     int rank = 0;
     *env = (sy_env){.local_size = 1};
     hold_streams();
     signal(SIGXFSZ, SIG_IGN); /* `ulimit -f` is an error of a file, as a full disk is */
     if (launcher_rank() != NULL) {
-        SY_TRY(die_with_launcher());
+        SY_TRY(start_keeper(&look_after));
         SY_TRY(init_mpi(argc, argv));
+        __atomic_store_n(&look_after.joined, true, __ATOMIC_RELEASE);
         env->mpi = true;
         find_place(env);
         MPI_Comm_rank(MPI_COMM_WORLD, &rank);

@@ -184,7 +184,7 @@ class RoundTrip(Folders):
             if not line.startswith("  "):
                 break
             key, value = line.strip().split(": ", 1)
-            keys[key] = json.loads(value) if value[0].isdigit() or value in ("true", "false", "null") else value
+            keys[key] = json.loads(value) if value[0].isdigit() or value[0] == "[" or value in ("true", "false", "null") else value
         return keys
 
     def test_killed_import_and_export_leave_no_final_name_and_run_again(self):
@@ -226,7 +226,7 @@ class Refusals(Folders):
 
     def test_configurations(self):
         self.with_config("MixtralForCausal", architectures=["MixtralForCausal"])
-        self.with_config("DeepseekV3ForCausalLM", architectures=["DeepseekV3ForCausalLM"], model_type="deepseek_v3")
+        self.with_config("GptOssForCausalLM", architectures=["GptOssForCausalLM"], model_type="gpt_oss")
         self.with_config(["rope", "yarn"], rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0})
         self.with_config("hidden_size", hidden_size=-20)
         self.with_config("hidden_size", hidden_size=10 ** 15)

@@ -66,6 +66,11 @@ class Differences(Start):
         other.mkdir()
         self.refuses([f"'{place}/text' is not the same on all ranks: rank 1: no file on "], 1, mounted, *args)
 
+    def test_rank_that_never_starts_ends_the_job(self):
+        job = self.job("doctor", ranks=2, program=self.on_rank(1, "sleep 60"), env={"SY_START_TIMEOUT_S": "3"}, seconds=40)
+        self.assertEqual(job.status, 76, job.text())
+        self.assertIn("MPI has not started for 3 s", job.text())
+
     def test_run_directory_that_one_rank_does_not_see_is_refused(self):
         if subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode != 0:
             self.skipTest("a mount of its own for one rank needs root")
