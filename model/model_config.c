@@ -90,6 +90,15 @@ static const sy_config_key keys[] = {
     KEY(depth_predictor_coeff, SY_CFG_F64, "0.01", 0, 1e6,
         "Coefficient of the loss of the predictors that choose in evaluation and generation, where "
         "later tokens are not known. Their gradient stays with them."),
+    KEY(peer_keys, SY_CFG_I32, "0", 0, 1 << 15,
+        "PEER: the layers of peer_layers have peer_keys^2 experts of one neuron each instead of "
+        "an MLP, found by two sets of so many sub-keys. 0: none."),
+    KEY(peer_heads, SY_CFG_I32, "8", 1, 4096, "PEER: queries of a token."),
+    KEY(peer_top_k, SY_CFG_I32, "16", 2, 1 << 10, "PEER: experts that a query chooses."),
+    KEY(peer_query, SY_CFG_I32, "128", 2, 1 << 16,
+        "PEER: width of a query, even: one half for each set of sub-keys."),
+    KEY(peer_layers, SY_CFG_STR_LIST, "all", 0, 0,
+        "PEER: which layers that are, as in depth_layers. None of them is one of moe.layers."),
     KEY(init_std, SY_CFG_F64, "0.02", 0, 10,
         "Standard deviation of initial weights (normal, cut at 3 std)."),
     {0},
@@ -173,6 +182,22 @@ static sy_status check_heads(const sy_model_config *m, const sy_config *config)
     return check_plain(m, config);
 }
 
+static sy_status check_peer(const sy_model_config *m, const sy_config *config)
+{
+    if (m->peer_keys > 0 && m->peer_top_k > m->peer_keys) {
+        return sy_config_error(config, "model.peer_top_k",
+                               "model.peer_top_k %d is larger than model.peer_keys %d; set it to "
+                               "%d or less",
+                               m->peer_top_k, m->peer_keys, m->peer_keys);
+    }
+    if (m->peer_query % 2 != 0) {
+        return sy_config_error(config, "model.peer_query",
+                               "model.peer_query %d is odd, and has two halves; set it to %d",
+                               m->peer_query, m->peer_query + 1);
+    }
+    return sy_layer_list_check(&m->peer_layers, "model.peer_layers", config);
+}
+
 static sy_status check(const void *section, const sy_config *config)
 {
     const sy_model_config *m = section;
@@ -198,7 +223,8 @@ static sy_status check(const void *section, const sy_config *config)
                                "%g",
                                m->rope_beta_fast, m->rope_beta_slow);
     }
-    return sy_layer_list_check(&m->depth_layers, "model.depth_layers", config);
+    st = check_peer(m, config);
+    return st == SY_OK ? sy_layer_list_check(&m->depth_layers, "model.depth_layers", config) : st;
 }
 
 const sy_config_section sy_model_section = {
@@ -225,8 +251,14 @@ sy_status sy_model_config_resolve(sy_config *config)
         SY_TRY(sy_config_default(config, "model.head_dim", text));
     }
     SY_TRY(sy_layer_list_fits(&m->depth_layers, "model.depth_layers", m->layers, config));
+    SY_TRY(sy_layer_list_fits(&m->peer_layers, "model.peer_layers", m->layers, config));
 cleanup:
     return st;
+}
+
+bool sy_model_layer_peer(const sy_model_config *config, int32_t layer)
+{
+    return config->peer_keys > 0 && sy_layer_list_has(&config->peer_layers, layer);
 }
 
 int64_t sy_model_layer_tokens(const sy_model_config *config, int32_t layer, int64_t S)

@@ -46,6 +46,9 @@ typedef struct sy_model_config {
     sy_opt_f64 depth_capacity;
     sy_str_list depth_layers;
     double depth_predictor_coeff;
+    /* PEER (moe/peer.h): sub-keys of a half (0: none), heads, choices and query width of a head. */
+    int32_t peer_keys, peer_heads, peer_top_k, peer_query;
+    sy_str_list peer_layers;
 } sy_model_config;
 
 extern const sy_config_section sy_model_section;
@@ -59,6 +62,9 @@ sy_status sy_model_config_resolve(sy_config *config);
 int64_t sy_model_layer_tokens(const sy_model_config *config, int32_t layer, int64_t S);
 /* The same as a share of seq_len. Not collective. */
 double sy_model_layer_share(const sy_model_config *config, int32_t layer);
+
+/* Has layer i PEER's experts instead of an MLP? Not collective. */
+bool sy_model_layer_peer(const sy_model_config *config, int32_t layer);
 
 #ifdef __cplusplus
 }

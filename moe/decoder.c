@@ -5,8 +5,9 @@
 #include "core/alloc.h"
 #include "model/mlp.h"
 #include "moe/moe.h"
+#include "moe/peer.h"
 
-/* Routed or dense, and where moe.extra_ffn asks for it a dense one beside what is routed. */
+/* Routed, PEER or dense, and where moe.extra_ffn asks for it a dense one beside what is routed. */
 static sy_status create_ffn(const sy_model_config *config, const sy_moe_config *moe,
                             sy_sublayer *ffn, sy_sublayer *extra)
 {
@@ -18,6 +19,10 @@ static sy_status create_ffn(const sy_model_config *config, const sy_moe_config *
                           .act = (sy_act)config->activation};
     for (int32_t i = 0; i < config->layers; i++) {
         const bool routed = sy_moe_config_layer(moe, i);
+        if (sy_model_layer_peer(config, i)) {
+            SY_TRY(sy_peer_create(config, &ffn[i]));
+            continue;
+        }
         SY_TRY(routed ? sy_moe_create(config, moe, i, &ffn[i]) : sy_mlp_create(&dense, &ffn[i]));
         if (routed && moe->extra_ffn) {
             SY_TRY(sy_mlp_create(&dense, &extra[i]));

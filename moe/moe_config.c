@@ -1,6 +1,7 @@
 #include "moe/moe_config.h"
 
 #include "model/layer_list.h"
+#include "model/model_config.h"
 #include "moe/adapters.h"
 #include "moe/router.h"
 #include "moe/widths.h"
@@ -242,6 +243,21 @@ static sy_status check_any_layer(const sy_moe_config *m, int32_t n_layers, const
                                              n_layers);
 }
 
+/* A layer has one kind of experts. */
+static sy_status check_no_peer(const sy_moe_config *m, const sy_config *config, int32_t n_layers)
+{
+    const sy_model_config *model = sy_config_get(config, "model");
+    for (int32_t i = 0; model != NULL && i < n_layers; i++) {
+        if (sy_moe_config_layer(m, i) && sy_model_layer_peer(model, i)) {
+            return sy_config_error(config, "model.peer_layers",
+                                   "layer %d is in moe.layers and in model.peer_layers; take it "
+                                   "out of one of them, or set moe.experts to 0",
+                                   i);
+        }
+    }
+    return SY_OK;
+}
+
 sy_status sy_moe_config_resolve(sy_config *config, int32_t n_layers, int32_t ffn_hidden)
 {
     sy_status st = SY_OK;
@@ -261,6 +277,7 @@ sy_status sy_moe_config_resolve(sy_config *config, int32_t n_layers, int32_t ffn
     }
     SY_TRY(sy_layer_list_fits(&m->layers, "moe.layers", n_layers, config));
     SY_TRY(check_any_layer(m, n_layers, config));
+    SY_TRY(check_no_peer(m, config, n_layers));
     SY_TRY(sy_router_settle(config));
 cleanup:
     return st;

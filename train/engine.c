@@ -11,6 +11,7 @@
 #include "model/kv.h"
 #include "moe/decoder.h"
 #include "moe/moe.h"
+#include "moe/peer.h"
 #include "moe/router.h"
 #include "parallel/agree.h"
 #include "parallel/units.h"
@@ -331,7 +332,9 @@ double sy_engine_flops_per_token(const sy_engine *engine, int64_t *active_params
                           (int64_t)s->model->hidden * s->model->ffn_hidden;
     for (int32_t i = 0; i < s->model->layers; i++) {
         const bool routed = sy_moe_config_layer(s->moe, i);
-        const int64_t n = (routed ? sy_moe_active_params(s->model, s->moe) : dense) +
+        const int64_t mlp =
+            sy_model_layer_peer(s->model, i) ? sy_peer_active_params(s->model) : dense;
+        const int64_t n = (routed ? sy_moe_active_params(s->model, s->moe) : mlp) +
                           (routed && s->moe->extra_ffn ? dense : 0);
         active += sy_model_layer_params(s->model, i, n) + sy_depth_params(s->model, i);
     }

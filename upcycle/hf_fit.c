@@ -117,6 +117,10 @@ static bool routing_fits(const sy__hf_arch *a, const sy_model_config *model,
 
 static bool depth_fits(const sy_model_config *model, char *why)
 {
+    if (model->peer_keys > 0) {
+        snprintf(why, SY__HF_WHY, "model.peer_keys is %d", model->peer_keys);
+        return false;
+    }
     snprintf(why, SY__HF_WHY, "model.depth_capacity is %g", model->depth_capacity.value);
     return !model->depth_capacity.set;
 }

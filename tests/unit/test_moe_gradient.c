@@ -463,6 +463,14 @@ static const check_case cases[] = {
              "moe.extra_ffn=true", "model.activation=gelu"},
      .with_mask = true,
      .with_doc = true},
+    {.name = "gradient_peer_is_that_of_the_loss",
+     .set = {"moe.experts=0", "model.peer_keys=3", "model.peer_heads=2", "model.peer_top_k=2",
+             "model.peer_query=6"}},
+    {.name = "gradient_peer_beside_experts_is_that_of_the_loss",
+     .set = {"moe.layers=[1]", "model.peer_layers=[0, 2]", "model.peer_keys=3",
+             "model.peer_heads=2", "model.peer_top_k=3", "model.peer_query=4",
+             "train.recompute=block"},
+     .with_mask = true},
     {.name = "gradient_with_loss_weights_is_that_of_the_loss",
      .with_weight = true,
      .with_doc = true},
@@ -542,13 +550,14 @@ static void assert_grads_finite(rig *r, double *largest)
 static void pass_without_tokens_leaves_gradients_at_zero(void **state)
 {
     (void)state;
-    static const char *const sets[5][MAX_SET] = {
+    static const char *const sets[6][MAX_SET] = {
         {"moe.shared_experts=1"},
+        {"moe.experts=0", "model.peer_keys=3", "model.peer_top_k=2"},
         {"moe.router=moepp", "moe.capacity_factor=1.0"},
         {"moe.router=stable", NO_LOSSES},
         {"moe.capacity_factor=1.0", "moe.pad_to_capacity=true"},
         {"train.recompute=block", "moe.aux_loss_scope=global_batch"}};
-    for (int32_t k = 0; k < 5; k++) {
+    for (int32_t k = 0; k < 6; k++) {
         rig r;
         double largest = 1;
         open_rig(&r, sets[k]);
