@@ -18,7 +18,7 @@ enum { H = 8, T = 12, N = 5, N_EXPERTS = N * N, HEADS = 2, K = 3, D = 6, HALF = 
 static const char config_text[] =
     "run: {seed: 3}\n"
     "device: {backend: ref, threads: 1}\n"
-    "model: {vocab_size: 32, hidden: 8, layers: 1, heads: 2, ffn_hidden: 10, seq_len: 6,"
+    "model: {vocab_size: 256, hidden: 8, layers: 1, heads: 2, ffn_hidden: 10, seq_len: 6,"
     " peer_keys: 5, peer_heads: 2, peer_top_k: 3, peer_query: 6}\n"
     "train: {steps: 1, global_batch: 2, micro_batch: 2}\n";
 
@@ -160,7 +160,7 @@ static void output_is_the_plain_formula_over_all_experts(void **state)
     /* query, all sub-keys for each head, chosen neurons; attention and head beside */
     int64_t active = 0;
     sy_engine_flops_per_token(e, &active);
-    assert_int_equal(active, HEADS * (D * H + D * N + 2 * H * K) + 4 * H * H + 32 * H);
+    assert_int_equal(active, HEADS * (D * H + D * N + 2 * H * K) + 4 * H * H + 256 * H);
     sy_engine_destroy(&e);
     sy_run_settings_free(&settings);
     sy_comm_destroy(&world);
@@ -179,6 +179,7 @@ static void settings_that_do_not_go_together_are_refused_with_those_that_do(void
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         sy_run_settings settings;
+        sy_error_clear();
         assert_int_equal(sy_run_settings_parse(config_text, sizeof config_text - 1, "test",
                                                &cases[i].set, 1, &settings),
                          SY_ERR_USAGE);
