@@ -4,6 +4,8 @@
 #include "core/alloc.h"
 #include "core/clock.h"
 
+enum { SMALL = 512 };
+
 /* Random values: constants would flatter a chip that throttles. */
 static sy_status fill_random(sy_stream *stream, sy_tensor *t)
 {
@@ -33,31 +35,13 @@ struct sy_peak {
     int64_t n;
 };
 
-/* A GPU of today is not busy with less. */
-static sy_status suitable_n(sy_device *dev, sy_dtype dtype, int64_t *n)
-{
-    sy_status st = SY_OK;
-    int64_t free_bytes = 0, total_bytes = 0;
-    SY_TRY(sy_device_capacity(dev, &free_bytes, &total_bytes));
-    *n = 512;
-    if (total_bytes > 0) {
-        const int64_t bytes = 3 * (int64_t)8192 * 8192 * (int64_t)sy_dtype_bytes(dtype);
-        *n = free_bytes > 2 * bytes ? 8192 : 4096;
-    }
-cleanup:
-    return st;
-}
-
-sy_status sy_peak_create(sy_device *dev, sy_dtype dtype, int64_t n, sy_peak **out)
+static sy_status create(sy_device *dev, sy_dtype dtype, int64_t n, sy_peak **out)
 {
     sy_status st = SY_OK;
     sy_peak *p = NULL;
     SY_TRY(sy_alloc(1, sizeof *p, (void **)&p));
     p->dev = dev;
     p->n = n;
-    if (n == 0) {
-        SY_TRY(suitable_n(dev, dtype, &p->n));
-    }
     SY_TRY(sy_stream_create(dev, "peak", &p->stream));
     for (int32_t i = 0; i < 3; i++) {
         SY_TRY(sy_device_alloc(dev, p->n * p->n * (int64_t)sy_dtype_bytes(dtype), SY_MEM_OTHER,
@@ -70,6 +54,42 @@ sy_status sy_peak_create(sy_device *dev, sy_dtype dtype, int64_t n, sy_peak **ou
     p = NULL;
 cleanup:
     sy_peak_destroy(&p);
+    return st;
+}
+
+/* A GPU of today is not busy with a product of 512. One that would take long over more (the
+   emulator) is. */
+static sy_status suitable_n(sy_device *dev, sy_dtype dtype, int64_t *n)
+{
+    sy_status st = SY_OK;
+    sy_peak *small = NULL;
+    int64_t free_bytes = 0, total_bytes = 0;
+    double rate = 0;
+    *n = SMALL;
+    SY_TRY(sy_device_capacity(dev, &free_bytes, &total_bytes));
+    if (total_bytes > 0) {
+        SY_TRY(create(dev, dtype, SMALL, &small));
+        SY_TRY(sy_peak_run(small, &rate)); /* builds kernels */
+        SY_TRY(sy_peak_run(small, &rate));
+    }
+    for (int64_t larger = 4096; total_bytes > 0 && larger <= 8192; larger *= 2) {
+        const double flops = 2.0 * (double)larger * (double)larger * (double)larger;
+        const int64_t bytes = 3 * larger * larger * (int64_t)sy_dtype_bytes(dtype);
+        *n = flops < rate && 2 * bytes < free_bytes ? larger : *n; /* a second at most */
+    }
+cleanup:
+    sy_peak_destroy(&small);
+    return st;
+}
+
+sy_status sy_peak_create(sy_device *dev, sy_dtype dtype, int64_t n, sy_peak **out)
+{
+    sy_status st = SY_OK;
+    if (n == 0) {
+        SY_TRY(suitable_n(dev, dtype, &n));
+    }
+    SY_TRY(create(dev, dtype, n, out));
+cleanup:
     return st;
 }
 

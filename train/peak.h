@@ -12,7 +12,7 @@ extern "C" {
 typedef struct sy_peak sy_peak;
 
 /* n 0: large enough for this device, 8192 on one with memory of its own (4096 where little of it is
-   free), else 512. Not collective. */
+   free; 512 on one that would need more than a second), else 512. Not collective. */
 sy_status sy_peak_create(sy_device *dev, sy_dtype dtype, int64_t n, sy_peak **out);
 void sy_peak_destroy(sy_peak **peak);
 int64_t sy_peak_n(const sy_peak *peak);
