@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains every routing method of configs/routers on the bundled text, and variants of them, two seeds each.
+"""Trains every routing method of configs/ on the bundled text, and variants of them, two seeds each.
 
     tools/measure_routers.py OUT [--program PROGRAM] [--group NAME]... [--seeds 1 2] [--only NAME]...
     tools/measure_routers.py OUT --table      only print what OUT holds, as the tables of docs/RESULTS.md
@@ -18,7 +18,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROUTERS, EXPERTS = ROOT / "configs" / "routers", ROOT / "configs" / "experts"
+ROUTERS, EXPERTS, SMALL = ROOT / "configs/routers", ROOT / "configs/experts", ROOT / "configs/presets/small"
+TOP_K = "mixtral_8x7b"  # what variants of plain top-k change
 SHOWN = {"entropy", "confidence"}
 
 
@@ -28,27 +29,29 @@ def variant(name, config, **settings):
 
 def experiments():
     """Group -> [(name, configuration, settings)]. R numbers are those of the published findings."""
-    groups = {"routers": [variant("dense", "switch", moe__experts=0)]}
+    groups = {"routers": [variant("dense", TOP_K, moe__experts=0), variant("topk", TOP_K)]}
     groups["routers"] += [variant(path.stem, path.stem) for path in sorted(ROUTERS.glob("*.yaml"))]
-    groups["routers"] += [variant("hmoe", "hmoe")]
-    groups["adapters"] = [variant("dense, trained on", "switch", moe__experts=0)]
-    groups["adapters"] += [variant(path.stem, path.stem) for path in sorted(EXPERTS.glob("*.yaml")) if path.stem != "hmoe"]
-    groups["R4 z-loss"] = [variant(f"z-loss {z}", "mixtral", moe__z_loss_coeff=z, moe__aux_loss_coeff=0.01)
+    adapters = [path.stem for path in sorted(EXPERTS.glob("*.yaml")) if "adapter_" in path.read_text()]
+    groups["routers"] += [variant(path.stem, path.stem) for path in sorted(EXPERTS.glob("*.yaml")) if path.stem not in adapters]
+    groups["presets"] = [variant(path.stem, path.stem) for path in sorted(SMALL.glob("*.yaml"))]
+    groups["adapters"] = [variant("dense, trained on", TOP_K, moe__experts=0)]
+    groups["adapters"] += [variant(name, name) for name in adapters]
+    groups["R4 z-loss"] = [variant(f"z-loss {z}", TOP_K, moe__z_loss_coeff=z, moe__aux_loss_coeff=0.01)
                            for z in (0.0, 0.001, 0.01)]
     groups["R5 capacity"] = [
-        variant(f"top-{k}, CF {factor}", "switch", moe__top_k=k, moe__expert_hidden=384 // k, moe__jitter=0,
-                moe__normalize_weights="false", moe__capacity_factor=factor / k, moe__eval_capacity_factor=factor / k)
+        variant(f"top-{k}, CF {factor}", TOP_K, moe__top_k=k, moe__expert_hidden=384 // k, moe__normalize_weights="false",
+                moe__capacity_factor=factor / k, moe__eval_capacity_factor=factor / k)
         for k, factor in ((1, 0.75), (1, 1.0), (1, 1.25), (1, 2.0), (2, 0.75), (2, 1.0), (2, 1.25), (2, 2.0))]
     groups["R10 bias"] = [
-        variant("loss 0.01", "mixtral", moe__aux_loss_coeff=0.01),
-        variant("loss 0.0005", "mixtral"),
-        variant("bias 0.001, sigmoid", "mixtral", moe__aux_loss_coeff=0.0, moe__score="sigmoid", moe__bias_update_rate=0.001),
-        variant("bias 0.01, sigmoid", "mixtral", moe__aux_loss_coeff=0.0, moe__score="sigmoid", moe__bias_update_rate=0.01)]
-    groups["R11 scope"] = [variant(f"{scope}", "mixtral", moe__aux_loss_coeff=0.01, moe__aux_loss_scope=scope)
+        variant("loss 0.01", TOP_K, moe__aux_loss_coeff=0.01),
+        variant("loss 0.0005", TOP_K),
+        variant("bias 0.001, sigmoid", TOP_K, moe__aux_loss_coeff=0.0, moe__score="sigmoid", moe__bias_update_rate=0.001),
+        variant("bias 0.01, sigmoid", TOP_K, moe__aux_loss_coeff=0.0, moe__score="sigmoid", moe__bias_update_rate=0.01)]
+    groups["R11 scope"] = [variant(f"{scope}", TOP_K, moe__aux_loss_coeff=0.01, moe__aux_loss_scope=scope)
                            for scope in ("sequence", "micro_batch", "global_batch")]
     groups["R22 MoE++"] = [variant(f"tau {tau}", "moepp", **{"moe__moepp__tau": tau}) for tau in (0.25, 0.5, 0.75, 1.0)]
-    groups["R12 no balance"] = [variant("none", "mixtral", moe__aux_loss_coeff=0.0),
-                                variant("loss 0.01", "mixtral", moe__aux_loss_coeff=0.01)]
+    groups["R12 no balance"] = [variant("none", TOP_K, moe__aux_loss_coeff=0.0),
+                                variant("loss 0.01", TOP_K, moe__aux_loss_coeff=0.01)]
     groups["R19 top-p"] = [variant(f"entropy {c}", "top_p", **{"moe__top_p__entropy_coeff": c})
                            for c in (0.0, 1e-3, 1e-2, 3e-2)]
     return groups
@@ -70,7 +73,7 @@ def train(program, data, folder, config, settings, seed):
     chosen = {"run.seed": seed, "run.dir": part, "device.threads": 1, "device.backend": "cpu",
               "data.train": f"[{{path: {data}/prose}}]", "data.valid": f"[{{name: prose, path: {data}/prose_valid}}]",
               "train.checkpoint_keep": 1, **settings}
-    path = EXPERTS / f"{config}.yaml" if (EXPERTS / f"{config}.yaml").exists() else ROUTERS / f"{config}.yaml"
+    path = next(f for f in (where / f"{config}.yaml" for where in (ROUTERS, EXPERTS, SMALL)) if f.exists())
     command = [program, "train", path]
     for key, value in chosen.items():
         command += ["--set", f"{key}={value}"]
@@ -95,7 +98,7 @@ def train(program, data, folder, config, settings, seed):
 def begin_with_dense(program, folder, path, seed, part, command):
     """Jobs of an adapter: the dense run of the table of routers, upcycled with the settings of its `moe`, then trained."""
     dense = folder.parent.parent / "routers" / f"dense-{seed}"
-    if path.parent == ROUTERS:
+    if "adapter_" not in path.read_text():
         return [[*command, "--init-from", dense]]
     text = path.read_text()
     moe = dict(re.findall(r"^  (\w+): (.*)$", re.search(r"^moe:\n((?:  .*\n)+)", text, re.M).group(1), re.M))
