@@ -184,7 +184,10 @@ class RoundTrip(Folders):
             if not line.startswith("  "):
                 break
             key, value = line.strip().split(": ", 1)
-            keys[key] = json.loads(value) if value[0].isdigit() or value[0] == "[" or value in ("true", "false", "null") else value
+            if value[0] == "[":
+                keys[key] = [item.strip(' "') for item in value[1:-1].split(",") if item]
+            else:
+                keys[key] = json.loads(value) if value[0].isdigit() or value in ("true", "false", "null") else value
         return keys
 
     def test_killed_import_and_export_leave_no_final_name_and_run_again(self):
