@@ -4,9 +4,9 @@
     tools/measure_routers.py OUT [--program PROGRAM] [--group NAME]... [--seeds 1 2] [--only NAME]...
     tools/measure_routers.py OUT --table      only print what OUT holds, as the tables of docs/RESULTS.md
 
-One process, one thread a run, about a minute each on an idle core. A run that OUT already holds is not
-repeated, so the script can be stopped and started again, and several of them may share an OUT. Losses
-do not depend on how busy the machine is; the milliseconds do.
+One process, one thread a run, 40 to 60 seconds each on an idle core. A run that OUT already holds is not
+repeated, so the script can be stopped and started again, and several of them may share an OUT. Nothing
+that is printed depends on how busy the machine is.
 """
 import argparse
 import json
@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROUTERS, EXPERTS, SMALL = ROOT / "configs/routers", ROOT / "configs/experts", ROOT / "configs/presets/small"
 TOP_K = "mixtral_8x7b"  # what variants of plain top-k change
 SHOWN = {"entropy", "confidence"}
+FROM_DENSE = {"adapters", "R23 weights"}  # groups that go on from the dense run of the table of routers
 
 
 def variant(name, config, **settings):
@@ -42,6 +43,9 @@ def experiments():
         variant(f"top-{k}, CF {factor}", TOP_K, moe__top_k=k, moe__expert_hidden=384 // k, moe__normalize_weights="false",
                 moe__capacity_factor=factor / k, moe__eval_capacity_factor=factor / k)
         for k, factor in ((1, 0.75), (1, 1.0), (1, 1.25), (1, 2.0), (2, 0.75), (2, 1.0), (2, 1.25), (2, 2.0))]
+    groups["R6 capacity in evaluation"] = [
+        variant(f"top-{k}, CF 1.25, evaluated with 2", TOP_K, moe__top_k=k, moe__expert_hidden=384 // k,
+                moe__normalize_weights="false", moe__capacity_factor=1.25 / k, moe__eval_capacity_factor=2 / k) for k in (1, 2)]
     groups["R10 bias"] = [
         variant("loss 0.01", TOP_K, moe__aux_loss_coeff=0.01),
         variant("loss 0.0005", TOP_K),
@@ -54,6 +58,9 @@ def experiments():
                                 variant("loss 0.01", TOP_K, moe__aux_loss_coeff=0.01)]
     groups["R19 top-p"] = [variant(f"entropy {c}", "top_p", **{"moe__top_p__entropy_coeff": c})
                            for c in (0.0, 1e-3, 1e-2, 3e-2)]
+    groups["R23 weights"] = [variant(f"after upcycling, weights {what}", TOP_K, moe__expert_hidden=384, train__log_every=1,
+                                     moe__normalize_weights=value)
+                             for what, value in (("normalised", "true"), ("not normalised", "false"))]
     return groups
 
 
@@ -79,8 +86,8 @@ def train(program, data, folder, config, settings, seed):
         command += ["--set", f"{key}={value}"]
     part.mkdir(parents=True)
     jobs = [command]
-    if folder.parent.name == "adapters":
-        jobs = begin_with_dense(program, folder, path, seed, part, command)
+    if folder.parent.name in {name.replace(" ", "_") for name in FROM_DENSE}:
+        jobs = begin_with_dense(program, folder, path, settings, seed, part, command)
     with open(part / "log.txt", "w") as log:
         for job in jobs:
             status = subprocess.run(job, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode
@@ -95,13 +102,14 @@ def train(program, data, folder, config, settings, seed):
     return True
 
 
-def begin_with_dense(program, folder, path, seed, part, command):
-    """Jobs of an adapter: the dense run of the table of routers, upcycled with the settings of its `moe`, then trained."""
+def begin_with_dense(program, folder, path, settings, seed, part, command):
+    """Jobs that go on from the dense run: upcycle it with the settings of `moe`, then train."""
     dense = folder.parent.parent / "routers" / f"dense-{seed}"
-    if "adapter_" not in path.read_text():
+    if settings.get("moe.experts") == 0:
         return [[*command, "--init-from", dense]]
-    text = path.read_text()
-    moe = dict(re.findall(r"^  (\w+): (.*)$", re.search(r"^moe:\n((?:  .*\n)+)", text, re.M).group(1), re.M))
+    block = re.search(r"^moe:\n((?:  .*\n)+)", path.read_text(), re.M).group(1)
+    moe = dict(re.findall(r"^  (\w+): (.*)$", block, re.M))
+    moe.update({key[4:]: value for key, value in settings.items() if key.startswith("moe.")})
     grow = [program, "upcycle", dense, "-o", part / "upcycled.h5", "--experts", moe.pop("experts"), "--seed", str(seed)]
     grow += ["--top-k", moe.pop("top_k")] if "top_k" in moe else []
     for key, value in moe.items():
@@ -143,17 +151,16 @@ def row(folders):
     own = sorted({key for line in tail for key in line if key.startswith("moe/router_") and key[11:] not in SHOWN})
     losses = [line["valid/prose/loss"] for line in last]
     total, used = active(folders[0])
-    step = statistics.median(line["perf/step_ms"] for log in logs for line in log)
-    return [total, used, *[f"{loss:.3f}" for loss in losses], f"{statistics.fmean(losses):.3f}",
+    return [total, used, f"{statistics.fmean(log[0]['train/loss'] for log in logs):.3f}", *[f"{loss:.3f}" for loss in losses], f"{statistics.fmean(losses):.3f}",
             cell(mean("moe/load_max_over_mean"), ".2f"), cell(mean("moe/dead_experts"), ".1f"),
             cell(None if mean("moe/drop_fraction") is None else 100 * mean("moe/drop_fraction"), ".1f"),
-            "; ".join(f"{key[11:]} {mean(key):.3g}" for key in own), f"{step:.0f}"]
+            "; ".join(f"{key[11:]} {mean(key):.3g}" for key in own)]
 
 
 def print_tables(out, seeds):
     for group, methods in experiments().items():
-        head = ["method", "M parameters", "active", *[f"loss, seed {seed}" for seed in seeds], "mean", "max/mean load",
-                "dead", "dropped %", "its own", "ms"]
+        head = ["method", "M parameters", "active", "first", *[f"loss, seed {seed}" for seed in seeds], "mean", "max/mean load",
+                "dead", "dropped %", "its own"]
         print(f"\n### {group}\n\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
         rows = []
         for name, _, _ in methods:
@@ -161,9 +168,24 @@ def print_tables(out, seeds):
             if all(lines(folder) for folder in folders):
                 rows.append((name, row(folders)))
         if group == "routers":
-            rows.sort(key=lambda item: float(item[1][2 + len(seeds)]))
+            rows.sort(key=lambda item: float(item[1][3 + len(seeds)]))
         for name, cells in rows:
             print(f"| {name} | {' | '.join(cells)} |")
+
+
+def print_courses(out, seeds):
+    """What changes in the course of a run: ReMoE's sparsity (R3), where in the sequence tokens are dropped (R20)."""
+    for seed in seeds:
+        remoe, switch = (lines(run_folder(out, "presets", name, seed)) for name in ("remoe", "switch"))
+        print(f"\n### R3 and R20, seed {seed}\n\n| step | ReMoE: lambda | experts per token | Switch: dropped % | of them in the quarters of "
+              f"the sequence |\n|{'---|' * 5}")
+        for a, b in zip(remoe, switch):
+            layers = [key for key in a if re.fullmatch(r"moe/layer_\d+/load", key)]
+            tokens = a["tokens"] / a["step"]
+            per_token = statistics.fmean(sum(a[key]) for key in layers) / tokens
+            at = [statistics.fmean(b[key][i] for key in b if key.endswith("drop_position")) for i in range(8)]
+            quarters = ", ".join(f"{at[i] + at[i + 1]:.2f}" for i in range(0, 8, 2))
+            print(f"| {a['step']} | {a['moe/router_lambda']:.2g} | {per_token:.2f} | {100 * b['moe/drop_fraction']:.1f} | {quarters} |")
 
 
 def main():
@@ -187,6 +209,7 @@ def main():
                     if wanted and not folder.exists() and not folder.with_name(folder.name + ".part").exists():
                         good = train(args.program.resolve(), data, folder, config, settings, seed) and good
     print_tables(out, args.seeds)
+    print_courses(out, args.seeds)
     return 0 if good else 1
 
 
