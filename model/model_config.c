@@ -182,20 +182,52 @@ static sy_status check_heads(const sy_model_config *m, const sy_config *config)
     return check_plain(m, config);
 }
 
+/* Keys of a part that is not there. `key` where it is written down, even as none, is somebody's
+   wish: a checkpoint writes all keys down. */
+static sy_status check_part(bool is_there, const char *key, const char *const *of_it, int32_t n,
+                            const sy_config *config)
+{
+    for (int32_t i = 0; i < n && !is_there && !sy_config_was_set(config, key); i++) {
+        if (sy_config_was_set(config, of_it[i])) {
+            return sy_config_error(config, of_it[i],
+                                   "%s without %s says nothing; set that too, or "
+                                   "leave it out",
+                                   of_it[i], key);
+        }
+    }
+    return SY_OK;
+}
+
+static sy_status check_depth(const sy_model_config *m, const sy_config *config)
+{
+    static const char *const of_it[] = {"model.depth_layers", "model.depth_predictor_coeff"};
+    sy_status st = SY_OK;
+    SY_TRY(check_part(m->depth_capacity.set, "model.depth_capacity", of_it, 2, config));
+    SY_TRY(sy_layer_list_check(&m->depth_layers, "model.depth_layers", config));
+cleanup:
+    return st;
+}
+
 static sy_status check_peer(const sy_model_config *m, const sy_config *config)
 {
+    static const char *const of_it[] = {"model.peer_heads", "model.peer_top_k", "model.peer_query",
+                                        "model.peer_layers"};
+    sy_status st = SY_OK;
+    SY_TRY(check_part(m->peer_keys > 0, "model.peer_keys", of_it, 4, config));
     if (m->peer_keys > 0 && m->peer_top_k > m->peer_keys) {
-        return sy_config_error(config, "model.peer_top_k",
+        SY_TRY(sy_config_error(config, "model.peer_top_k",
                                "model.peer_top_k %d is larger than model.peer_keys %d; set it to "
                                "%d or less",
-                               m->peer_top_k, m->peer_keys, m->peer_keys);
+                               m->peer_top_k, m->peer_keys, m->peer_keys));
     }
     if (m->peer_query % 2 != 0) {
-        return sy_config_error(config, "model.peer_query",
+        SY_TRY(sy_config_error(config, "model.peer_query",
                                "model.peer_query %d is odd, and has two halves; set it to %d",
-                               m->peer_query, m->peer_query + 1);
+                               m->peer_query, m->peer_query + 1));
     }
-    return sy_layer_list_check(&m->peer_layers, "model.peer_layers", config);
+    SY_TRY(sy_layer_list_check(&m->peer_layers, "model.peer_layers", config));
+cleanup:
+    return st;
 }
 
 static sy_status check(const void *section, const sy_config *config)
@@ -224,7 +256,7 @@ static sy_status check(const void *section, const sy_config *config)
                                m->rope_beta_fast, m->rope_beta_slow);
     }
     st = check_peer(m, config);
-    return st == SY_OK ? sy_layer_list_check(&m->depth_layers, "model.depth_layers", config) : st;
+    return st == SY_OK ? check_depth(m, config) : st;
 }
 
 const sy_config_section sy_model_section = {
@@ -234,6 +266,19 @@ const sy_config_section sy_model_section = {
     .struct_bytes = sizeof(sy_model_config),
     .check = check,
 };
+
+/* A part that no layer has. */
+static sy_status check_any(const sy_str_list *list, bool is_there, const char *key,
+                           const char *without, int32_t n_layers, const sy_config *config)
+{
+    for (int32_t i = 0; i < n_layers; i++) {
+        if (!is_there || sy_layer_list_has(list, i)) {
+            return SY_OK;
+        }
+    }
+    return sy_config_error(config, key, "%s names none of the %d layers; set it to all, or %s", key,
+                           n_layers, without);
+}
 
 sy_status sy_model_config_resolve(sy_config *config)
 {
@@ -252,6 +297,10 @@ sy_status sy_model_config_resolve(sy_config *config)
     }
     SY_TRY(sy_layer_list_fits(&m->depth_layers, "model.depth_layers", m->layers, config));
     SY_TRY(sy_layer_list_fits(&m->peer_layers, "model.peer_layers", m->layers, config));
+    SY_TRY(check_any(&m->depth_layers, m->depth_capacity.set, "model.depth_layers",
+                     "model.depth_capacity to null", m->layers, config));
+    SY_TRY(check_any(&m->peer_layers, m->peer_keys > 0, "model.peer_layers", "model.peer_keys to 0",
+                     m->layers, config));
 cleanup:
     return st;
 }

@@ -57,12 +57,18 @@ static sy_status check_rank(const sy_moe_config *m, const sy_config *config)
                                "rank; set it to 0, or use molora",
                                m->adapter_rank);
     }
-    if (m->adapter_rank == 0 &&
-        (m->adapter_kind == SY_ADAPTER_MOLORA || m->adapter_kind == SY_ADAPTER_BOTTLENECK)) {
-        return sy_config_error(config, "moe.adapter_rank",
+    /* a rank of 0 that is written down is no adapter: a checkpoint writes all keys down */
+    const bool lora = m->adapter_kind == SY_ADAPTER_LORA &&
+                      sy_config_was_set(config, "moe.adapter_kind") &&
+                      !sy_config_was_set(config, "moe.adapter_rank");
+    if (m->adapter_rank == 0 && (m->adapter_kind == SY_ADAPTER_MOLORA ||
+                                 m->adapter_kind == SY_ADAPTER_BOTTLENECK || lora)) {
+        return sy_config_error(config, "moe.adapter_kind",
                                "moe.adapter_kind %s needs moe.adapter_rank, the adapters' inner "
                                "width: 8, say",
-                               m->adapter_kind == SY_ADAPTER_MOLORA ? "molora" : "bottleneck");
+                               lora                                   ? "lora"
+                               : m->adapter_kind == SY_ADAPTER_MOLORA ? "molora"
+                                                                      : "bottleneck");
     }
     return SY_OK;
 }

@@ -27,6 +27,8 @@ int64_t sy_capacity_tokens(const sy_moe_config *config, int64_t T, int32_t n_ran
    "dropless". Not collective. */
 void sy_capacity_describe(const sy_moe_config *config, int64_t T, int32_t n_ranks, char *buf,
                           size_t buf_bytes);
+/* Can a later token take an earlier one's row because it scores higher? Not collective. */
+bool sy_capacity_looks_ahead(const sy_moe_config *config);
 /* Refuse a group that does not divide a micro-batch of T tokens. Not collective. */
 sy_status sy_capacity_check_tokens(const sy_config *config, int64_t T);
 /* Is there a capacity in this pass? Not collective. */

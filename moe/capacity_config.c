@@ -4,25 +4,25 @@
 #include "moe/capacity.h"
 #include "moe/capacity_impl.h"
 
-static const char *const of_capacity[] = {
-    "moe.capacity_basis", "moe.capacity_rounding", "moe.capacity_multiple", "moe.capacity_group",
-    "moe.capacity_scope", "moe.drop_policy",       "moe.drop_weights"};
-
-static const char *first_set(const sy_config *config)
+/* The first key of capacity that says something else than its default; NULL: none does. */
+static const char *first_changed(const sy_moe_config *m)
 {
-    for (size_t i = 0; i < sizeof of_capacity / sizeof of_capacity[0]; i++) {
-        if (sy_config_was_set(config, of_capacity[i])) {
-            return of_capacity[i];
-        }
-    }
-    return NULL;
+    return m->capacity_basis != 0      ? "moe.capacity_basis"
+           : m->capacity_rounding != 0 ? "moe.capacity_rounding"
+           : m->capacity_multiple > 1  ? "moe.capacity_multiple"
+           : m->capacity_group != 0    ? "moe.capacity_group"
+           : m->capacity_scope != 0    ? "moe.capacity_scope"
+           : m->drop_policy != 0       ? "moe.drop_policy"
+           : m->drop_weights != 0      ? "moe.drop_weights"
+                                       : NULL;
 }
 
-static bool is_plain(const sy_moe_config *m)
+/* A factor that is written down as null is somebody's wish, and a checkpoint writes all keys down.
+ */
+static bool is_mentioned(const sy_config *config)
 {
-    return m->capacity_basis == 0 && m->capacity_rounding == 0 && m->capacity_multiple <= 1 &&
-           m->capacity_group == 0 && m->capacity_scope == 0 && m->drop_policy == 0 &&
-           m->drop_weights == 0;
+    return sy_config_was_set(config, "moe.capacity_factor") ||
+           sy_config_was_set(config, "moe.eval_capacity_factor");
 }
 
 static sy_status check_weights(const sy_moe_config *m, uint32_t traits, const sy_config *config)
@@ -89,8 +89,8 @@ static sy_status check_counts(const sy_moe_config *m, uint32_t traits, const sy_
 sy_status sy__capacity_check(const sy_moe_config *m, uint32_t traits, const sy_config *config)
 {
     sy_status st = SY_OK;
-    const char *key = first_set(config);
-    if (traits & SY_ROUTER_NO_CAPACITY && key != NULL && !is_plain(m)) {
+    const char *key = first_changed(m);
+    if (traits & SY_ROUTER_NO_CAPACITY && key != NULL) {
         SY_TRY(sy_config_error(config, key,
                                "%s with moe.router %s, which drops nothing: how many tokens an "
                                "expert takes is part of the choice, of each micro-batch by itself; "
@@ -114,6 +114,12 @@ sy_status sy__capacity_check(const sy_moe_config *m, uint32_t traits, const sy_c
     SY_TRY(check_weights(m, traits, config));
     SY_TRY(check_local(m, config));
     SY_TRY(check_counts(m, traits, config));
+    if (key != NULL && !is_mentioned(config)) {
+        SY_TRY(sy_config_error(config, key,
+                               "%s without moe.capacity_factor: nothing is dropped, so it says "
+                               "nothing; set capacity_factor (1.25, say), or leave it out",
+                               key));
+    }
 cleanup:
     return st;
 }
@@ -137,6 +143,12 @@ sy_status sy_capacity_check_tokens(const sy_config *config, int64_t T)
                            "(train.micro_batch * model.seq_len); the nearest that do are %ld and "
                            "%ld, and 0 is the micro-batch",
                            m->capacity_group, (long)T, (long)below, (long)above);
+}
+
+bool sy_capacity_looks_ahead(const sy_moe_config *m)
+{
+    return m->experts > 0 && (m->capacity_factor.set || m->eval_capacity_factor.set) &&
+           (m->drop_policy == SY_DROP_PROBABILITY || m->drop_policy == SY_DROP_BATCH_PRIORITY);
 }
 
 /* "40 rows per expert", or "dropless". */

@@ -93,9 +93,9 @@ static const sy_config_key keys[] = {
         "all ranks' micro-batches together, which makes drops independent of the layout."),
     KEY(drop_policy, SY_CFG_ENUM, "position", 0, 0, drop_choices,
         "Who is dropped beyond capacity: later positions, first choices before second ones; the "
-        "smallest weights; like position, but tokens in the order of their best score "
-        "(batch_priority: V-MoE; looks ahead); later tokens with all their choices "
-        "(token_position); tokens by lot in training (random: DeepSpeed)."),
+        "smallest weights (probability: Megatron-LM; looks ahead); like position, but tokens in "
+        "the order of their best score (batch_priority: V-MoE; looks ahead); later tokens with all "
+        "their choices (token_position); tokens by lot in training (random: DeepSpeed)."),
     KEY(drop_weights, SY_CFG_ENUM, "keep", 0, 0, dropped_choices,
         "What a token's other choices weigh after a drop: what they did, or divided by their sum "
         "anew (renormalize: DeepSpeed, fairseq)."),
@@ -127,7 +127,8 @@ static const sy_config_key keys[] = {
         "For benchmarks only: experts are dealt round-robin whatever the router says. Labelled in "
         "every output."),
     KEY(look_ahead, SY_CFG_BOOL, "false", 0, 0, NULL,
-        "Let a router that looks at later tokens (expert_choice) train this causal model."),
+        "Let a router that looks at later tokens (expert_choice) train this causal model, and let "
+        "a drop_policy do so without a warning."),
     KEY(expert_labels, SY_CFG_STR_LIST, "null", 0, 0, NULL,
         "Names of n kinds of experts: expert e belongs to name e mod n. Evaluation then says how "
         "the choices are shared out among them. merge --method btx writes its sources' names."),
@@ -164,6 +165,21 @@ cleanup:
     return st;
 }
 
+static sy_status check_padding(const sy_moe_config *m, const sy_config *config)
+{
+    const sy_router_ops *router = sy_router_find(m->router);
+    if (m->pad_to_capacity && router != NULL && router->traits & SY_ROUTER_NO_CAPACITY) {
+        return sy_config_error(config, "moe.pad_to_capacity",
+                               "moe.pad_to_capacity with moe.router %s, which has no capacity; set "
+                               "it to false, or use moe.router topk",
+                               m->router);
+    }
+    return m->pad_to_capacity && !m->capacity_factor.set
+               ? sy_config_error(config, "moe.pad_to_capacity",
+                                 "moe.pad_to_capacity needs moe.capacity_factor")
+               : SY_OK;
+}
+
 static sy_status check(const void *section, const sy_config *config)
 {
     sy_status st = SY_OK;
@@ -182,10 +198,7 @@ static sy_status check(const void *section, const sy_config *config)
                                "1 and the router gets "
                                "no gradient; set it to false"));
     }
-    if (m->pad_to_capacity && !m->capacity_factor.set) {
-        SY_TRY(sy_config_error(config, "moe.pad_to_capacity",
-                               "moe.pad_to_capacity needs moe.capacity_factor"));
-    }
+    SY_TRY(check_padding(m, config));
     if (m->extra_ffn && m->experts == 0) {
         SY_TRY(sy_config_error(config, "moe.extra_ffn", "moe.extra_ffn needs moe.experts"));
     }

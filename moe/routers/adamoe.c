@@ -97,8 +97,14 @@ static void score_backward(sy_host_route *r)
 
 static sy_status check(const sy_moe_config *config, const sy_config *all)
 {
-    const adamoe_config *own = config->own;
-    if (config->top_k > config->experts + own->null_experts || config->top_k < 2) {
+    if (config->experts < 2) {
+        return sy_config_error(all, "moe.experts",
+                               "moe.experts %d with moe.router adamoe: the weights of the true "
+                               "experts are divided by their sum, so a single one has no gradient; "
+                               "set it to 2 or more",
+                               config->experts);
+    }
+    if (config->top_k < 2) {
         return sy_config_error(all, "moe.top_k",
                                "moe.top_k %d with moe.router adamoe: the weights of the true "
                                "experts are divided by their sum, so one choice has no gradient; "

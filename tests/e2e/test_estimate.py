@@ -67,7 +67,8 @@ class Estimate(harness.Case):
         o = self.estimate(self.shape(), "--gpus", 8, "--short", "--set", "moe.capacity_factor=1.3", "--set", "moe.capacity_scope=global")
         self.assertEqual(o["capacity_slots"], 167)  # 1.3 x 8 x 32 tokens x 2 / 4
         self.assertEqual(o["capacity"], "167 rows per expert of 256 tokens, by position; eval: dropless")
-        self.fails(2, ["moe.capacity_group 5", "4 and 8"], "estimate", self.shape(), "--gpus", 8, "--set", "moe.capacity_group=5")
+        self.fails(2, ["moe.capacity_group 5", "4 and 8"], "estimate", self.shape(), "--gpus", 8, "--set", "moe.capacity_group=5",
+                   "--set", "moe.capacity_factor=1")
 
     def test_nothing_fits_says_what_is_missing(self):
         big = ["--set", "model.hidden=16384", "--set", "model.ffn_hidden=65536", "--set", "model.layers=80", "--set", "model.heads=128"]
@@ -149,6 +150,14 @@ class ExplainLoss(harness.Case):
         out = self.succeeds("explain-loss", self.shape(), "--from", "flaxformer", "--coeff", 0.01, "--set", "moe.aux_loss_counts=first").stdout
         for text in ("2 MoE layers", "E sum_e f_e P_e, f of first choices", "moe.aux_loss_coeff: 0.01", "moe.aux_loss_counts: all"):
             self.assertIn(text, out)
+
+    def test_router_without_a_balance_loss_has_nothing_to_convert(self):
+        remoe = ("--set", "moe.router=remoe")
+        self.assertEqual(self.explain(*remoe)["conversions"], [])
+        out = self.succeeds("explain-loss", self.shape(), *remoe).stdout
+        self.assertIn("remoe has no balance loss", out)
+        for text in ("megatron", "choices  "):
+            self.assertNotIn(text, out)
 
     def test_what_cannot_be_explained_is_refused(self):
         for says, args in (("did you mean 'megatron'", ("--from", "megatrom", "--coeff", 1)), ("--from names", ("--coeff", 1)),

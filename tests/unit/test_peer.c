@@ -175,6 +175,7 @@ static void settings_that_do_not_go_together_are_refused_with_those_that_do(void
         {"model.peer_top_k=6", "set it to 5 or less"},
         {"model.peer_query=7", "set it to 8"},
         {"model.peer_layers=[1]", "model.peer_layers"},
+        {"model.peer_layers=every:2", "model.peer_layers names none of the 1 layers"},
         {"moe.experts=4", "layer 0 is in moe.layers and in model.peer_layers"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

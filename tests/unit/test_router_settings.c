@@ -78,6 +78,15 @@ static void settings_that_do_not_go_together_are_refused(void **state)
          "leave the adapters"},
         {{"moe.expert_widths=arithmetic:5:8", "model.activation=relu"}, "leave the widths out"},
         {{"moe.router=sinkhron"}, "did you mean 'sinkhorn'"},
+        {{"moe.router=remoe", "moe.pad_to_capacity=true"}, "set it to false"},
+        {{"moe.router=adamoe", "moe.experts=1", "moe.top_k=1"}, "set it to 2 or more"},
+        {{"moe.drop_policy=probability"}, "set capacity_factor (1.25"},
+        {{"moe.router=grouped", "moe.capacity_scope=global"}, "set capacity_factor (1.25"},
+        {{"moe.adapter_kind=lora"}, "needs moe.adapter_rank"},
+        {{"model.depth_layers=all"}, "without model.depth_capacity"},
+        {{"model.depth_predictor_coeff=0.1"}, "without model.depth_capacity"},
+        {{"model.peer_heads=4"}, "without model.peer_keys"},
+        {{"model.peer_layers=[0]"}, "without model.peer_keys"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         sy_config *config = NULL;
@@ -88,6 +97,23 @@ static void settings_that_do_not_go_together_are_refused(void **state)
             fail_msg("'%s' is not in: %s", cases[i].says, sy_error_message());
         }
         sy_error_clear();
+        sy_config_destroy(&config);
+    }
+}
+
+/* What switches a part off by name, as a checkpoint does, leaves its other keys where they are. */
+static void keys_of_what_is_switched_off_by_name_are_accepted(void **state)
+{
+    (void)state;
+    static const char *const sets[][4] = {
+        {"moe.experts=4", "moe.drop_policy=batch_priority", "moe.capacity_factor=null"},
+        {"moe.experts=4", "moe.capacity_group=64", "moe.eval_capacity_factor=2"},
+        {"moe.experts=4", "moe.adapter_kind=lora", "moe.adapter_rank=0"},
+        {"moe.experts=4", "model.depth_layers=all", "model.depth_capacity=null"},
+        {"moe.experts=4", "model.peer_top_k=4", "model.peer_keys=0"}};
+    for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++) {
+        sy_config *config = NULL;
+        assert_int_equal(configure(sets[i], &config), SY_OK);
         sy_config_destroy(&config);
     }
 }
@@ -118,6 +144,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(settings_that_do_not_go_together_are_refused),
+        cmocka_unit_test(keys_of_what_is_switched_off_by_name_are_accepted),
         cmocka_unit_test(configuration_written_out_is_accepted_again),
     };
     return cmocka_run_group_tests_name("router_settings", tests, NULL, NULL);
