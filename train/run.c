@@ -255,6 +255,12 @@ static void announce(const run *r, double peak)
     if (moe->force_balance) {
         sy_warn("moe.force_balance is on: routing is not learned; figures are for benchmarks only");
     }
+    if (is_root(r) && sy_capacity_looks_ahead(moe) && !moe->look_ahead) {
+        sy_warn(
+            "moe.drop_policy: a later token that scores higher takes an earlier one's row, which "
+            "this causal model cannot know when it writes; position and token_position drop "
+            "later tokens first, and moe.look_ahead true says that it is meant");
+    }
 }
 
 static void save(run *r, bool final)

@@ -32,8 +32,10 @@ class Awkward(harness.LayoutCase):
             self.assertGreater(worst, 0.9 * 4 * 32)
 
     def test_force_balance_is_labelled_and_balanced(self):
-        job = self.train(self.config(moe={"force_balance": True}, parallel={"ep": 2}), "run", ranks=2)
+        moe = {"force_balance": True, "capacity_factor": 2.0, "drop_policy": "batch_priority"}
+        job = self.train(self.config(moe=moe, parallel={"ep": 2}), "run", ranks=2)
         self.assertIn("moe.force_balance", job.stderr)
+        self.assertEqual(job.stderr.count("a later token that scores higher takes an earlier one's row"), 1)
         for r in self.metrics("run"):
             self.assertLess(float(r["moe/layer_0/load_max_over_mean"]), 1.05)
 
