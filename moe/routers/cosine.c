@@ -1,6 +1,7 @@
 /* Cosine router: x is projected to few dimensions, u = x W; z_e = cos(u, c_e) / tau, with learnt
-   centroids c and temperature tau. Logits are bounded, and experts do not collapse to one
-   direction. Chi et al. 2022 (X-MoE, arXiv 2204.09179) 3. */
+   centroids c and temperature tau, which stays above 0.01 (Tutel's gates/cosine_top.py): logits
+   are within 100, and experts do not collapse to one direction. Chi et al. 2022 (X-MoE, arXiv
+   2204.09179) 3. */
 #include <math.h>
 
 #include "moe/routers_impl.h"
@@ -10,6 +11,7 @@ typedef struct cosine_config {
     double temperature;
 } cosine_config;
 enum { CENTROIDS, LOG_TEMPERATURE };
+static const double coldest = 0.01;
 
 static void layout(const sy_moe_config *config, sy_router_layout *out)
 {
@@ -26,6 +28,7 @@ static void layout(const sy_moe_config *config, sy_router_layout *out)
     out->param[LOG_TEMPERATURE].init = SY_INIT_ZEROS;
 }
 
+/* What is learnt; the bound, where there is one, is a constant to the gradient. */
 static double temperature(const sy_host_route *r)
 {
     const cosine_config *own = r->config->own;
@@ -34,7 +37,7 @@ static double temperature(const sy_host_route *r)
 
 static void score(sy_host_route *r)
 {
-    const double tau = temperature(r);
+    const double tau = fmax(temperature(r), coldest);
     for (int64_t t = 0; t < r->T; t++) {
         const double *u = r->in + t * r->M, of_u = sy__length(u, r->M);
         for (int32_t e = 0; e < r->E; e++) {
@@ -60,7 +63,8 @@ static void backward(sy_host_route *r)
 /* dz_e / du = (c_e / (|u| |c_e|) - cos u / |u|^2) / tau, and the same with u and c changed. */
 static void score_backward(sy_host_route *r)
 {
-    const double tau = temperature(r);
+    const bool bounded = temperature(r) < coldest;
+    const double tau = bounded ? coldest : temperature(r);
     for (int64_t t = 0; t < r->T; t++) {
         const double *u = r->in + t * r->M, of_u = sy__length(u, r->M);
         double *du = r->din + t * r->M;
@@ -73,7 +77,7 @@ static void score_backward(sy_host_route *r)
                 du[i] += both * c[i] - dz * z * u[i] / (of_u * of_u);
                 dc[i] += both * u[i] - dz * z * c[i] / (of_c * of_c);
             }
-            r->dparam[LOG_TEMPERATURE][0] -= dz * z;
+            r->dparam[LOG_TEMPERATURE][0] -= bounded ? 0 : dz * z;
         }
     }
 }
@@ -82,7 +86,8 @@ static void score_backward(sy_host_route *r)
     SY__KEY(cosine_config, field, kind, def, lo, hi, choices, text)
 static const sy_config_key keys[] = {
     KEY(dim, SY_CFG_I32, "0", 0, 1 << 16, NULL, "Dimensions of the projection. 0: E / 2."),
-    KEY(temperature, SY_CFG_F64, "0.07", 1e-6, 1e6, NULL, "First value of the temperature."),
+    KEY(temperature, SY_CFG_F64, "0.07", 0.01, 1e6, NULL,
+        "First value of the temperature; it never acts below 0.01."),
     {0},
 };
 const sy_config_section sy_router_section_cosine = {

@@ -1,7 +1,9 @@
 /* Sinkhorn (S-BASE): in training the K best of the balanced plan d_e exp(z_te) d_t whose rows sum
    to 1/T and whose columns sum to 1/E, over the routed tokens of a micro-batch; the plan carries no
    gradient. Weights are softmax(z), or sigmoid(z) where top_k is 1. Evaluation takes the K largest
-   z. Clark et al. 2022 (arXiv 2202.01169) B.2.1; Megatron-LM's form. */
+   z. A logit further than 300 below a token's best counts as 300 below, so that every entry is a
+   number that can be balanced. Clark et al. 2022 (arXiv 2202.01169) B.2.1; Megatron-LM's form,
+   without the 1e-8 beside its sums, which decides where logits lie 20 apart. */
 #include <math.h>
 
 #include "moe/routers_impl.h"
@@ -10,6 +12,9 @@ typedef struct sinkhorn_config {
     int32_t iterations;
     double tolerance;
 } sinkhorn_config;
+
+/* exp(-furthest), and what it takes to balance a column of such entries, are within a double. */
+static const double furthest = 300;
 
 /* A = exp(z - row maximum): the plan does not see a constant per token. */
 static int64_t exponents(sy_host_route *r)
@@ -22,7 +27,7 @@ static int64_t exponents(sy_host_route *r)
             max = fmax(max, z[e]);
         }
         for (int32_t e = 0; e < r->E; e++) {
-            r->note[t * r->E + e] = sy_host_routed(r, t) ? exp(z[e] - max) : 0;
+            r->note[t * r->E + e] = sy_host_routed(r, t) ? exp(fmax(z[e] - max, -furthest)) : 0;
         }
         n += sy_host_routed(r, t);
     }
@@ -38,14 +43,14 @@ static double balance(const sy_host_route *r, int64_t n, double *d_t, double *d_
         for (int32_t e = 0; e < r->E; e++) {
             sum += d_e[e] * r->note[t * r->E + e];
         }
-        d_t[t] = sy_host_routed(r, t) ? 1 / ((double)n * (sum + 1e-8)) : 0;
+        d_t[t] = sy_host_routed(r, t) ? 1 / ((double)n * sum) : 0;
     }
     for (int32_t e = 0; e < r->E; e++) {
         double sum = 0;
         for (int64_t t = 0; t < r->T; t++) {
             sum += d_t[t] * r->note[t * r->E + e];
         }
-        const double next = 1 / (r->E * (sum + 1e-8));
+        const double next = 1 / (r->E * sum);
         change += fabs(next - d_e[e]) / r->E;
         d_e[e] = next;
     }
