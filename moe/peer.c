@@ -6,7 +6,7 @@
 #include "backend/prices.h"
 #include "core/alloc.h"
 
-/* Rows of width H that are gathered at a time, in elements. */
+/* Rows of width H that are gathered, and scores of sub-keys, at a time, in elements. */
 enum { CHUNK = 1 << 24 };
 
 typedef struct peer {
@@ -94,22 +94,41 @@ typedef struct best {
     void *raw;
 } best;
 
+/* R queries against all sub-keys of a half, into R rows of key and score. */
+static sy_status score_some(const peer *m, sy_pass *p, const sy_tensor *queries,
+                            const sy_param *keys, const sy_tensor *key, const sy_tensor *score)
+{
+    sy_status st = SY_OK;
+    const int64_t R = queries->shape[0], mark = sy_arena_mark(p->scratch);
+    sy_tensor s, row;
+    SY_TRY(sy_arena_2d(p->scratch, p->wide, R, m->n, &s));
+    SY_TRY(sy_arena_2d(p->scratch, SY_I32, R, m->k, &row));
+    SY_TRY(sy_gemm(
+        p->stream,
+        &(sy_gemm_args){.a = *queries, .b = keys->value, .c = s, .trans_b = true, .alpha = 1}));
+    SY_TRY(sy_topk(p->stream, &(sy_topk_args){.p = s, .expert = *key, .token = row}));
+    SY_TRY(sy_topk_weigh(
+        p->stream, &(sy_topk_weigh_args){.p = s, .expert = *key, .weight = *score, .scale = 1}));
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
 static sy_status fetch_best(const peer *m, sy_pass *p, const sy_tensor *q, int32_t i, best *b)
 {
     sy_status st = SY_OK;
-    const int64_t R = q->shape[0] * m->heads;
-    sy_tensor s, key, row, score;
-    SY_TRY(sy_arena_2d(p->scratch, p->wide, R, m->n, &s));
+    const int64_t R = q->shape[0] * m->heads, most = CHUNK / m->n;
+    const sy_tensor all = half_of(m, q, i);
+    sy_tensor key, score;
     SY_TRY(sy_arena_2d(p->scratch, SY_I32, R, m->k, &key));
-    SY_TRY(sy_arena_2d(p->scratch, SY_I32, R, m->k, &row));
     SY_TRY(sy_arena_2d(p->scratch, p->wide, R, m->k, &score));
-    SY_TRY(sy_gemm(
-        p->stream,
-        &(sy_gemm_args){
-            .a = half_of(m, q, i), .b = m->keys[i]->value, .c = s, .trans_b = true, .alpha = 1}));
-    SY_TRY(sy_topk(p->stream, &(sy_topk_args){.p = s, .expert = key, .token = row}));
-    SY_TRY(sy_topk_weigh(
-        p->stream, &(sy_topk_weigh_args){.p = s, .expert = key, .weight = score, .scale = 1}));
+    for (int64_t r = 0; r < R; r += most) {
+        const int64_t n = R - r < most ? R - r : most;
+        const sy_tensor queries = sy_tensor_rows(&all, r, n);
+        const sy_tensor some_keys = sy_tensor_rows(&key, r, n);
+        const sy_tensor some_scores = sy_tensor_rows(&score, r, n);
+        SY_TRY(score_some(m, p, &queries, m->keys[i], &some_keys, &some_scores));
+    }
     SY_TRY(sy_host_arena_alloc(p->host, sy_tensor_bytes(&key), (void **)&b->key));
     SY_TRY(sy_host_arena_alloc(p->host, sy_tensor_bytes(&score), &b->raw));
     SY_TRY(sy_host_arena_alloc(p->host, R * m->k * (int64_t)sizeof(double), (void **)&b->score));
