@@ -77,6 +77,11 @@ static json_t *losses_of(const explanation *x)
 
 /* ---- theirs ---- */
 
+static bool balances(const explanation *x)
+{
+    return !(sy_router_find(x->moe->router)->traits & SY_ROUTER_NO_AUX);
+}
+
 /* The coefficients there that push as hard as ours; null: none does. */
 static json_t *row_of(const explanation *x, const sy_convention *c)
 {
@@ -105,7 +110,7 @@ static json_t *conversions_of(const explanation *x)
     int32_t n = 0;
     const sy_convention *c = sy_conventions(&n);
     json_t *rows = json_array();
-    for (int32_t i = 0; i < n; i++) {
+    for (int32_t i = 0; i < n && balances(x); i++) {
         json_array_append_new(rows, row_of(x, &c[i]));
     }
     return rows;
@@ -211,7 +216,7 @@ static void print_losses(const explanation *x)
     if (json_array_size(json_object_get(x->all, "losses")) == 0) {
         printf("  none: this router needs none\n");
     }
-    if (sy_router_find(x->moe->router)->traits & SY_ROUTER_NO_AUX) {
+    if (!balances(x)) {
         return;
     }
     printf("\nf_e: expert e's share of the choices (sum 1; moe.aux_loss_counts: %s), counted in a "
@@ -229,12 +234,16 @@ static void print_scale(const explanation *x)
     const int64_t tokens = (int64_t)train->global_batch * x->settings->model->seq_len;
     printf("\nwhat scales it\n"
            "  layers         x %d: layers are summed; a code that takes their mean is L times "
-           "weaker\n"
-           "  choices        x 1: f sums to 1; where f sums to K a coefficient is K = %d times "
-           "stronger\n"
-           "  tokens         x 1: sums over tokens are divided by the %ld tokens of a step\n"
+           "weaker\n",
+           x->L);
+    if (balances(x)) {
+        printf("  choices        x 1: f sums to 1; where f sums to K a coefficient is K = %d times "
+               "stronger\n",
+               x->moe->top_k);
+    }
+    printf("  tokens         x 1: sums over tokens are divided by the %ld tokens of a step\n"
            "  micro-batches, ranks   x 1: the same; nothing is averaged twice\n",
-           x->L, x->moe->top_k, (long)tokens);
+           (long)tokens);
 }
 
 static void print_number(const json_t *value)
@@ -250,6 +259,11 @@ static void print_conversions(const explanation *x)
 {
     size_t i;
     const json_t *row;
+    if (!balances(x)) {
+        printf("\nmoe.router %s has no balance loss that another code's could be compared with\n",
+               x->moe->router);
+        return;
+    }
     printf("\nthe same push elsewhere: the coefficients to write there\n  %-12s%12s%12s  %-7s what "
            "its balance coefficient multiplies\n",
            "code", "balance", "z", "counts");

@@ -5,6 +5,7 @@
 
 #include "core/alloc.h"
 #include "launch/output.h"
+#include "launch/settings.h"
 #include "parallel/agree.h"
 #include "train/train_config.h"
 #include "upcycle/transfer.h"
@@ -20,6 +21,7 @@ static sy_status parse(const sy_cli *cli, const sy_source *source, sy_run_settin
     const char *yaml = source->yaml;
     SY_TRY(sy_run_settings_parse(yaml, strlen(yaml), "config.json", NULL, 0, &own));
     SY_TRY(sy_run_settings_parse(yaml, strlen(yaml), "config.json", set, n, out));
+    SY_TRY(sy_check_same_function("import", source->path, own.config, out->config));
     *vocab_size = own.model->vocab_size;
     if (out->model->vocab_size < *vocab_size) {
         SY_TRY(sy_config_error(out->config, "model.vocab_size",

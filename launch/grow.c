@@ -8,6 +8,7 @@
 #include "core/alloc.h"
 #include "launch/model_load.h"
 #include "launch/output.h"
+#include "launch/settings.h"
 #include "parallel/agree.h"
 #include "parallel/watch.h"
 #include "train/run.h"
@@ -228,6 +229,9 @@ sy_status sy_grow_configure(sy_grow *g)
     SY_TRY(sy_agree(g->env->world, parse(g)));
     sy_watch_set_timeout(g->env->world, g->settings.parallel->timeout_s);
     SY_TRY(sy_agree(g->env->world, check_vocabulary(g)));
+    SY_TRY(sy_agree(g->env->world,
+                    sy_check_same_function(g->cli->command->name, g->source[0]->path,
+                                           g->source_settings[0].config, g->settings.config)));
 cleanup:
     return st;
 }

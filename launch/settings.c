@@ -53,3 +53,33 @@ cleanup:
     sy_free(&text);
     return st;
 }
+
+/* Positions may be stretched: rope_theta and what belongs to rope_scaling. */
+static bool is_of_the_function(const char *key)
+{
+    static const char *const fixed[] = {"model.activation",          "model.norm_eps",
+                                        "model.rope_interleaved",    "model.embedding_multiplier",
+                                        "model.residual_multiplier", "model.attention_multiplier",
+                                        "model.logits_scaling"};
+    for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++) {
+        if (strcmp(key, fixed[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+sy_status sy_check_same_function(const char *command, const char *path, const sy_config *old_config,
+                                 const sy_config *new_config)
+{
+    sy_status st = SY_OK;
+    char *text = NULL;
+    SY_TRY(sy_config_diff(old_config, new_config, is_of_the_function, &text));
+    text[strcspn(text, "\n")] = '\0';
+    SY_REQUIRE(text[0] == '\0', SY_ERR_USAGE,
+               "%s: the weights of '%s' were trained with another value (%s); leave the key out",
+               command, path, text);
+cleanup:
+    sy_free(&text);
+    return st;
+}
