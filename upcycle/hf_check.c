@@ -152,7 +152,9 @@ static sy_status check_absent(const sy__hf_reader *r)
     static const struct {
         const char *key, *why;
     } unknown[] = {
-        {"quantization_config", "quantized weights are not read; use the original"},
+        {"quantization_config", "quantized weights are not read; use the original, or cast them to "
+                                "bf16 first (DeepSeek-V3: "
+                                "inference/fp8_cast_bf16.py of its code) and take the key out"},
         {"per_layer_config", "layers of different shapes are not known here"},
     };
     for (size_t i = 0; i < sizeof unknown / sizeof unknown[0]; i++) {

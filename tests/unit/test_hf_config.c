@@ -283,7 +283,7 @@ static void latents_groups_and_biases_of_deepseek_are_read(void **state)
     sy_run_settings_free(&s);
     hf_read_file("deepseek_v2_lite.json", &s);
     assert_string_equal(s.moe->router, "topk");
-    assert_true(s.model->q_lora_rank == 0 && s.model->rope_scaling == SY_ROPE_SCALING_NONE);
+    assert_true(s.model->q_lora_rank == 0 && s.model->rope_scaling == SY_ROPE_SCALING_YARN);
     sy_run_settings_free(&s);
 }
 
