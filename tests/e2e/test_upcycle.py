@@ -232,6 +232,7 @@ class Upcycle(harness.Case):
         self.refused(["200", "smaller than the 256"], *experts, "--set", "model.vocab_size=200",
                      "--set", "data.tokenizer=none")
         self.refused("embed", *experts, "--set", "model.hidden=16")
+        self.refused(["another value", "model.activation: swiglu -> geglu"], *experts, "--set", "model.activation=geglu")
         self.refused("nowhere", *experts, out="nowhere/moe.h5")
         self.refused("nothing.h5", *experts, source=self.folder / "nothing.h5")
 

@@ -15,7 +15,7 @@
 #include "train/tell_data.h"
 #include "train/trainer.h"
 
-enum { E = 12, L = 2, N_STEPS = 6, N_FIRST = 3, MAX_SET = 8, N_TOKENS = 1500 };
+enum { E = 12, L = 2, N_STEPS = 6, N_FIRST = 3, MAX_SET = 20, N_TOKENS = 1500 };
 
 static const char config_text[] =
     "run: {seed: 5}\n"
@@ -253,6 +253,27 @@ static const router_case cases[] = {
              "parallel.zero=2"}},
     ROUTER("grouped", "moe.grouped.groups=4", "moe.grouped.groups_kept=2",
            "moe.grouped.group_score=top2", "moe.bias_update_rate=0.01", "moe.score=sigmoid"),
+    {.name = "deepseek_does_not_depend_on_layout_or_restart",
+     .set = {"model.kv_heads=4",
+             "model.kv_lora_rank=6",
+             "model.q_lora_rank=5",
+             "model.qk_nope_head_dim=4",
+             "model.qk_rope_head_dim=2",
+             "model.v_head_dim=4",
+             "model.rope_interleaved=true",
+             "model.rope_scaling=yarn",
+             "model.rope_factor=4",
+             "model.rope_mscale_all_dim=1",
+             "model.rope_original_seq_len=8",
+             "moe.layers=from:1",
+             "moe.shared_experts=1",
+             "moe.router=grouped",
+             "moe.grouped.groups=4",
+             "moe.grouped.groups_kept=2",
+             "moe.bias_update_rate=0.01",
+             "moe.score=sigmoid",
+             "moe.routed_scale=2.5",
+             "parallel.zero=2"}},
     ROUTER("gshard", "moe.capacity_factor=0.8", "moe.drop_policy=random",
            "moe.drop_weights=renormalize", "moe.expert_hidden=0",
            "moe.expert_widths=arithmetic:2:13", "moe.width_penalty=true"),
@@ -262,6 +283,9 @@ static const router_case cases[] = {
     ROUTER("soft", "moe.top_k=12", "moe.adapter_kind=mov"),
     ROUTER("topk", "moe.adapter_kind=bottleneck", "moe.adapter_rank=3", "train.recompute=moe",
            "moe.recv_factor=0.3", "moe.capacity_factor=0.8"),
+    ROUTER("topk", "moe.adapter_rank=2", "moe.adapter_base=nf4"),
+    ROUTER("topk", "model.activation=geglu", "moe.extra_ffn=true", "moe.normalize_weights=false",
+           "moe.capacity_factor=1.25", "moe.capacity_basis=token", "moe.capacity_rounding=nearest"),
     ROUTER("noisy", "train.recompute=block"),
     ROUTER("sinkhorn", "train.recompute=moe"),
     ROUTER("hash", "moe.recv_factor=0.3"),

@@ -15,7 +15,7 @@
 #include "core/rng.h"
 #include "train/engine.h"
 
-enum { B = 2, S = 6, T = B * S, L = 3, E = 4, N_LOADS = 2 * L * E, MAX_SET = 8, PER_PARAM = 5 };
+enum { B = 2, S = 6, T = B * S, L = 3, E = 4, N_LOADS = 2 * L * E, MAX_SET = 20, PER_PARAM = 5 };
 
 static const char config_text[] =
     "run: {seed: 3}\n"
@@ -304,6 +304,13 @@ static void gradient_is_that_of_the_loss(void **state)
 #define LATENT                                                                                     \
     "model.kv_heads=2", "model.kv_lora_rank=5", "model.qk_nope_head_dim=3",                        \
         "model.qk_rope_head_dim=2", "model.v_head_dim=4"
+/* All of DeepSeek-V3's parts at once. */
+#define DEEPSEEK                                                                                   \
+    LATENT, "model.q_lora_rank=3", "model.rope_interleaved=true", "model.rope_scaling=yarn",       \
+        "model.rope_factor=4", "model.rope_mscale=0.7", "model.rope_mscale_all_dim=1.3",           \
+        "model.rope_original_seq_len=16", "moe.layers=from:1", "moe.shared_experts=1",             \
+        "moe.router=grouped", "moe.grouped.groups=2", "moe.score=sigmoid",                         \
+        "moe.bias_update_rate=0.1"
 #define MULTIPLIERS                                                                                \
     "model.embedding_multiplier=3", "model.residual_multiplier=0.4",                               \
         "model.attention_multiplier=0.9", "model.logits_scaling=1.7"
@@ -356,6 +363,9 @@ static const check_case cases[] = {
              "train.recompute=block"}},
     {.name = "gradient_latent_attention_with_plain_queries_is_that_of_the_loss",
      .set = {LATENT, "model.activation=swiglu_linear"}},
+    {.name = "gradient_deepseek_is_that_of_the_loss",
+     .set = {DEEPSEEK, "moe.grouped.group_score=top2", "train.recompute=block"},
+     .with_mask = true},
     {.name = "gradient_shared_experts_is_that_of_the_loss", .set = {"moe.shared_experts=2"}},
     {.name = "gradient_adapter_experts_is_that_of_the_loss", .set = {"moe.adapter_rank=3"}},
     {.name = "gradient_bottleneck_adapters_is_that_of_the_loss",
@@ -550,14 +560,24 @@ static void assert_grads_finite(rig *r, double *largest)
 static void pass_without_tokens_leaves_gradients_at_zero(void **state)
 {
     (void)state;
-    static const char *const sets[6][MAX_SET] = {
+    static const char *const sets[][MAX_SET] = {
         {"moe.shared_experts=1"},
+        {DEEPSEEK},
+        {NF4},
+        {"moe.adapter_kind=bottleneck", "moe.adapter_rank=3"},
+        {"moe.router=soft", "moe.aux_loss_coeff=0", "moe.adapter_kind=molora",
+         "moe.adapter_rank=2"},
+        {"moe.router=soft", "moe.aux_loss_coeff=0", "moe.adapter_kind=mov"},
+        {WIDTHS, "moe.width_penalty=true", "moe.capacity_factor=0.7", "moe.capacity_group=4"},
+        {"model.depth_capacity=0.5", "model.depth_layers=all", "moe.extra_ffn=true"},
+        {"moe.capacity_factor=0.7", "moe.drop_policy=batch_priority", "moe.capacity_scope=global"},
+        {"moe.capacity_factor=0.7", "moe.drop_policy=random", "moe.drop_weights=renormalize"},
         {"moe.experts=0", "model.peer_keys=3", "model.peer_top_k=2"},
         {"moe.router=moepp", "moe.capacity_factor=1.0"},
         {"moe.router=stable", NO_LOSSES},
         {"moe.capacity_factor=1.0", "moe.pad_to_capacity=true"},
         {"train.recompute=block", "moe.aux_loss_scope=global_batch"}};
-    for (int32_t k = 0; k < 6; k++) {
+    for (size_t k = 0; k < sizeof sets / sizeof sets[0]; k++) {
         rig r;
         double largest = 1;
         open_rig(&r, sets[k]);
@@ -629,33 +649,50 @@ static void bias_moves_against_the_load(void **state)
     close_rig(&r);
 }
 
+/* Of every kind of routed experts. */
 static void expert_without_tokens_has_no_gradient(void **state)
 {
     (void)state;
-    const char *set_idle[MAX_SET] = {"moe.bias_update_rate=0.1"};
-    int64_t loads[N_LOADS];
-    double largest = 0;
-    rig r;
-    open_rig(&r, set_idle);
-    sy_batch batch = view(&r);
-    for (int32_t i = 0; i < L; i++) {
-        set_bias(&r, i, 2, -1e3);
-    }
-    zero_grads(&r);
-    assert_true(isfinite(loss_of(&r, &batch, loads)));
-    assert_grads_finite(&r, &largest);
-    assert_true(largest > 0);
-    for (int32_t i = 0; i < L; i++) {
-        char name[SY_PARAM_NAME];
-        snprintf(name, sizeof name, "layers/%03d/moe/experts/down", i);
-        const sy_param *p = sy_params_find(r.e->params, name);
-        int64_t per_expert = sy_tensor_numel(&p->grad) / E;
-        assert_int_equal(loads[i * E + 2], 0);
-        for (int64_t k = 2 * per_expert; k < 3 * per_expert; k++) {
-            assert_true(get(&r, &p->grad, k) == 0);
+    static const char *const kinds[][MAX_SET] = {
+        {"moe.bias_update_rate=0.1"},
+        {"moe.bias_update_rate=0.1", "moe.adapter_rank=3"},
+        {"moe.bias_update_rate=0.1", NF4},
+        {"moe.bias_update_rate=0.1", "moe.adapter_kind=bottleneck", "moe.adapter_rank=3"},
+        {"moe.bias_update_rate=0.1", WIDTHS},
+        {"moe.bias_update_rate=0.1", "model.activation=swiglu_linear", "moe.recv_factor=0.2"},
+        {"moe.bias_update_rate=0.1", "model.activation=relu", "moe.capacity_factor=1.0",
+         "moe.pad_to_capacity=true"}};
+    for (size_t c = 0; c < sizeof kinds / sizeof kinds[0]; c++) {
+        int64_t loads[N_LOADS];
+        double largest = 0;
+        int32_t n_tensors = 0;
+        rig r;
+        open_rig(&r, kinds[c]);
+        sy_batch batch = view(&r);
+        for (int32_t i = 0; i < L; i++) {
+            set_bias(&r, i, 2, -1e3);
         }
+        zero_grads(&r);
+        assert_true(isfinite(loss_of(&r, &batch, loads)));
+        assert_grads_finite(&r, &largest);
+        assert_true(largest > 0);
+        for (int32_t i = 0; i < L; i++) {
+            assert_int_equal(loads[i * E + 2], 0);
+        }
+        for (int32_t i = 0; i < r.e->params->n; i++) {
+            const sy_param *p = r.e->params->param[i];
+            const int64_t per_expert = sy_tensor_numel(&p->grad) / E;
+            if (strstr(p->spec.name, "/moe/experts/") == NULL) {
+                continue;
+            }
+            for (int64_t k = 2 * per_expert; k < 3 * per_expert; k++) {
+                assert_true(get(&r, &p->grad, k) == 0);
+            }
+            n_tensors++;
+        }
+        assert_true(n_tensors >= 2 * L);
+        close_rig(&r);
     }
-    close_rig(&r);
 }
 
 static void one_expert_for_all_tokens_stays_finite(void **state)
