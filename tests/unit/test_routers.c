@@ -279,70 +279,6 @@ static void sinkhorn_plan_is_balanced(void **state)
     close_rig(&k);
 }
 
-/* All tokens like one expert far better than the others, which they hardly tell apart: each still
-   gets its part. At any distance all numbers are finite, every token has K experts, and columns are
-   balanced, which is the last thing that a round does. */
-static void sinkhorn_of_logits_far_apart_is_balanced(void **state)
-{
-    (void)state;
-    enum { T = 40, E = 4 };
-    static const double far[] = {25, 280, 5000, 1e30};
-    for (size_t i = 0; i < sizeof far / sizeof far[0]; i++) {
-        rig k;
-        double z[T * E];
-        int32_t n[E] = {0};
-        rig_open(&k, SET("moe.router=sinkhorn", "moe.top_k=1"));
-        draw(z, T * E, 5);
-        for (int32_t t = 0; t < T; t++) {
-            z[t * E] += far[i];
-            z[t * E + 3] *= i == 3 ? 1e30 : 1; /* and one that is anywhere */
-        }
-        choose(&k, T, z);
-        for (int32_t e = 0; e < E; e++) {
-            double sum = 0;
-            for (int32_t t = 0; t < T; t++) {
-                sum += k.note[t * E + e];
-                n[e] += k.expert[t] == e;
-            }
-            assert_near(sum * E, 1, 1e-9);
-        }
-        assert_int_equal(n[0] + n[1] + n[2] + n[3], T);
-        for (int32_t e = 0; e < E && i < 2; e++) {
-            assert_in_range(n[e], T / E / 2, 2 * T / E);
-        }
-        close_rig(&k);
-    }
-}
-
-/* cos / tau, tau at least 0.01; where the bound acts the temperature has no gradient. */
-static void cosine_temperature_acts_from_a_hundredth_on(void **state)
-{
-    (void)state;
-    static const double learnt[] = {0, -1.9, -2, -700, 700}; /* 0.07 exp(-1.94591) is 0.01 */
-    enum { E = 4, M = 2 };
-    rig k;
-    rig_open(&k, SET("moe.router=cosine"));
-    assert_int_equal(k.r.M, M);
-    draw(k.param[0], E * M, 8);
-    for (size_t i = 0; i < sizeof learnt / sizeof learnt[0]; i++) {
-        const double tau = fmax(0.07 * exp(learnt[i]), 0.01);
-        double in[M] = {3, -1}, wanted = 0;
-        k.param[1][0] = learnt[i];
-        choose(&k, 1, in);
-        for (int32_t e = 0; e < E; e++) {
-            const double *c = k.param[0] + e * M;
-            const double cosine = (3 * c[0] - c[1]) / sqrt(10 * (c[0] * c[0] + c[1] * c[1]));
-            assert_near(k.z[e], cosine / tau, 1e-12 / tau);
-            k.dz[e] = 0.5 + e;
-            wanted -= learnt[i] < -1.95 ? 0 : k.dz[e] * cosine / tau;
-        }
-        k.dparam[1][0] = 0;
-        k.router->host->score_backward(&k.r);
-        assert_near(k.dparam[1][0], wanted, 1e-12 * fabs(wanted));
-    }
-    close_rig(&k);
-}
-
 /* The rule in plain lines: again and again the most frequent id that is left goes to the expert
    with the least so far. Shares differ, so that there is one answer. */
 static void deal(const double *share, int32_t n_ids, int32_t n_experts, int32_t *expert)
@@ -789,8 +725,6 @@ int main(void)
         cmocka_unit_test(grin_draws_follow_the_masked_softmax),
         cmocka_unit_test(grin_gradient_is_that_of_the_probability),
         cmocka_unit_test(sinkhorn_plan_is_balanced),
-        cmocka_unit_test(sinkhorn_of_logits_far_apart_is_balanced),
-        cmocka_unit_test(cosine_temperature_acts_from_a_hundredth_on),
         cmocka_unit_test(hash_balances_by_the_frequencies_of_the_data),
         cmocka_unit_test(hash_deals_ids_evenly_whatever_the_batch),
         cmocka_unit_test(remoe_lambda_follows_the_active_experts),
