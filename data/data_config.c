@@ -48,7 +48,8 @@ static const sy_config_key data_keys[] = {
      "Order of the training sequences. own: a closed form, no tables. megatron: that of "
      "Megatron-LM, "
      "from the same run.seed, model.seq_len, split and number of samples (train.steps times "
-     "train.global_batch: other steps are another order); its tables are kept in .index files "
+     "train.global_batch, or less with a ramp: other steps are another order); its tables are kept "
+     "in .index files "
      "beside the data."},
     {"split", SY_CFG_STR_LIST, AT(split), "null", 0, 0, NULL,
      "Shares of train, valid and test, such as [969, 30, 1]: then data.train reads the first part "

@@ -20,8 +20,9 @@ struct sy_loader {
     pthread_cond_t changed;
     pthread_t thread;
     bool running, stop;
-    back_state state; /* of step[!front]; with it the three below */
+    back_state state; /* of step[!front]; with it the four below */
     int64_t position;
+    int32_t n;
     sy_status status;
     sy_trace trace; /* where status is an error */
 };
@@ -37,12 +38,13 @@ static void *run_loader(void *arg)
         if (loader->stop) {
             break;
         }
-        int64_t position = loader->position;
+        const int64_t position = loader->position;
+        const int32_t n = loader->n;
         sy__step *back = &loader->step[!loader->front];
         pthread_mutex_unlock(&loader->mutex);
 
         sy_span_begin(SY_SPAN_FILE, "read batch", -1, -1);
-        sy_status st = sy__step_fill(&loader->spec, &loader->source, position, back);
+        sy_status st = sy__step_fill(&loader->spec, &loader->source, position, n, back);
         sy_span_end();
 
         pthread_mutex_lock(&loader->mutex);
@@ -124,10 +126,11 @@ void sy_loader_destroy(sy_loader **loader_ptr)
 }
 
 /* Requires the lock. */
-static void want(sy_loader *loader, int64_t position)
+static void want(sy_loader *loader, int64_t position, int32_t n)
 {
     loader->state = BACK_WANTED;
     loader->position = position;
+    loader->n = n;
     pthread_cond_broadcast(&loader->changed);
 }
 
@@ -139,14 +142,18 @@ static void wait_for_thread(sy_loader *loader)
     }
 }
 
-sy_status sy_loader_take(sy_loader *loader, int64_t position, const sy_step_batch **out)
+sy_status sy_loader_take_sized(sy_loader *loader, int64_t position, int32_t n, int32_t n_next,
+                               const sy_step_batch **out)
 {
     sy_status st = SY_OK;
+    const int32_t most = loader->spec.global_batch;
     pthread_mutex_lock(&loader->mutex);
     SY_REQUIRE(position >= 0, SY_ERR_INTERNAL, "data position %lld", (long long)position);
+    SY_REQUIRE(n >= 1 && n <= most && n_next >= 1 && n_next <= most, SY_ERR_INTERNAL,
+               "steps of %d and %d sequences of at most %d", n, n_next, most);
     wait_for_thread(loader);
-    if (loader->state == BACK_IDLE || loader->position != position) {
-        want(loader, position);
+    if (loader->state == BACK_IDLE || loader->position != position || loader->n != n) {
+        want(loader, position, n);
         wait_for_thread(loader);
     }
     if (loader->status != SY_OK) {
@@ -155,11 +162,17 @@ sy_status sy_loader_take(sy_loader *loader, int64_t position, const sy_step_batc
     }
     loader->front = !loader->front;
     *out = &loader->step[loader->front].batch;
-    want(loader, position + (*out)->n_sequences);
+    want(loader, position + (*out)->n_sequences, n_next);
 
 cleanup:
     pthread_mutex_unlock(&loader->mutex);
     return st;
+}
+
+sy_status sy_loader_take(sy_loader *loader, int64_t position, const sy_step_batch **out)
+{
+    const int32_t n = loader->spec.global_batch;
+    return sy_loader_take_sized(loader, position, n, n, out);
 }
 
 int64_t sy_loader_n_sequences(const sy_loader *loader)

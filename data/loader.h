@@ -37,7 +37,7 @@ typedef struct sy_loader_spec {
     double split[3];             /* shares of the parts; all 0: there are none */
     sy_token_file_spec file;     /* how the files are read */
     int32_t S, B;                /* sequence; sequences in a micro-batch */
-    int32_t global_batch;        /* sequences in a step */
+    int32_t global_batch;        /* sequences in a step; the most, where they differ */
     int32_t dp_rank, dp_size;
     bool mask_documents; /* doc and pos begin anew at document borders; else doc NULL, pos 0 .. S-1
                           */
@@ -53,8 +53,8 @@ typedef struct sy_step_batch {
     int32_t n_micro;
     int64_t position;    /* in the data, in sequences since the start of the run (of the file, if
                             sequential) */
-    int32_t n_sequences; /* of the whole step, all ranks: global_batch, fewer at the end of
-                            validation data */
+    int32_t n_sequences; /* of the whole step, all ranks: as many as were asked for, fewer at the
+                            end of validation data */
     int64_t loss_tokens, routed_tokens; /* of this rank's micro-batches */
 } sy_step_batch;
 
@@ -65,12 +65,15 @@ sy_status sy_loader_create(const sy_loader_spec *spec, sy_loader **out);
 /* Stop the thread and free; NULL is fine. Not collective. */
 void sy_loader_destroy(sy_loader **loader);
 
-/* The step that begins at a position; the one after it is then prepared in the background.
-   Not collective. Allocates nothing. *out and all it points to stay valid until the next take. Any
-   position may be asked at any time; the one that follows the last step is the fast one. Beyond the
-   end of validation data a step is empty (n_micro 0). Errors: those of reading, met by this call
-   even where the thread met them earlier; a later take tries anew. */
+/* The step of global_batch sequences that begins at a position; the one after it is then prepared
+   in the background. Not collective. Allocates nothing. *out and all it points to stay valid until
+   the next take. Any position may be asked at any time; the one that follows the last step is the
+   fast one. Beyond the end of validation data a step is empty (n_micro 0). Errors: those of
+   reading, met by this call even where the thread met them earlier; a later take tries anew. */
 sy_status sy_loader_take(sy_loader *loader, int64_t position, const sy_step_batch **out);
+/* The same for a step of n sequences, 1 .. global_batch; n_next: of the one after it. */
+sy_status sy_loader_take_sized(sy_loader *loader, int64_t position, int32_t n, int32_t n_next,
+                               const sy_step_batch **out);
 
 /* Sequences of all data sets together, a partial one at the end of validation data included. Not
  * collective. */

@@ -49,7 +49,8 @@ typedef struct sy__step {
 
 sy_status sy__step_alloc(const sy_loader_spec *spec, sy__step *step);
 void sy__step_free(sy__step *step);
-sy_status sy__step_fill(const sy_loader_spec *spec, sy__source *source, int64_t position,
+/* n: sequences of the step. */
+sy_status sy__step_fill(const sy_loader_spec *spec, sy__source *source, int64_t position, int32_t n,
                         sy__step *step);
 
 #endif

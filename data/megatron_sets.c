@@ -183,8 +183,8 @@ sy_status sy_megatron_create(const sy_megatron_dataset *sets, int32_t n, int32_t
     SY_REQUIRE(n < INT16_MAX, SY_ERR_USAGE, "%d data sets; Megatron's order has at most %d", n,
                INT16_MAX - 1);
     SY_REQUIRE(n_wanted <= MOST_SAMPLES, SY_ERR_USAGE,
-               "train.steps times train.global_batch is %" PRId64
-               "; Megatron's order has at most %" PRId64 " sequences",
+               "the batches of train.steps are %" PRId64
+               " sequences; Megatron's order has at most %" PRId64,
                n_wanted, MOST_SAMPLES);
     SY_TRY(sy_alloc(1, sizeof *m, (void **)&m));
     m->n = n;

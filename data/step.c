@@ -88,20 +88,17 @@ cleanup:
     return st;
 }
 
-sy_status sy__step_fill(const sy_loader_spec *spec, sy__source *source, int64_t position,
+sy_status sy__step_fill(const sy_loader_spec *spec, sy__source *source, int64_t position, int32_t n,
                         sy__step *step)
 {
     sy_status st = SY_OK;
-    int64_t n = spec->global_batch;
     if (spec->sequential) {
         int64_t left = sy__source_n_sequences(source) - position;
-        n = left < n ? left : n;
+        n = left < n ? (int32_t)left : n;
         n = n > 0 ? n : 0;
     }
-    step->batch = (sy_step_batch){.micro = step->micro,
-                                  .n_micro = n_rounds(spec, n),
-                                  .position = position,
-                                  .n_sequences = (int32_t)n};
+    step->batch = (sy_step_batch){
+        .micro = step->micro, .n_micro = n_rounds(spec, n), .position = position, .n_sequences = n};
     for (int32_t r = 0; r < step->batch.n_micro; r++) {
         SY_TRY(fill_micro(spec, source, position, r, step));
     }

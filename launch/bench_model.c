@@ -85,6 +85,7 @@ static sy_status list_overrides(const sy__bench *bench, const sy__bench_data *da
     const char *precision = sy_cli_text(bench->cli, "precision"), **all = NULL;
     SY_TRY(sy_alloc(MAX_OVERRIDES + n_set + n_more, sizeof *all, (void **)&all));
     snprintf(text[n++], OVERRIDE_BYTES, "data.train=[{path: \"%s\"}]", data->prefix);
+    snprintf(text[n++], OVERRIDE_BYTES, "train.batch_ramp_from=0"); /* steps that are alike */
     if (precision != NULL) {
         snprintf(text[n++], OVERRIDE_BYTES, "device.precision=%s", precision);
     }

@@ -6,6 +6,7 @@
 
 #include "launch/bench_impl.h"
 #include "launch/check_impl.h"
+#include "train/batch_ramp.h"
 
 enum { CELL_BYTES = 128 };
 
@@ -53,10 +54,10 @@ static const int widths[SY_N_LAYOUT_FIGURES] = {10, 10, 12, 12, 8, 0};
 static void print_layout_head(const sy_run_settings *s, const sy_layout_check *check, int64_t steps,
                               int left)
 {
-    char first[SY_LAYOUT_TEXT];
-    printf("check layout: %ld steps on %s in %s, global batch %d in micro-batches of %d\n",
-           (long)steps, s->device->backend, sy_dtype_name(check->compute), s->train->global_batch,
-           s->train->micro_batch);
+    char first[SY_LAYOUT_TEXT], batch[64];
+    printf("check layout: %ld steps on %s in %s, global batch %s in micro-batches of %d\n",
+           (long)steps, s->device->backend, sy_dtype_name(check->compute),
+           sy_batch_ramp_format(s, steps, batch, sizeof batch), s->train->micro_batch);
     printf("held fixed by definition: %s\n", held_fixed(s));
     if (check->n_judged_gradient < steps) {
         printf("judged: the first %ld steps, gradients of the first; one flipped choice of an "

@@ -9,6 +9,7 @@
 #include "launch/cli.h"
 #include "launch/settings.h"
 #include "parallel/agree.h"
+#include "train/batch_ramp.h"
 
 /* ---- the command line ---- */
 
@@ -115,14 +116,16 @@ static sy_status run_layout(const sy_cli *cli, sy_env *env, const sy_run_setting
                                  .steps = 5,
                                  .progress = true};
     const char *text = sy_cli_text(cli, "layouts");
+    char batch[64];
     SY_TRY(check_options(cli, others, 3));
     SY_TRY(sy_cli_i64(cli, "steps", 1, 1000000, &spec.steps));
     st = text != NULL ? parse_layouts(text, settings->parallel->zero, &layouts, &spec.n_layouts)
                       : sy_layouts_all(settings, env->world->size, &layouts, &spec.n_layouts);
     SY_TRY(sy_agree(env->world, st));
     spec.layouts = layouts;
-    sy_info("check layout: %d layouts, %ld steps each, of %d sequences of %d tokens on %s",
-            spec.n_layouts, (long)spec.steps, settings->train->global_batch,
+    sy_info("check layout: %d layouts, %ld steps each, of %s sequences of %d tokens on %s",
+            spec.n_layouts, (long)spec.steps,
+            sy_batch_ramp_format(settings, spec.steps, batch, sizeof batch),
             settings->model->seq_len, settings->device->backend);
     SY_TRY(sy_check_layout(&spec, &check));
     if (env->world->rank == 0) {

@@ -9,9 +9,10 @@
 #include "launch/commands_impl.h"
 #include "launch/estimate_impl.h"
 #include "launch/settings.h"
+#include "train/batch_ramp.h"
 #include "train/machine.h"
 
-enum { MAX_RANKS = 1 << 20, TEXT_BYTES = 64, OWN_OVERRIDES = 7 };
+enum { MAX_RANKS = 1 << 20, TEXT_BYTES = 64, OWN_OVERRIDES = 8 };
 
 /* ---- one variant ---- */
 
@@ -31,6 +32,7 @@ sy_status sy__estimate_settings(const sy__estimate *e, const sy__variant *v, sy_
     snprintf(text[2], TEXT_BYTES, "parallel.ep=%d", v->ep);
     snprintf(text[3], TEXT_BYTES, "train.micro_batch=%d", v->micro_batch);
     snprintf(text[4], TEXT_BYTES, "train.global_batch=%d", v->global_batch);
+    snprintf(text[7], TEXT_BYTES, "train.batch_ramp_from=0");
     snprintf(text[5], TEXT_BYTES, "train.recompute=%s", v->recompute != NULL ? v->recompute : "");
     snprintf(text[6], TEXT_BYTES, "parallel.zero=2");
     const bool given[OWN_OVERRIDES] = {true,
@@ -39,7 +41,8 @@ sy_status sy__estimate_settings(const sy__estimate *e, const sy__variant *v, sy_
                                        v->micro_batch > 0,
                                        v->global_batch > 0,
                                        v->recompute != NULL,
-                                       v->zero2};
+                                       v->zero2,
+                                       v->global_batch > 0};
     for (int32_t i = 0; i < OWN_OVERRIDES; i++) {
         if (given[i]) {
             all[n++] = text[i];
@@ -214,6 +217,10 @@ static void warn_of(const sy__estimate *e, const sy_run_settings *settings)
     if (settings->train->global_batch < e->ranks) {
         sy_warn("train.global_batch = %d leaves %d of %d ranks without work",
                 settings->train->global_batch, e->ranks - settings->train->global_batch, e->ranks);
+    } else if (sy_batch_ramp_size(settings, 1) < e->ranks) {
+        sy_warn("train.batch_ramp_from = %d leaves %d of %d ranks without work in the first steps",
+                settings->train->batch_ramp_from, e->ranks - settings->train->batch_ramp_from,
+                e->ranks);
     }
 }
 

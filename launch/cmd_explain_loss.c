@@ -241,9 +241,10 @@ static void print_scale(const explanation *x)
                "stronger\n",
                x->moe->top_k);
     }
-    printf("  tokens         x 1: sums over tokens are divided by the %ld tokens of a step\n"
+    printf("  tokens         x 1: sums over tokens are divided by the %ld tokens of a %s\n"
            "  micro-batches, ranks   x 1: the same; nothing is averaged twice\n",
-           (long)tokens);
+           (long)tokens,
+           train->batch_ramp_from > 0 ? "full step, by fewer in the batch's ramp" : "step");
 }
 
 static void print_number(const json_t *value)

@@ -5,6 +5,7 @@
 #include "launch/bench_impl.h"
 #include "launch/estimate_impl.h"
 #include "moe/capacity.h"
+#include "train/batch_ramp.h"
 
 static double gib(double bytes)
 {
@@ -139,12 +140,18 @@ static void describe_run(const sy__estimate *e, const sy_run_settings *s, const 
     set_f64(o, "imbalance", sy__estimate_imbalance(e, s));
 }
 
+/* Of the run, with its smaller steps at the beginning. */
+static double own_tokens(const sy_run_settings *s)
+{
+    return (double)sy_batch_ramp_sequences(s, s->train->steps) * s->model->seq_len;
+}
+
 json_t *sy__estimate_figures(const sy__estimate *e, const sy_run_settings *s, const sy_rehearsal *r)
 {
     const sy_rehearsal_spec spec = {.settings = s, .machine = &e->machine, .ranks = e->ranks};
     json_t *o = json_object();
     const double rate = sy_rehearsal_rate(r), all = (double)r->memory_total;
-    const double tokens = e->tokens > 0 ? e->tokens : (double)s->train->steps * (double)r->tokens;
+    const double tokens = e->tokens > 0 ? e->tokens : own_tokens(s);
     const double hours = rate > 0 ? tokens / rate / 3600 : 0;
     describe_run(e, s, r, o);
     set_i64(o, "memory_bytes", (int64_t)(all + e->machine.outside_bytes));

@@ -27,7 +27,7 @@ struct sy_progress {
     atomic_bool is_drawn;
     int64_t done;
     double t_done, t_shown;
-    double s_per_unit; /* smoothed; 0: not known yet */
+    double s_per_unit; /* of work, smoothed; 0: not known yet */
     char line[LINE_BYTES];
 };
 
@@ -57,10 +57,15 @@ cleanup:
     return st;
 }
 
+static double work(const sy_progress *p, int64_t done)
+{
+    return p->spec.work != NULL ? p->spec.work(p->spec.self, done) : (double)done;
+}
+
 /* Seconds per unit: an average that forgets what lies far back, whatever the size of a unit. */
 static void update_rate(sy_progress *p, int64_t done, double now)
 {
-    double n = (double)(done - p->done), s = now - p->t_done;
+    double n = work(p, done) - work(p, p->done), s = now - p->t_done;
     if (n <= 0 || s <= 0) {
         return;
     }
@@ -96,7 +101,7 @@ static void compose(sy_progress *p, int64_t done, const char *facts)
                sy_format_count(1 / p->s_per_unit, part, sizeof part));
     }
     if (p->spec.total > done && p->s_per_unit > 0) {
-        double left = (double)(p->spec.total - done) * p->s_per_unit;
+        double left = (work(p, p->spec.total) - work(p, done)) * p->s_per_unit;
         append(p->line, sizeof p->line, " | %s left", sy_format_duration(left, part, sizeof part));
     }
 }
@@ -165,6 +170,9 @@ const char *sy_step_facts_format(const sy_step_facts *facts, char *buf, size_t b
     }
     if (!isnan(facts->lr)) {
         append(buf, buf_bytes, " | lr %.1e", facts->lr);
+    }
+    if (facts->sequences > 0) {
+        append(buf, buf_bytes, " | batch %d", facts->sequences);
     }
     if (!isnan(facts->drop_fraction)) {
         append(buf, buf_bytes, " | drop %.1f %%", 100 * facts->drop_fraction);

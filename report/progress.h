@@ -17,7 +17,10 @@ typedef struct sy_progress_spec {
     const char *what; /* "step", "tokenize": opens the line; must outlive the progress */
     int64_t
         start; /* done before this process began: a resumed run does not count its past as speed */
-    int64_t total;  /* 0: unknown, no time left is shown */
+    int64_t total;                                  /* 0: unknown, no time left is shown */
+    double (*work)(const void *self, int64_t done); /* how much lies in the first units, where they
+                                                       are not alike; NULL: they are */
+    const void *self;
     double plain_s; /* in a log: seconds between lines; 0: every update */
     int fd;         /* 0: standard error */
 } sy_progress_spec;
@@ -39,6 +42,7 @@ void sy_progress_destroy(sy_progress **progress);
 typedef struct sy_step_facts {
     double loss, grad_norm, lr;
     double drop_fraction, load_max_over_mean; /* NaN in a dense model */
+    int32_t sequences;                        /* of the step; 0: always as many */
     double step_ms, tokens_per_s;
 } sy_step_facts;
 

@@ -9,7 +9,7 @@
 #include "parallel/agree.h"
 #include "train/check_gradients_impl.h"
 
-enum { MAX_SET = 6, SET_TEXT = 64 };
+enum { MAX_SET = 7, SET_TEXT = 64 };
 
 static sy_status parse(const sy__subject_spec *spec, sy_run_settings *out)
 {
@@ -20,6 +20,7 @@ static sy_status parse(const sy__subject_spec *spec, sy_run_settings *out)
     snprintf(text[n++], SET_TEXT, "parallel.ep=%d", spec->ep);
     snprintf(text[n++], SET_TEXT, "model.seq_len=%d", spec->seq_len);
     snprintf(text[n++], SET_TEXT, "train.global_batch=%d", spec->sequences);
+    snprintf(text[n++], SET_TEXT, "train.batch_ramp_from=0");
     snprintf(text[n++], SET_TEXT, "train.micro_batch=1");
     if (spec->on_ref) {
         snprintf(text[n++], SET_TEXT, "device.backend=ref");

@@ -47,9 +47,17 @@ static bool is_fixed(const char *key)
 /* What changes the course of training: only when asked for by name. */
 static bool is_by_override(const char *key)
 {
-    static const char *const names[] = {
-        "optim.",       "data.", "moe.", "model.", "train.global_batch", "train.micro_batch",
-        "train.freeze", NULL};
+    static const char *const names[] = {"optim.",
+                                        "data.",
+                                        "moe.",
+                                        "model.",
+                                        "train.global_batch",
+                                        "train.micro_batch",
+                                        "train.freeze",
+                                        "train.batch_ramp_from",
+                                        "train.batch_ramp_by",
+                                        "train.batch_ramp_tokens",
+                                        NULL};
     return is_one_of(key, names) && !is_fixed(key) && strcmp(key, "moe.expert_labels") != 0;
 }
 

@@ -19,6 +19,7 @@
 #include "report/html.h"
 #include "report/run_dir.h"
 #include "report/tensorboard.h"
+#include "train/batch_ramp.h"
 #include "train/eval.h"
 #include "train/peak.h"
 #include "train/profile.h"
@@ -47,7 +48,7 @@ typedef struct run {
     sy_progress *progress;         /* rank 0 */
     sy_saves saves;
     sy_profile profile;
-    int64_t steps_before, batch_before; /* of the run that this one goes on from */
+    int64_t sequences_before; /* of the whole run that this one goes on from */
     double begun_s;
 } run;
 
@@ -88,8 +89,7 @@ static sy_status check_resume(run *r, char **path)
     SY_TRY(sy_checkpoint_settings(*path, NULL, 0, r->world, &old));
     SY_TRY(sy_agree(r->world, sy_run_settings_compatible(&old, r->settings, r->spec->overrides,
                                                          r->spec->n_overrides, &changes)));
-    r->steps_before = old.train->steps;
-    r->batch_before = old.train->global_batch;
+    r->sequences_before = sy_batch_ramp_sequences(&old, old.train->steps);
     sy_info("resuming from %s", *path);
     for (char *rest = changes, *line = strtok_r(rest, "\n", &rest); line != NULL;
          line = strtok_r(NULL, "\n", &rest)) {
@@ -141,10 +141,11 @@ static sy_status reset(run *r)
         t->count.data_step = 0;
         sy_info("reset: the data begins anew");
     } else if (is_root(r)) {
-        sy_train_order_warn(t, r->steps_before, r->batch_before);
+        sy_train_order_warn(t, r->sequences_before);
     }
     if (r->spec->skip_batches > 0) {
-        sy_train_skip_data(t, r->spec->skip_batches * (int64_t)r->settings->train->global_batch);
+        sy_train_skip_data(t, r->spec->skip_batches *
+                                  (int64_t)sy_batch_ramp_size(t->settings, t->count.step + 1));
         sy_info("the data goes on at sequence %ld", (long)t->count.data_step);
     }
 cleanup:
@@ -203,6 +204,11 @@ static void open_tensorboard(run *r, int64_t keep_step)
     }
 }
 
+static double work_until(const void *settings, int64_t step)
+{
+    return (double)sy_batch_ramp_sequences(settings, step);
+}
+
 /* resumed: the file that the run goes on from, if any; *stands: see sy_run_dir_set_aside. */
 static sy_status open_outputs(run *r, sy_run_start start, double peak, const char *resumed,
                               bool *stands)
@@ -210,8 +216,12 @@ static sy_status open_outputs(run *r, sy_run_start start, double peak, const cha
     sy_status st = SY_OK;
     const sy_trainer *t = r->trainer;
     sy_metrics_tail tail = {0};
-    sy_progress_spec progress = {
-        .what = "step", .start = t->count.step, .total = r->settings->train->steps, .plain_s = 5};
+    sy_progress_spec progress = {.what = "step",
+                                 .start = t->count.step,
+                                 .total = r->settings->train->steps,
+                                 .plain_s = 5,
+                                 .work = work_until,
+                                 .self = r->settings};
     SY_TRY(sy_run_dir_clean(&r->dir, NULL));
     if (start == SY_RUN_CONTINUE) {
         SY_TRY(sy_run_dir_set_aside(&r->dir, t->count.step, resumed, stands));
@@ -229,6 +239,18 @@ static sy_status open_outputs(run *r, sy_run_start start, double peak, const cha
     SY_TRY(sy_progress_create(&progress, &r->progress));
 cleanup:
     return st;
+}
+
+static void announce_ramp(const sy_run_settings *s)
+{
+    const sy_train_config *c = s->train;
+    if (c->batch_ramp_from > 0) {
+        sy_info(
+            "batch: from %d to %d sequences, %d more at a time, in the first %ld steps; the %ld "
+            "steps of the run are %.4g tokens",
+            c->batch_ramp_from, c->global_batch, c->batch_ramp_by, (long)sy_batch_ramp_steps(s),
+            (long)c->steps, (double)sy_batch_ramp_sequences(s, c->steps) * s->model->seq_len);
+    }
 }
 
 static void announce(const run *r, double peak)
@@ -251,6 +273,7 @@ static void announce(const run *r, double peak)
                              sizeof memory);
         sy_info("capacity: %s", memory);
     }
+    announce_ramp(r->settings);
     sy_info("matrix-product peak, measured: %.1f GFLOP/s (all ranks)", peak / 1e9);
     if (moe->force_balance) {
         sy_warn("moe.force_balance is on: routing is not learned; figures are for benchmarks only");
@@ -558,7 +581,7 @@ static sy_status roll_back(run *r, int64_t step)
     t->count.rollbacks = was.rollbacks + 1;
     t->count.rollbacks_in_row = was.rollbacks_in_row + 1;
     sy_train_skip_data(t, was.data_step - t->count.data_step +
-                              c->skip_batches * (int64_t)c->global_batch);
+                              c->skip_batches * (int64_t)sy_batch_ramp_size(t->settings, step));
     if (is_root(r)) {
         sy_warn(
             "back from step %ld to the checkpoint of step %ld; %ld sequences of the data are left "

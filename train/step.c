@@ -9,6 +9,7 @@
 #include "core/span.h"
 #include "optim/schedule.h"
 #include "parallel/agree.h"
+#include "train/batch_ramp.h"
 #include "train/sample_log.h"
 #include "train/trainer.h"
 
@@ -37,7 +38,10 @@ static sy_status head(sy_trainer *t, bool stop, const sy_step_batch **batch, int
     sy_span_begin(SY_SPAN_PHASE, "data wait", -1, -1);
     sy_status mine = sy_fault("train.step");
     if (mine == SY_OK) {
-        mine = sy_loader_take(t->loader, t->count.data_step, batch);
+        const int64_t step = t->count.step + 1;
+        mine = sy_loader_take_sized(t->loader, t->count.data_step,
+                                    sy_batch_ramp_size(t->settings, step),
+                                    sy_batch_ramp_size(t->settings, step + 1), batch);
     }
     *data_wait_s = sy_clock_s() - t0;
     sy_span_end();

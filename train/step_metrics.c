@@ -288,6 +288,10 @@ sy_status sy_step_metrics_fill(sy_step_metrics *m, const sy_step_result *r,
     }
     SY_TRY(sy_metrics_set_f64(rec, "train/grad_norm", r->grad_norm));
     SY_TRY(sy_metrics_set_f64(rec, "train/lr", r->lr));
+    if (m->trainer->settings->train->batch_ramp_from > 0) {
+        SY_TRY(sy_metrics_set_i64(rec, "train/global_batch", r->n_sequences));
+        facts->sequences = r->n_sequences;
+    }
     SY_TRY(sy_metrics_set_i64(rec, "train/skipped_steps", count->skipped));
     SY_TRY(sy_metrics_set_i64(rec, "train/spikes", count->spikes));
     SY_TRY(sy_metrics_set_i64(rec, "train/rollbacks", count->rollbacks));

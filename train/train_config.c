@@ -7,6 +7,7 @@
 #include "moe/capacity.h"
 #include "moe/router.h"
 #include "moe/widths.h"
+#include "train/batch_ramp.h"
 #include "train/spikes.h"
 
 #define KEY(field, kind, def, lo, hi, choices, text)                                               \
@@ -23,6 +24,13 @@ static const sy_config_key keys[] = {
     KEY(global_batch, SY_CFG_I32, "8", 1, 1 << 24, NULL, "Sequences per update, over all ranks."),
     KEY(micro_batch, SY_CFG_I32, "1", 1, 1 << 20, NULL,
         "Sequences per forward pass of a rank (B)."),
+    KEY(batch_ramp_from, SY_CFG_I32, "0", 0, 1 << 24, NULL,
+        "Begin with updates of so many sequences, and grow to global_batch. 0: no ramp."),
+    KEY(batch_ramp_by, SY_CFG_I32, "0", 0, 1 << 24, NULL,
+        "Sequences of an increment of the ramp; divides global_batch - batch_ramp_from."),
+    KEY(batch_ramp_tokens, SY_CFG_I64, "0", 0, 1e18, NULL,
+        "Tokens (sequences times model.seq_len) over which the batch grows, as many at each size. "
+        "Steps of the learning rate's schedule are counted alike, whatever their batch."),
     KEY(recompute, SY_CFG_ENUM, "none", 0, 0, recompute_choices,
         "What backward computes again instead of keeping: nothing, what experts received, or whole "
         "blocks."),
@@ -133,6 +141,7 @@ static sy_status resolve(sy_run_settings *s)
                                "experts would count in its means; use adamw"));
     }
     SY_TRY(check_size(s));
+    SY_TRY(sy_batch_ramp_check(s));
     if (strcmp(s->data->tokenizer, "bytes") == 0 && s->model->vocab_size < 256) {
         SY_TRY(sy_config_error(
             s->config, "model.vocab_size",

@@ -29,8 +29,10 @@ typedef enum sy_on_spike {
 
 typedef struct sy_train_config {
     int64_t steps;
-    int32_t global_batch, micro_batch; /* sequences */
-    int32_t recompute;                 /* sy_recompute of model/pass.h */
+    int32_t global_batch, micro_batch;      /* sequences */
+    int32_t batch_ramp_from, batch_ramp_by; /* see train/batch_ramp.h; from 0: none */
+    int64_t batch_ramp_tokens;
+    int32_t recompute; /* sy_recompute of model/pass.h */
     int64_t log_every, eval_every, eval_batches, checkpoint_every;
     int32_t checkpoint_keep;
     int64_t checkpoint_keep_every;

@@ -6,6 +6,7 @@
 #include "core/alloc.h"
 #include "core/log.h"
 #include "parallel/agree.h"
+#include "train/batch_ramp.h"
 #include "train/sample_log.h"
 
 sy_status sy_train_data_open(const sy_run_settings *settings, int32_t dp_rank, int32_t dp_size,
@@ -31,7 +32,7 @@ sy_status sy_train_data_open(const sy_run_settings *settings, int32_t dp_rank, i
     spec.objective = sy_data_objective(data, spec.S);
     sy_data_split(data, spec.split);
     if (data->order == SY_ORDER_MEGATRON) {
-        spec.megatron_samples = settings->train->steps * settings->train->global_batch;
+        spec.megatron_samples = sy_batch_ramp_sequences(settings, settings->train->steps);
     }
     spec.datasets = sets;
     SY_TRY(sy_config_blame(settings->config, "data.train", sy_loader_create(&spec, out)));
@@ -40,17 +41,17 @@ cleanup:
     return st;
 }
 
-void sy_train_order_warn(const sy_trainer *t, int64_t steps, int64_t global_batch)
+void sy_train_order_warn(const sy_trainer *t, int64_t before)
 {
-    const int64_t before = steps * global_batch;
-    const int64_t now = t->settings->train->steps * t->settings->train->global_batch;
+    const int64_t now = sy_batch_ramp_sequences(t->settings, t->settings->train->steps);
     if (!sy_loader_same_order(t->loader, before)) {
-        sy_warn("data.order megatron: the checkpoint's order was made for %ld sequences (%ld steps "
-                "of %ld), this run's for %ld, and it is another one: behind sequence %ld some that "
-                "were seen come again and others never come. To keep the order, keep train.steps "
-                "and train.global_batch (train.stop_after_minutes ends a run early); --reset data "
-                "begins the new one from its start",
-                (long)before, (long)steps, (long)global_batch, (long)now, (long)t->count.data_step);
+        sy_warn(
+            "data.order megatron: the checkpoint's order was made for %ld sequences, this run's "
+            "for %ld, and it is another one: behind sequence %ld some that were seen come "
+            "again and others never come. To keep the order, keep train.steps and the batch "
+            "(train.stop_after_minutes ends a run early); --reset data begins the new one from "
+            "its start",
+            (long)before, (long)now, (long)t->count.data_step);
     }
 }
 

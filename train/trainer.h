@@ -100,8 +100,8 @@ sy_status sy_train_data_open(const sy_run_settings *settings, int32_t dp_rank, i
                              sy_loader **out);
 
 /* Warn where the training data, as they are open now, come in another order than for a run of so
-   many steps of so many sequences, which this one goes on from. Not collective. */
-void sy_train_order_warn(const sy_trainer *trainer, int64_t steps, int64_t global_batch);
+   many sequences, which this one goes on from. Not collective. */
+void sy_train_order_warn(const sy_trainer *trainer, int64_t sequences);
 
 /* Build everything; parameters get their initial values. Collective over spec->world. */
 sy_status sy_trainer_create(const sy_trainer_spec *spec, sy_trainer **out);

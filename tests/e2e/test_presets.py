@@ -29,7 +29,8 @@ PUBLISHED = {
     "st_moe": (269, 5, None, None),  # without cross-attention
     "switch": (7.4, 0.07, None, None),
 }
-SHORT = ("--set", "train.global_batch=64", "--set", "train.micro_batch=1", "--set", "model.seq_len=64")  # changes no parameter
+SHORT = ("--set", "train.global_batch=64", "--set", "train.batch_ramp_from=0", "--set", "train.micro_batch=1",
+         "--set", "model.seq_len=64")  # changes no parameter
 SMALL = ("model.seq_len=32", "model.ffn_hidden=48", "moe.expert_hidden=24", "train.global_batch=2", "train.micro_batch=1",
          "train.log_every=1", "train.steps=2", "data.valid=null")
 

@@ -76,6 +76,11 @@ class SameLayout(harness.Case):
     def test_resume_uneven_batch_and_whole_states_continues_bit_for_bit(self):
         self.continues_bit_for_bit(3, parallel={"ep": 1, "zero": 0}, train={"global_batch": 5})
 
+    def test_resume_amid_a_ramp_of_the_batch_continues_bit_for_bit(self):
+        ramp = {"batch_ramp_from": 1, "batch_ramp_by": 1, "batch_ramp_tokens": 8 * 32}
+        self.continues_bit_for_bit(2, parallel={"ep": 2}, train={"global_batch": 5, **ramp})
+        self.assertEqual([r["train/global_batch"] for r in self.metrics("again")], [1, 1, 2, 3, 4, 5, 5, 5])
+
     def test_resume_ref_continues_bit_for_bit(self):
         self.continues_bit_for_bit(2, parallel={"ep": 1}, device={"backend": "ref"})
 

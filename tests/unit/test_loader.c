@@ -165,6 +165,53 @@ static void loader_resumed_anywhere_continues_the_run(void **state)
     sy_loader_destroy(&loader);
 }
 
+/* Steps of other sizes go through the same sequences, whether the one before had promised their
+   size or another. */
+static void loader_steps_of_any_size_go_on_where_the_last_ended(void **state)
+{
+    enum { G = 5, N = 6, RANKS = 2 };
+    const sy_loader_dataset data = {counting_file(*state), 1, SY_SPLIT_ALL};
+    const int32_t size[N + 1] = {1, 1, 3, 5, 4, 5, 1};
+    sy_loader_spec spec = {.datasets = &data,
+                           .n_datasets = 1,
+                           .file.vocab_size = VOCAB,
+                           .S = S,
+                           .B = 1,
+                           .global_batch = G,
+                           .dp_size = RANKS};
+    for (int promise = 0; promise < 2; promise++) {
+        int32_t first[20] = {0};
+        for (spec.dp_rank = 0; spec.dp_rank < RANKS; spec.dp_rank++) {
+            sy_loader *loader = open_loader(&spec);
+            const sy_step_batch *batch = NULL;
+            int64_t at = 0;
+            for (int i = 0; i < N; at += size[i++]) {
+                const int32_t next = promise ? size[i + 1] : 1 + size[i + 1] % G;
+                assert_int_equal(sy_loader_take_sized(loader, at, size[i], next, &batch), SY_OK);
+                assert_int_equal(batch->position, at);
+                assert_int_equal(batch->n_sequences, size[i]);
+                assert_int_equal(batch->n_micro, (size[i] + RANKS - 1) / RANKS);
+                for (int32_t m = 0; m < batch->n_micro; m++) {
+                    if (batch->micro[m].B > 0) {
+                        const int64_t k = at + batch->micro[m].token_glb[0] / S;
+                        assert_int_equal(first[k], 0);
+                        first[k] = batch->micro[m].ids[0];
+                    }
+                }
+            }
+            assert_int_equal(sy_loader_take_sized(loader, 0, G + 1, 1, &batch), SY_ERR_INTERNAL);
+            sy_error_clear();
+            sy_loader_destroy(&loader);
+        }
+        bool seen[20] = {false};
+        for (int i = 0; i < 19; i++) { /* of an epoch of 20: each once */
+            assert_in_range(first[i], 1000, 1000 + 19 * S);
+            assert_false(seen[(first[i] - 1000) / S]);
+            seen[(first[i] - 1000) / S] = true;
+        }
+    }
+}
+
 static void loader_warm_take_allocates_nothing(void **state)
 {
     const sy_loader_dataset data = {counting_file(*state), 1, SY_SPLIT_ALL};
@@ -483,6 +530,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(loader_any_ranks_and_micro_batch_give_one_global_batch,
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(loader_resumed_anywhere_continues_the_run, setup, teardown),
+        cmocka_unit_test_setup_teardown(loader_steps_of_any_size_go_on_where_the_last_ended, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(loader_warm_take_allocates_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(loader_masked_documents_restart_number_and_position, setup,
                                         teardown),

@@ -51,10 +51,11 @@ static void step_facts_follow_the_grammar(void **state)
     assert_string_equal(sy_step_facts_format(&facts, line, sizeof line),
                         "loss 3.4121 | norm 0.94 | lr 3.0e-04 | drop 0.4 % | load max/mean 1.31 | "
                         "412 ms | 79 k tok/s");
+    facts.sequences = 3072;
     facts.drop_fraction = facts.load_max_over_mean = NAN;
     facts.step_ms = 8.25;
     assert_string_equal(sy_step_facts_format(&facts, line, sizeof line),
-                        "loss 3.4121 | norm 0.94 | lr 3.0e-04 | 8.2 ms | 79 k tok/s");
+                        "loss 3.4121 | norm 0.94 | lr 3.0e-04 | batch 3072 | 8.2 ms | 79 k tok/s");
 }
 
 static void counts_and_durations_read_well(void **state)
@@ -120,6 +121,34 @@ static void time_left_comes_from_what_this_process_did(void **state)
     assert_int_equal(minutes, 0);
     assert_in_range(seconds, 2, 59);
     assert_non_null(strstr(text, "/s |"));
+    close(pipes[0]);
+    close(pipes[1]);
+}
+
+/* Of 100 units the last 50 are a hundred times the work of the others. */
+static double uneven_work(const void *self, int64_t done)
+{
+    (void)self;
+    return done <= 50 ? (double)done : 50 + 100.0 * (double)(done - 50);
+}
+
+/* 50 units took 0.2 s or more, so 5000 more take 20 s or more. */
+static void time_left_is_that_of_units_that_are_not_alike(void **state)
+{
+    (void)state;
+    int pipes[2];
+    char text[TEXT_BYTES];
+    sy_progress *p = NULL;
+    assert_int_equal(pipe(pipes), 0);
+    sy_progress_spec spec = {.what = "step", .total = 100, .fd = pipes[1], .work = uneven_work};
+    assert_int_equal(sy_progress_create(&spec, &p), SY_OK);
+    sy_clock_sleep_s(0.2);
+    sy_progress_update(p, 50, "loss 1.0000");
+    sy_progress_destroy(&p);
+    drain(pipes[0], text);
+    int minutes = -1, seconds = -1;
+    assert_int_equal(sscanf(strrchr(text, '|'), "| %d:%d left", &minutes, &seconds), 2);
+    assert_true(60 * minutes + seconds >= 20);
     close(pipes[0]);
     close(pipes[1]);
 }
@@ -198,6 +227,7 @@ int main(void)
         cmocka_unit_test(counts_and_durations_read_well),
         cmocka_unit_test(log_gets_plain_lines_at_the_interval_and_the_last),
         cmocka_unit_test(time_left_comes_from_what_this_process_did),
+        cmocka_unit_test(time_left_is_that_of_units_that_are_not_alike),
         cmocka_unit_test(terminal_redraws_one_line_ten_times_a_second_at_most),
         cmocka_unit_test(log_line_clears_the_progress_line_first),
     };

@@ -121,6 +121,7 @@ static void resume_course_of_training_changes_by_name_only(void **state)
                                           "moe.aux_loss_coeff=0.5",
                                           "train.global_batch=4",
                                           "train.micro_batch=2",
+                                          "train.batch_ramp_tokens=2",
                                           "data.mask_documents=true",
                                           "model.output_z_loss_coeff=1e-4"};
     (void)state;
