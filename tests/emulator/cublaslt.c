@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "core/dtype.h"
+#include "tests/emulator/emulator_impl.h"
 
 struct emulator_matmul {
     cublasOperation_t op_a, op_b;
@@ -146,6 +147,37 @@ static float element(cublasLtMatrixLayout_t layout, const void *data, cublasOper
     return get(layout, data, op == CUBLAS_OP_T ? row * layout->ld + col : col * layout->ld + row);
 }
 
+/* A product on its way: descriptions may change after the call. */
+typedef struct product {
+    cublasOperation_t op_a, op_b;
+    struct emulator_layout a, b, c, d;
+    const void *a_data, *b_data, *c_data;
+    void *d_data;
+    float scale, keep;
+} product;
+
+static void multiply(const void *args)
+{
+    product p = *(const product *)args;
+    const int64_t depth = p.op_a ? p.a.rows : p.a.cols;
+    for (int64_t col = 0; col < p.d.cols; col++) {
+        for (int64_t row = 0; row < p.d.rows; row++) {
+            float sum = 0;
+            for (int64_t k = 0; k < depth; k++) {
+                sum += element(&p.a, p.a_data, p.op_a, row, k) *
+                       element(&p.b, p.b_data, p.op_b, k, col);
+            }
+            sum *= p.scale;
+            sum += p.keep != 0 ? p.keep * get(&p.c, p.c_data, col * p.c.ld + row) : 0;
+            if (p.d.type == CUDA_R_16BF) {
+                ((sy_bf16 *)p.d_data)[col * p.d.ld + row] = sy_bf16_from_f32(sum);
+            } else {
+                ((float *)p.d_data)[col * p.d.ld + row] = sum;
+            }
+        }
+    }
+}
+
 cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha,
                               const void *a_data, cublasLtMatrixLayout_t a, const void *b_data,
                               cublasLtMatrixLayout_t b, const void *beta, const void *c_data,
@@ -153,25 +185,20 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
                               const cublasLtMatmulAlgo_t *algo, void *workspace,
                               size_t workspace_bytes, cudaStream_t stream)
 {
-    (void)handle, (void)algo, (void)workspace, (void)workspace_bytes, (void)stream;
-    const float scale = *(const float *)alpha, keep = *(const float *)beta;
-    const int64_t depth = desc->op_a ? a->rows : a->cols;
-    for (int64_t col = 0; col < d->cols; col++) {
-        for (int64_t row = 0; row < d->rows; row++) {
-            float sum = 0;
-            for (int64_t k = 0; k < depth; k++) {
-                sum +=
-                    element(a, a_data, desc->op_a, row, k) * element(b, b_data, desc->op_b, k, col);
-            }
-            sum *= scale;
-            sum += keep != 0 ? keep * get(c, c_data, col * c->ld + row) : 0;
-            if (d->type == CUDA_R_16BF) {
-                ((sy_bf16 *)d_data)[col * d->ld + row] = sy_bf16_from_f32(sum);
-            } else {
-                ((float *)d_data)[col * d->ld + row] = sum;
-            }
-        }
-    }
+    (void)handle, (void)algo, (void)workspace, (void)workspace_bytes;
+    const product p = {.op_a = desc->op_a,
+                       .op_b = desc->op_b,
+                       .a = *a,
+                       .b = *b,
+                       .c = *c,
+                       .d = *d,
+                       .a_data = a_data,
+                       .b_data = b_data,
+                       .c_data = c_data,
+                       .d_data = d_data,
+                       .scale = *(const float *)alpha,
+                       .keep = *(const float *)beta};
+    emulator_enqueue(stream, multiply, &p, sizeof p);
     return CUBLAS_STATUS_SUCCESS;
 }
 

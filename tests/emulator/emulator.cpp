@@ -5,7 +5,9 @@
 
 #include <csetjmp>
 #include <cstdio>
+#include <cstddef>
 #include <cstdlib>
+#include <pthread.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -31,7 +33,7 @@ struct warp {
     alignas(16) char given[32 * EMULATOR_LANE_BYTES], got[32 * EMULATOR_LANE_BYTES];
 };
 
-/* The one machine; kernels run one at a time. */
+/* The one machine: kernels run one at a time. */
 struct machine {
     fiber fibers[MAX_THREADS];
     warp warps[MAX_THREADS / 32];
@@ -232,25 +234,57 @@ void *emulator_dynamic_shared()
     return m.shared;
 }
 
-cudaError_t emulator_launch(const cudaLaunchConfig_t *config, void (*thread)(const void *),
-                            const void *closure)
+namespace
 {
-    const int32_t order = emulator_order(config->stream);
-    if (config->dynamicSmemBytes > SHARED_BYTES || config->gridDim.y > 65535 ||
-        config->gridDim.z > 65535) {
-        return cudaErrorInvalidValue;
-    }
-    ready(config->blockDim);
-    m.thread = thread;
-    m.closure = closure;
-    gridDim = config->gridDim;
-    blockDim = config->blockDim;
+
+enum { CLOSURE_BYTES = 4096 };
+
+/* A kernel on its way. */
+struct launch {
+    dim3 grid, block;
+    size_t shared_bytes;
+    int32_t order;
+    void (*thread)(const void *);
+    alignas(16) char closure[CLOSURE_BYTES];
+};
+
+pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
+
+void run_kernel(const void *args)
+{
+    const launch &l = *(const launch *)args;
+    pthread_mutex_lock(&one_at_a_time);
+    ready(l.block);
+    m.thread = l.thread;
+    m.closure = l.closure;
+    gridDim = l.grid;
+    blockDim = l.block;
     const int64_t n = (int64_t)gridDim.x * gridDim.y * gridDim.z;
     for (int64_t i = 0; i < n; i++) {
-        const int64_t b = order == 0 ? i : n - 1 - i;
+        const int64_t b = l.order == 0 ? i : n - 1 - i;
         blockIdx = uint3{(unsigned)(b % gridDim.x), (unsigned)(b / gridDim.x % gridDim.y),
                          (unsigned)(b / gridDim.x / gridDim.y)};
-        run_block(order, config->dynamicSmemBytes);
+        run_block(l.order, l.shared_bytes);
     }
+    pthread_mutex_unlock(&one_at_a_time);
+}
+
+} // namespace
+
+cudaError_t emulator_launch(const cudaLaunchConfig_t *config, void (*thread)(const void *),
+                            const void *closure, size_t bytes)
+{
+    launch l;
+    if (config->dynamicSmemBytes > SHARED_BYTES || config->gridDim.y > 65535 ||
+        config->gridDim.z > 65535 || bytes > CLOSURE_BYTES) {
+        return cudaErrorInvalidValue;
+    }
+    l.grid = config->gridDim;
+    l.block = config->blockDim;
+    l.shared_bytes = config->dynamicSmemBytes;
+    l.order = emulator_order(config->stream);
+    l.thread = thread;
+    memcpy(l.closure, closure, bytes);
+    emulator_enqueue(config->stream, run_kernel, &l, offsetof(launch, closure) + bytes);
     return cudaSuccess;
 }

@@ -11,6 +11,20 @@ extern "C" {
 /* In which of three orders a stream's kernels run their blocks and threads. */
 int32_t emulator_order(cudaStream_t stream);
 
+/* Do streams run what they are given as late as they may (EMULATOR_ORDER=late)? */
+bool emulator_is_late(void);
+/* Run this with a copy of the args in the stream's order: at once, or, late, on the stream's
+ * thread. */
+void emulator_enqueue(cudaStream_t stream, void (*run)(const void *args), const void *args,
+                      size_t bytes);
+/* Until all streams have run all they were given. */
+void emulator_finish_all(void);
+
+typedef struct emulator_call {
+    cudaHostFn_t fn;
+    void *arg;
+} emulator_call;
+
 #ifdef __cplusplus
 }
 #endif

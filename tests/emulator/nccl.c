@@ -5,6 +5,10 @@
    to, so that ranks which call different things, or different sizes, are told so, where NCCL would
    hang or mix up data. Every call of a group must be of one communicator.
 
+   With EMULATOR_ORDER=late a call is taken at once and done in its stream's order, on the stream's
+   thread. Calls of one communicator are done in the order in which they were made, whatever their
+   streams.
+
    EMULATOR_NCCL_VERSION=VERSION: what rank 1 of the job answers, where not 22809.
    EMULATOR_NCCL_OLD: there is no ncclAlltoAll, as before 2.28.
    EMULATOR_NCCL_FAULT=CALL: from so many calls on, from 1, rank 1 of the job waits in one for ever,
@@ -12,6 +16,7 @@
 #include <fcntl.h>
 #include <math.h>
 #include <nccl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +24,7 @@
 #include <unistd.h>
 
 #include "parallel/nccl_table.h"
+#include "tests/emulator/emulator_impl.h"
 
 enum { CHANNEL_BYTES = 256 << 10 };
 
@@ -49,7 +55,8 @@ struct ncclComm {
     shared *shared;
     size_t shared_bytes;
     int32_t rank, size;
-    bool joined;
+    bool joined, late;
+    int64_t n_asked, n_run; /* late: calls made, and (atomic) done */
     ncclResult_t state;
     kind kind;
     message *message; /* [2 * size] of the call under way */
@@ -62,9 +69,25 @@ struct ncclComm {
     ncclRedOp_t op;
 };
 
+/* What is asked for. */
+typedef struct call {
+    ncclComm_t comm;
+    kind kind;
+    const void *send;
+    void *recv;
+    size_t n;
+    ncclDataType_t type;
+    ncclRedOp_t op;
+    int32_t root;
+    message *list; /* MESSAGE: of a group, freed when it is done */
+    int32_t n_list;
+    int64_t number; /* late: among the communicator's calls */
+} call;
+
 static _Thread_local struct {
     int32_t depth;
-    ncclComm_t comm;
+    call call;
+    cudaStream_t stream;
 } group;
 
 static size_t bytes_of(ncclDataType_t type)
@@ -244,10 +267,13 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *state)
 {
     if (!comm->joined) {
         join(comm);
-    } else if (__atomic_load_n(&comm->state, __ATOMIC_ACQUIRE) == ncclInProgress) {
+    } else if (!comm->late && __atomic_load_n(&comm->state, __ATOMIC_ACQUIRE) == ncclInProgress) {
         progress(comm);
     }
     *state = __atomic_load_n(&comm->state, __ATOMIC_ACQUIRE);
+    if (comm->late && comm->joined && *state == ncclInProgress) {
+        *state = ncclSuccess; /* the call was taken */
+    }
     return ncclSuccess;
 }
 
@@ -275,113 +301,176 @@ static void receive_parts(ncclComm_t comm, const void *own, void *recv, size_t n
     }
 }
 
-ncclResult_t ncclAllReduce(const void *send, void *recv, size_t n, ncclDataType_t type,
-                           ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream)
+/* Messages to all others: block p of send, or (stride 0) the same for everybody. */
+static void send_to_all(ncclComm_t comm, const char *send, size_t bytes, size_t stride)
 {
-    const ncclResult_t result = begin(comm, ALL_REDUCE);
-    (void)stream;
+    for (int32_t p = 0; p < comm->size; p++) {
+        if (p != comm->rank) {
+            add(comm, true, p, send + (size_t)p * stride, bytes);
+        }
+    }
+}
+
+static void begin_all_gather(const call *c, size_t bytes)
+{
+    char *block = c->recv;
+    char *own = block + (size_t)c->comm->rank * bytes;
+    memmove(own, c->send, bytes);
+    send_to_all(c->comm, own, bytes, 0);
+    for (int32_t p = 0; p < c->comm->size; p++) {
+        if (p != c->comm->rank) {
+            add(c->comm, false, p, block + (size_t)p * bytes, bytes);
+        }
+    }
+}
+
+static void begin_broadcast(const call *c, size_t bytes)
+{
+    if (c->comm->rank != c->root) {
+        add(c->comm, false, c->root, c->recv, bytes);
+        return;
+    }
+    memmove(c->recv, c->send, bytes);
+    send_to_all(c->comm, c->recv, bytes, 0);
+}
+
+/* Say what is to be done; progress() does it. */
+static ncclResult_t perform(const call *c)
+{
+    const ncclResult_t result = begin(c->comm, c->kind);
+    const size_t bytes = c->n * bytes_of(c->type);
     if (result != ncclSuccess) {
         return result;
     }
-    receive_parts(comm, send, recv, n, type, op);
-    for (int32_t p = 0; p < comm->size; p++) {
-        if (p != comm->rank) {
-            add(comm, true, p, send, n * bytes_of(type));
+    switch (c->kind) {
+    case ALL_REDUCE:
+        receive_parts(c->comm, c->send, c->recv, c->n, c->type, c->op);
+        send_to_all(c->comm, c->send, bytes, 0);
+        break;
+    case REDUCE_SCATTER:
+        receive_parts(c->comm, (const char *)c->send + (size_t)c->comm->rank * bytes, c->recv, c->n,
+                      c->type, c->op);
+        send_to_all(c->comm, c->send, bytes, bytes);
+        break;
+    case ALL_GATHER:
+        begin_all_gather(c, bytes);
+        break;
+    case BROADCAST:
+        begin_broadcast(c, bytes);
+        break;
+    case MESSAGE:
+        for (int32_t i = 0; i < c->n_list; i++) {
+            const message *m = &c->list[i];
+            add(c->comm, m->sends, m->peer, m->data, (size_t)m->bytes);
         }
+        break;
     }
-    return go(comm);
+    return go(c->comm);
+}
+
+/* In the stream's order. A communicator that has failed does nothing any more. */
+static void perform_late(const void *args)
+{
+    const call *c = args;
+    while (__atomic_load_n(&c->comm->n_run, __ATOMIC_ACQUIRE) < c->number) {
+        sched_yield();
+    }
+    ncclResult_t result = perform(c);
+    while (result == ncclInProgress) {
+        progress(c->comm);
+        result = __atomic_load_n(&c->comm->state, __ATOMIC_ACQUIRE);
+        sched_yield();
+    }
+    free(c->list);
+    __atomic_add_fetch(&c->comm->n_run, 1, __ATOMIC_RELEASE);
+}
+
+static ncclResult_t issue(call c, cudaStream_t stream)
+{
+    if (c.comm->late) {
+        c.number = c.comm->n_asked++;
+        emulator_enqueue(stream, perform_late, &c, sizeof c);
+        return ncclSuccess;
+    }
+    const ncclResult_t result = perform(&c);
+    free(c.list);
+    return result;
+}
+
+ncclResult_t ncclAllReduce(const void *send, void *recv, size_t n, ncclDataType_t type,
+                           ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream)
+{
+    return issue((call){.comm = comm,
+                        .kind = ALL_REDUCE,
+                        .send = send,
+                        .recv = recv,
+                        .n = n,
+                        .type = type,
+                        .op = op},
+                 stream);
 }
 
 ncclResult_t ncclReduceScatter(const void *send, void *recv, size_t n, ncclDataType_t type,
                                ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream)
 {
-    const ncclResult_t result = begin(comm, REDUCE_SCATTER);
-    const size_t bytes = n * bytes_of(type);
-    const char *block = send;
-    (void)stream;
-    if (result != ncclSuccess) {
-        return result;
-    }
-    receive_parts(comm, block + (size_t)comm->rank * bytes, recv, n, type, op);
-    for (int32_t p = 0; p < comm->size; p++) {
-        if (p != comm->rank) {
-            add(comm, true, p, block + (size_t)p * bytes, bytes);
-        }
-    }
-    return go(comm);
+    return issue((call){.comm = comm,
+                        .kind = REDUCE_SCATTER,
+                        .send = send,
+                        .recv = recv,
+                        .n = n,
+                        .type = type,
+                        .op = op},
+                 stream);
 }
 
 ncclResult_t ncclAllGather(const void *send, void *recv, size_t n, ncclDataType_t type,
                            ncclComm_t comm, cudaStream_t stream)
 {
-    const ncclResult_t result = begin(comm, ALL_GATHER);
-    const size_t bytes = n * bytes_of(type);
-    char *block = recv;
-    (void)stream;
-    if (result != ncclSuccess) {
-        return result;
-    }
-    memmove(block + (size_t)comm->rank * bytes, send, bytes);
-    for (int32_t p = 0; p < comm->size; p++) {
-        if (p != comm->rank) {
-            add(comm, true, p, block + (size_t)comm->rank * bytes, bytes);
-            add(comm, false, p, block + (size_t)p * bytes, bytes);
-        }
-    }
-    return go(comm);
+    return issue(
+        (call){.comm = comm, .kind = ALL_GATHER, .send = send, .recv = recv, .n = n, .type = type},
+        stream);
 }
 
 ncclResult_t ncclBroadcast(const void *send, void *recv, size_t n, ncclDataType_t type, int root,
                            ncclComm_t comm, cudaStream_t stream)
 {
-    const ncclResult_t result = begin(comm, BROADCAST);
-    const size_t bytes = n * bytes_of(type);
-    (void)stream;
-    if (result != ncclSuccess) {
-        return result;
-    }
-    if (comm->rank != root) {
-        add(comm, false, root, recv, bytes);
-        return go(comm);
-    }
-    memmove(recv, send, bytes);
-    for (int32_t p = 0; p < comm->size; p++) {
-        if (p != root) {
-            add(comm, true, p, recv, bytes);
-        }
-    }
-    return go(comm);
+    return issue((call){.comm = comm,
+                        .kind = BROADCAST,
+                        .send = send,
+                        .recv = recv,
+                        .n = n,
+                        .type = type,
+                        .root = root},
+                 stream);
 }
 
 static ncclResult_t add_to_group(ncclComm_t comm, bool sends, int peer, const void *data,
-                                 size_t bytes)
+                                 size_t bytes, cudaStream_t stream)
 {
-    ncclResult_t result = ncclSuccess;
-    if (group.depth == 0 || (group.comm && group.comm != comm)) {
+    call *c = &group.call;
+    if (group.depth == 0 || (c->comm && c->comm != comm)) {
         return ncclInvalidUsage;
     }
-    if (!group.comm) {
-        group.comm = comm;
-        result = begin(comm, MESSAGE);
+    if (!c->comm) {
+        *c = (call){.comm = comm, .kind = MESSAGE};
+        c->list = calloc((size_t)comm->size * 2, sizeof *c->list);
+        group.stream = stream;
     }
-    if (result == ncclSuccess) {
-        add(comm, sends, peer, data, bytes);
-    }
-    return result;
+    c->list[c->n_list++] =
+        (message){.sends = sends, .peer = peer, .data = (char *)data, .bytes = (int64_t)bytes};
+    return ncclSuccess;
 }
 
 ncclResult_t ncclSend(const void *send, size_t n, ncclDataType_t type, int peer, ncclComm_t comm,
                       cudaStream_t stream)
 {
-    (void)stream;
-    return add_to_group(comm, true, peer, send, n * bytes_of(type));
+    return add_to_group(comm, true, peer, send, n * bytes_of(type), stream);
 }
 
 ncclResult_t ncclRecv(void *recv, size_t n, ncclDataType_t type, int peer, ncclComm_t comm,
                       cudaStream_t stream)
 {
-    (void)stream;
-    return add_to_group(comm, false, peer, recv, n * bytes_of(type));
+    return add_to_group(comm, false, peer, recv, n * bytes_of(type), stream);
 }
 
 ncclResult_t ncclGroupStart(void)
@@ -392,23 +481,25 @@ ncclResult_t ncclGroupStart(void)
 
 ncclResult_t ncclGroupEnd(void)
 {
-    const ncclComm_t comm = group.comm;
-    group.comm = NULL;
+    const call c = group.call;
+    group.call = (call){0};
     group.depth--;
-    return comm ? go(comm) : ncclSuccess;
+    return c.comm ? issue(c, group.stream) : ncclSuccess;
 }
 
 static ncclResult_t all_to_all(const void *send, void *recv, size_t n, ncclDataType_t type,
                                ncclComm_t comm, cudaStream_t stream)
 {
-    const ncclResult_t result = begin(comm, MESSAGE);
     const size_t bytes = n * bytes_of(type);
-    (void)stream;
+    ncclResult_t result = ncclGroupStart();
     for (int32_t p = 0; p < comm->size && result == ncclSuccess; p++) {
-        add(comm, true, p, (const char *)send + (size_t)p * bytes, bytes);
-        add(comm, false, p, (char *)recv + (size_t)p * bytes, bytes);
+        result = add_to_group(comm, true, p, (const char *)send + (size_t)p * bytes, bytes, stream);
+        if (result == ncclSuccess) {
+            result = add_to_group(comm, false, p, (char *)recv + (size_t)p * bytes, bytes, stream);
+        }
     }
-    return result == ncclSuccess ? go(comm) : result;
+    const ncclResult_t end = ncclGroupEnd();
+    return result == ncclSuccess ? end : result;
 }
 
 /* ---- life ---- */
@@ -450,6 +541,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int n_ranks, ncclUniqueId 
     }
     c->rank = rank;
     c->size = n_ranks;
+    c->late = emulator_is_late();
     c->state = ncclInProgress;
     c->message = calloc((size_t)n_ranks * 2, sizeof *c->message);
     c->shared_bytes = sizeof *c->shared + (size_t)(n_ranks * n_ranks) * sizeof(channel);
@@ -470,8 +562,11 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int n_ranks, ncclUniqueId 
 
 ncclResult_t ncclCommFinalize(ncclComm_t comm)
 {
+    while (comm->late && __atomic_load_n(&comm->n_run, __ATOMIC_ACQUIRE) < comm->n_asked) {
+        sched_yield();
+    }
     comm->n_messages = 0;
-    return go(comm);
+    return comm->late ? ncclSuccess : go(comm);
 }
 
 ncclResult_t ncclCommDestroy(ncclComm_t comm)

@@ -10,10 +10,6 @@
 
 enum { PAGE = 4096, ALIGN = 64, CANARY = 0xa5 };
 
-struct CUstream_st {
-    int32_t order;
-};
-
 /* In front of the block, on a page of its own. */
 typedef struct head {
     size_t bytes, mapped;
@@ -126,6 +122,7 @@ cudaError_t cudaFree(void *ptr)
     if (!ptr) {
         return cudaSuccess;
     }
+    emulator_finish_all(); /* as the real one */
     char *base = (char *)ptr - (uintptr_t)ptr % PAGE - PAGE;
     const head h = *(const head *)(void *)base;
     for (size_t i = h.bytes; i < up(h.bytes, ALIGN); i++) {
@@ -148,6 +145,7 @@ cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned flags)
 
 cudaError_t cudaFreeHost(void *ptr)
 {
+    emulator_finish_all();
     free(ptr);
     return cudaSuccess;
 }
@@ -204,98 +202,38 @@ cudaError_t cudaMemset(void *dst, int value, size_t bytes)
     return cudaSuccess;
 }
 
+/* Of a stream: a copy, or, without a source, a fill. */
+typedef struct move {
+    void *dst;
+    const void *src;
+    size_t bytes;
+    int value;
+} move;
+
+static void run_move(const void *args)
+{
+    const move *m = args;
+    if (m->src) {
+        memmove(m->dst, m->src, m->bytes);
+    } else {
+        fill(m->dst, m->value, m->bytes);
+    }
+}
+
 cudaError_t cudaMemsetAsync(void *dst, int value, size_t bytes, cudaStream_t stream)
 {
-    (void)stream;
-    fill(dst, value, bytes);
+    const move m = {.dst = dst, .bytes = bytes, .value = value};
+    emulator_enqueue(stream, run_move, &m, sizeof m);
     return cudaSuccess;
 }
 
+/* Host memory that is not pinned is taken at its word too, though the real one would not return
+   before it has been read: backend.h says that it stays valid until the stream has passed. */
 cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind,
                             cudaStream_t stream)
 {
-    (void)kind, (void)stream;
-    memmove(dst, src, bytes);
-    return cudaSuccess;
-}
-
-/* ---- streams and events ---- */
-
-int32_t emulator_order(cudaStream_t stream)
-{
-    return stream ? stream->order : 0;
-}
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags)
-{
-    static int32_t n_created;
-    (void)flags;
-    *out = calloc(1, sizeof **out);
-    if (!*out) {
-        return cudaErrorMemoryAllocation;
-    }
-    (*out)->order = __atomic_fetch_add(&n_created, 1, __ATOMIC_RELAXED) % 3;
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamDestroy(cudaStream_t stream)
-{
-    free(stream);
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamSynchronize(cudaStream_t stream)
-{
-    (void)stream;
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamQuery(cudaStream_t stream)
-{
-    (void)stream;
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags)
-{
-    (void)stream, (void)event, (void)flags;
-    return cudaSuccess;
-}
-
-cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t fn, void *arg)
-{
-    (void)stream;
-    fn(arg);
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags)
-{
-    (void)flags;
-    *out = NULL;
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventDestroy(cudaEvent_t event)
-{
-    (void)event;
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
-{
-    (void)event, (void)stream;
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventSynchronize(cudaEvent_t event)
-{
-    (void)event;
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventQuery(cudaEvent_t event)
-{
-    (void)event;
+    const move m = {.dst = dst, .src = src, .bytes = bytes};
+    (void)kind;
+    emulator_enqueue(stream, run_move, &m, sizeof m);
     return cudaSuccess;
 }

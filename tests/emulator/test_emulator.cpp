@@ -1,5 +1,5 @@
 /* The emulator finds what it is for: each wrong kernel runs in a process of its own, which must not
-   survive it; a right one does. */
+   survive it; a right one does. And what runs late shows a wait that was forgotten. */
 #include <cstdio>
 #include <cstdlib>
 #include <sys/wait.h>
@@ -101,6 +101,43 @@ bool expect(const char *what, bool wanted, void (*kernel)(int *), int n)
     return ok;
 }
 
+/* One stream writes 1s, another copies them to the host. What the host finds: 1, or what was there
+   before. */
+int copied(const char *order, bool waits, bool host_waits)
+{
+    cudaStream_t writer, reader;
+    cudaEvent_t written;
+    unsigned char *x = nullptr, got = 7;
+    setenv("EMULATOR_ORDER", order, 1);
+    cudaStreamCreateWithFlags(&writer, cudaStreamNonBlocking);
+    cudaStreamCreateWithFlags(&reader, cudaStreamNonBlocking);
+    cudaEventCreateWithFlags(&written, cudaEventDisableTiming);
+    cudaMalloc((void **)&x, 1);
+    cudaMemset(x, 0, 1);
+    cudaMemsetAsync(x, 1, 1, writer);
+    cudaEventRecord(written, writer);
+    if (waits) {
+        cudaStreamWaitEvent(reader, written, 0);
+    }
+    cudaMemcpyAsync(&got, x, 1, cudaMemcpyDeviceToHost, reader);
+    if (host_waits) {
+        cudaStreamSynchronize(reader);
+    }
+    const int found = *(volatile unsigned char *)&got;
+    cudaFree(x);
+    cudaStreamDestroy(reader);
+    cudaStreamDestroy(writer);
+    cudaEventDestroy(written);
+    return found;
+}
+
+bool expect_copied(const char *what, int wanted, const char *order, bool waits, bool host_waits)
+{
+    const int got = copied(order, waits, host_waits);
+    printf("%s: %s\n", what, got == wanted ? "ok" : "FAILED");
+    return got == wanted;
+}
+
 } // namespace
 
 int main()
@@ -111,5 +148,10 @@ int main()
     ok &= expect("shuffle_that_lanes_miss_ends_it", false, shuffle_of_half_a_warp_kernel, N);
     ok &= expect("write_far_behind_the_end_ends_it", false, far_write_kernel, N);
     ok &= expect("write_just_behind_the_end_ends_it", false, near_write_kernel, N - 1);
+    ok &= expect_copied("streams_at_once_hide_a_missing_wait", 1, "", false, true);
+    ok &= expect_copied("streams_that_run_late_keep_to_waits", 1, "late", true, true);
+    ok &= expect_copied("streams_that_run_late_show_a_missing_wait", 0, "late", false, true);
+    ok &= expect_copied("streams_that_run_late_show_a_host_that_does_not_wait", 7, "late", true,
+                        false);
     return ok ? 0 : 1;
 }

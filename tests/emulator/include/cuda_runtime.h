@@ -172,8 +172,9 @@ template <class... P> cudaError_t cudaFuncSetAttribute(void (*)(P...), cudaFuncA
     return cudaSuccess;
 }
 
+/* The closure is copied, byte by byte. */
 cudaError_t emulator_launch(const cudaLaunchConfig_t *config, void (*thread)(const void *),
-                            const void *closure);
+                            const void *closure, size_t bytes);
 
 template <class... P, class... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(P...), A &&...args)
@@ -188,7 +189,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(
             const closure *mine = (const closure *)about;
             std::apply(mine->kernel, mine->args);
         },
-        &c);
+        &c, sizeof c);
 }
 
 #endif

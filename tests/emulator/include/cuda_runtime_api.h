@@ -1,6 +1,5 @@
 /* The part of the CUDA runtime that backend/cuda uses, on the host: device memory is memory of the
-   process, a stream has run what it is given when the call returns. Names and meanings are
-   NVIDIA's; what is not here is not used. */
+   process. Names and meanings are NVIDIA's; what is not here is not used. */
 #ifndef SY_TESTS_EMULATOR_CUDA_RUNTIME_API_H
 #define SY_TESTS_EMULATOR_CUDA_RUNTIME_API_H
 
