@@ -93,6 +93,8 @@ typedef struct sy_pass {
                       */
     const sy_mesh *mesh;
     sy_stream *stream, *comm; /* compute and communication */
+    struct sy_travel *travel; /* rows go between ranks beside `stream` (moe/exchange.h); NULL: on it
+                               */
     sy_arena *keep, *saved, *scratch, *block;
     sy_host_arena *host;
     double per_loss_token, per_routed_token; /* 1 / count over the step's global batch, known before

@@ -3,6 +3,7 @@
 
 #include "moe/capacity.h"
 #include "moe/capacity_impl.h"
+#include "parallel/parallel_config.h"
 
 /* The first key of capacity that says something else than its default; NULL: none does. */
 static const char *first_changed(const sy_moe_config *m)
@@ -86,6 +87,20 @@ static sy_status check_counts(const sy_moe_config *m, uint32_t traits, const sy_
     return SY_OK;
 }
 
+/* A chunk of tokens may have all rows of an expert, so each would be padded to the whole of it. */
+static sy_status check_chunks(const sy_moe_config *m, const sy_config *config)
+{
+    const sy_parallel_config *parallel = sy_config_get(config, "parallel");
+    if (!m->pad_to_capacity || parallel == NULL || parallel->overlap_chunks == 1) {
+        return SY_OK;
+    }
+    return sy_config_error(config, "parallel.overlap_chunks",
+                           "parallel.overlap_chunks %d with moe.pad_to_capacity true, where every "
+                           "chunk would carry as many rows as the micro-batch; set the one to 1 or "
+                           "the other to false",
+                           parallel->overlap_chunks);
+}
+
 sy_status sy__capacity_check(const sy_moe_config *m, uint32_t traits, const sy_config *config)
 {
     sy_status st = SY_OK;
@@ -120,6 +135,7 @@ sy_status sy__capacity_check(const sy_moe_config *m, uint32_t traits, const sy_c
                                "nothing; set capacity_factor (1.25, say), or leave it out",
                                key));
     }
+    SY_TRY(check_chunks(m, config));
 cleanup:
     return st;
 }

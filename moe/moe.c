@@ -284,13 +284,29 @@ cleanup:
     return st;
 }
 
-static int64_t recv_rows(const sy__moe *moe, const sy_pass *p)
+/* Of a chunk, of n. */
+static int64_t recv_rows(const sy__moe *moe, const sy_pass *p, int32_t n)
 {
-    int64_t own = p->T_max * moe->layout.K;
+    int64_t own = (p->T_max + n - 1) / n * moe->layout.K;
     int64_t all = own * p->mesh->placement->ep;
     double rows = ceil(moe->config->recv_factor * (double)own);
-    int64_t n = rows < (double)all ? (int64_t)rows : all;
-    return n > 0 ? n : 1;
+    int64_t room = rows < (double)all ? (int64_t)rows : all;
+    return room > 0 ? room : 1;
+}
+
+static sy_status build_plans(sy_pass *p, const sy_plan_spec *spec, sy__moe_saved *s)
+{
+    sy_status st = SY_OK;
+    sy_plan *plan = NULL;
+    SY_TRY(sy_host_arena_alloc(p->host, spec->n * (int64_t)sizeof *plan, (void **)&plan));
+    SY_TRY(sy_host_arena_alloc(p->host, spec->n * (int64_t)sizeof *s->chunk, (void **)&s->chunk));
+    SY_TRY(sy_plan_build(p, spec, &s->choices, plan));
+    s->n_chunks = spec->n;
+    for (int32_t i = 0; i < spec->n; i++) {
+        s->chunk[i].plan = plan[i];
+    }
+cleanup:
+    return st;
 }
 
 /* From scores to plan. */
@@ -298,7 +314,8 @@ static sy_status route(const sy__moe *moe, sy_pass *p, const sy_tensor *x, sy__m
 {
     sy_status st = SY_OK;
     bool eval = p->kind == SY_PASS_EVAL || p->kind == SY_PASS_DECODE;
-    sy_plan_spec spec = {.E = moe->config->experts, .recv_rows = recv_rows(moe, p)};
+    const int32_t n = p->travel != NULL ? p->travel->chunks : 1;
+    sy_plan_spec spec = {.E = moe->config->experts, .recv_rows = recv_rows(moe, p, n), .n = n};
 
     sy_span_begin(SY_SPAN_PART, "route", p->layer, -1);
     if (moe->config->pad_to_capacity && sy_capacity_limits(moe->config, p)) {
@@ -318,7 +335,7 @@ static sy_status route(const sy__moe *moe, sy_pass *p, const sy_tensor *x, sy__m
         SY_TRY(note_choices(p, &s->choices));
     }
     if (!moe->is_mixed) {
-        SY_TRY(sy_plan_build(p, &spec, &s->choices, &s->plan));
+        SY_TRY(build_plans(p, &spec, s));
     }
 cleanup:
     sy_span_end();
@@ -335,43 +352,96 @@ double sy__moe_book(sy_pass *p, sy__moe_phase phase, double from)
     return now;
 }
 
-sy_status sy__moe_fill_rows(const sy__moe *moe, sy_pass *p, const sy_plan *plan,
-                            const sy_plan_pass *pass, const sy_tensor *x, sy_arena *arena,
-                            sy_tensor *rows, sy_tensor *h)
+sy_status sy__moe_beside(sy_pass *p, const sy__beside *b)
+{
+    if (b == NULL || !b->moe->has_shared) {
+        return SY_OK;
+    }
+    const sy_shared *shared = &b->moe->shared;
+    return b->y != NULL ? sy_shared_forward(shared, p, b->x, b->y, b->keep ? &b->s->shared : NULL)
+                        : sy_shared_backward(shared, p, b->s->shared, b->x, b->dy, b->grad);
+}
+
+sy_status sy__moe_rows_room(const sy__moe *moe, sy_pass *p, const sy_plan *plan,
+                            const sy_plan_pass *pass, sy_arena *arena, sy_tensor *rows,
+                            sy_tensor *h)
 {
     sy_status st = SY_OK;
-    const int64_t inner = sy_experts_inner(&moe->experts);
-    sy_tensor none = sy_tensor_none();
-    double t = sy_stream_clock(p->stream);
+    const int64_t H = moe->model->hidden, inner = sy_experts_inner(&moe->experts);
     if (p->mesh->dev->measures &&
         plan->may_split) { /* in further passes they stand in scratch: measure that too */
-        SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, x->shape[1] + inner, h));
+        SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, H + inner, h));
     }
-    SY_TRY(sy_arena_2d(arena, p->compute, pass->R, x->shape[1], rows));
+    SY_TRY(sy_arena_2d(arena, p->compute, pass->R, H, rows));
     SY_TRY(sy_arena_2d(arena, p->compute, pass->R, inner, h));
-    SY_TRY(sy_dispatch(p, plan, pass, x, rows, &none, &none));
-    t = sy__moe_book(p, SY__MOE_DISPATCH, t);
+cleanup:
+    return st;
+}
+
+sy_status sy__moe_dispatch(sy_pass *p, const sy_plan *plan, const sy_plan_pass *pass,
+                           const sy_tensor *x, const sy_tensor *extra, const sy_tensor *rows,
+                           const sy_tensor *rows_extra, const sy__beside *beside)
+{
+    sy_status st = SY_OK;
+    const int64_t mark = sy_arena_mark(p->scratch);
+    double t = sy_stream_clock(p->stream);
+    sy_shipment ship;
+    SY_TRY(
+        sy_shipment_room(p, pass->n_send, pass->n_arrive, x->shape[1], extra->data != NULL, &ship));
+    SY_TRY(sy_dispatch_begin(p, plan, pass, x, extra, &ship));
+    sy__moe_book(p, SY__MOE_DISPATCH, t);
+    SY_TRY(sy__moe_beside(p, beside));
+    t = sy_stream_clock(p->stream);
+    SY_TRY(sy_dispatch_finish(p, pass, &ship, rows, rows_extra));
+    sy__moe_book(p, SY__MOE_DISPATCH, t);
+cleanup:
+    sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+sy_status sy__moe_fill_rows(const sy__moe *moe, sy_pass *p, const sy_plan *plan,
+                            const sy_plan_pass *pass, const sy_tensor *x, sy_arena *arena,
+                            sy_tensor *rows, sy_tensor *h, const sy__beside *beside)
+{
+    sy_status st = SY_OK;
+    const sy_tensor none = sy_tensor_none();
+    SY_TRY(sy__moe_rows_room(moe, p, plan, pass, arena, rows, h));
+    SY_TRY(sy__moe_dispatch(p, plan, pass, x, &none, rows, &none, beside));
+    const double t = sy_stream_clock(p->stream);
     SY_TRY(sy_experts_hidden(&moe->experts, p, &pass->expert_start, rows, h));
     sy__moe_book(p, SY__MOE_EXPERTS, t);
 cleanup:
     return st;
 }
 
+sy_status sy__moe_sum_rows(sy_pass *p, const sy_plan *plan, const sy_tensor *wire,
+                           const sy_tensor *y)
+{
+    return sy_combine_rows(p->stream,
+                           &(sy_combine_rows_args){
+                               .rows = *wire,
+                               .weight = sy_tensor_1d(plan->row_weight.data, p->wide, plan->n_wire),
+                               .token_start = plan->token_start,
+                               .token_row = plan->token_row,
+                               .y = *y});
+}
+
 /* One pass of the plan: rows out, through the experts, back into wire order. */
-static sy_status run_pass(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
-                          const sy_plan_pass *pass, const sy_tensor *x, sy_tensor *wire)
+static sy_status run_pass(const sy__moe *moe, sy_pass *p, sy__moe_chunk *c,
+                          const sy_plan_pass *pass, const sy_tensor *x, sy_tensor *wire,
+                          const sy__beside *beside)
 {
     sy_status st = SY_OK;
     int64_t mark = sy_arena_mark(p->scratch);
     sy_tensor out, none = sy_tensor_none();
     double t;
-    SY_TRY(sy__moe_fill_rows(moe, p, &s->plan, pass, x, s->kept_rows ? p->saved : p->scratch,
-                             &s->rows, &s->h));
+    SY_TRY(sy__moe_fill_rows(moe, p, &c->plan, pass, x, c->kept_rows ? p->saved : p->scratch,
+                             &c->rows, &c->h, beside));
     t = sy_stream_clock(p->stream);
     SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, x->shape[1], &out));
-    SY_TRY(sy_experts_output(&moe->experts, p, &pass->expert_start, &s->h, &out));
+    SY_TRY(sy_experts_output(&moe->experts, p, &pass->expert_start, &c->h, &out));
     t = sy__moe_book(p, SY__MOE_EXPERTS, t);
-    SY_TRY(sy_combine(p, &s->plan, pass, &out, wire, &none, &none));
+    SY_TRY(sy_combine(p, &c->plan, pass, &out, &none, wire, &none));
     sy__moe_book(p, SY__MOE_COMBINE, t);
 cleanup:
     sy_arena_release(p->scratch, mark);
@@ -379,22 +449,20 @@ cleanup:
 }
 
 static sy_status experts_forward(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
-                                 const sy_tensor *x, sy_tensor *y)
+                                 const sy_tensor *x, sy_tensor *y, const sy__beside *beside)
 {
     sy_status st = SY_OK;
-    int64_t mark = sy_arena_mark(p->scratch), n = s->plan.n_wire;
+    const int64_t mark = sy_arena_mark(p->scratch);
+    sy__moe_chunk *c = s->chunk;
     sy_tensor wire;
-    SY_TRY(sy_arena_2d(p->scratch, p->compute, n, x->shape[1], &wire));
-    for (int32_t q = 0; q < s->plan.n_passes; q++) {
-        SY_TRY(run_pass(moe, p, s, &s->plan.pass[q], x, &wire));
+    if (s->n_chunks > 1) {
+        return sy__chunks_forward(moe, p, s, x, y, beside);
     }
-    SY_TRY(sy_combine_rows(
-        p->stream,
-        &(sy_combine_rows_args){.rows = wire,
-                                .weight = sy_tensor_1d(s->plan.row_weight.data, p->wide, n),
-                                .token_start = s->plan.token_start,
-                                .token_row = s->plan.token_row,
-                                .y = *y}));
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, c->plan.n_wire, x->shape[1], &wire));
+    for (int32_t q = 0; q < c->plan.n_passes; q++) {
+        SY_TRY(run_pass(moe, p, c, &c->plan.pass[q], x, &wire, q == 0 ? beside : NULL));
+    }
+    SY_TRY(sy__moe_sum_rows(p, &c->plan, &wire, y));
 cleanup:
     sy_arena_release(p->scratch, mark);
     return st;
@@ -402,18 +470,39 @@ cleanup:
 
 /* y = base(x) + what the adapters make of base(x). */
 static sy_status on_base(const sy__moe *moe, sy_pass *p, sy__moe_saved *s, const sy_tensor *x,
-                         sy_tensor *y, bool keep)
+                         sy_tensor *y, const sy__beside *beside)
 {
     sy_status st = SY_OK;
     int64_t mark = sy_arena_mark(p->scratch);
-    sy_arena *arena = keep ? p->saved : p->scratch;
+    sy_arena *arena = beside->keep ? p->saved : p->scratch;
     SY_TRY(sy_arena_2d(arena, p->compute, x->shape[0], x->shape[1], &s->base_out));
     SY_TRY(sy_arena_2d(arena, p->compute, x->shape[0], 2 * moe->config->expert_hidden, &s->base_h));
     SY_TRY(sy_base_mlp_forward(&moe->base, p, x, &s->base_h, &s->base_out));
-    SY_TRY(experts_forward(moe, p, s, &s->base_out, y));
+    SY_TRY(experts_forward(moe, p, s, &s->base_out, y, beside));
     SY_TRY(sy_add(p->stream, &(sy_add_args){.a = *y, .b = s->base_out, .y = *y}));
 cleanup:
     sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+/* y = the experts' sum, whatever they are; shared experts on their own in `beside`. */
+static sy_status routed_forward(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
+                                const sy_tensor *x, sy_tensor *y, const sy__beside *beside)
+{
+    sy_status st = SY_OK;
+    for (int32_t i = 0; i < s->n_chunks; i++) {
+        s->chunk[i].kept_rows =
+            beside->keep && s->chunk[i].plan.n_passes == 1 && p->recompute != SY_RECOMPUTE_MOE;
+    }
+    if (moe->is_mixed) {
+        SY_TRY(sy_mixed_forward(&moe->mixed, p, x, &s->choices.weight, y,
+                                beside->keep ? &s->mixed : NULL));
+        SY_TRY(sy__moe_beside(p, beside));
+    } else {
+        SY_TRY(moe->has_base ? on_base(moe, p, s, x, y, beside)
+                             : experts_forward(moe, p, s, x, y, beside));
+    }
+cleanup:
     return st;
 }
 
@@ -423,20 +512,21 @@ static sy_status forward(void *self, sy_pass *p, const sy_tensor *x, sy_tensor *
     sy__moe *moe = self;
     sy__moe_saved *s = saved != NULL ? *saved : NULL;
     const bool again = s != NULL;
-    int64_t mark = sy_arena_mark(p->keep);
+    const int64_t mark = sy_arena_mark(p->keep), scratch = sy_arena_mark(p->scratch);
+    sy_tensor shared;
 
     if (!again) {
         SY_TRY(sy_host_arena_alloc(p->host, sizeof *s, (void **)&s));
         SY_TRY(route(moe, p, x, s));
     }
-    s->kept_rows = saved != NULL && s->plan.n_passes == 1 && p->recompute != SY_RECOMPUTE_MOE;
-    SY_TRY(moe->is_mixed   ? sy_mixed_forward(&moe->mixed, p, x, &s->choices.weight, y,
-                                            saved != NULL ? &s->mixed : NULL)
-           : moe->has_base ? on_base(moe, p, s, x, y, saved != NULL)
-                           : experts_forward(moe, p, s, x, y));
+    const sy__beside beside = {.moe = moe, .s = s, .x = x, .y = &shared, .keep = saved != NULL};
+    if (moe->has_shared) {
+        SY_TRY(sy_arena_2d(p->scratch, p->compute, x->shape[0], x->shape[1], &shared));
+    }
+    SY_TRY(routed_forward(moe, p, s, x, y, &beside));
     SY_TRY(sy__local_forward(moe, p, &s->local, x, y));
     if (moe->has_shared) {
-        SY_TRY(sy_shared_forward(&moe->shared, p, x, y, saved != NULL ? &s->shared : NULL));
+        SY_TRY(sy_add(p->stream, &(sy_add_args){.a = *y, .b = shared, .y = *y}));
     }
     if (!again && p->stats != NULL) {
         SY_TRY(measure_output(moe, p, x, y));
@@ -445,6 +535,7 @@ static sy_status forward(void *self, sy_pass *p, const sy_tensor *x, sy_tensor *
         *saved = s;
     }
 cleanup:
+    sy_arena_release(p->scratch, scratch);
     if (saved == NULL) { /* nothing outlives this call */
         sy_arena_release(p->keep, mark);
     }

@@ -6,64 +6,89 @@
 
 /* One pass: gradients of the experts; dwire [n_wire, H] and g_wire [n_wire, 1] get this pass's
  * rows. */
-static sy_status run_pass(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
+static sy_status run_pass(const sy__moe *moe, sy_pass *p, const sy__moe_chunk *c,
                           const sy_plan_pass *pass, const sy_tensor *x, const sy_tensor *dy,
-                          const sy_tensor *row_weight, sy_tensor *dwire, sy_tensor *g_wire)
+                          const sy_tensor *row_weight, sy_tensor *dwire, sy_tensor *g_wire,
+                          const sy__beside *beside)
 {
     sy_status st = SY_OK;
     int64_t mark = sy_arena_mark(p->scratch), H = x->shape[1];
-    sy_tensor rows = s->rows, h = s->h, dout, weight, drows, dot;
+    sy_tensor rows = c->rows, h = c->h, dout, weight, drows, dot;
     double t;
 
-    if (!s->kept_rows || (p->mesh->dev->measures && s->plan.may_split)) {
-        SY_TRY(sy__moe_fill_rows(moe, p, &s->plan, pass, x, p->scratch, &rows, &h));
+    if (!c->kept_rows || (p->mesh->dev->measures && c->plan.may_split)) {
+        SY_TRY(sy__moe_fill_rows(moe, p, &c->plan, pass, x, p->scratch, &rows, &h, NULL));
     }
     SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, H, &dout));
     SY_TRY(sy_arena_2d(p->scratch, p->wide, pass->R, 1, &weight));
     SY_TRY(sy_arena_2d(p->scratch, p->compute, pass->R, H, &drows));
     SY_TRY(sy_arena_2d(p->scratch, p->wide, pass->R, 1, &dot));
+    SY_TRY(sy__moe_dispatch(p, &c->plan, pass, dy, row_weight, &dout, &weight, beside));
     t = sy_stream_clock(p->stream);
-    SY_TRY(sy_dispatch(p, &s->plan, pass, dy, &dout, row_weight, &weight));
-    t = sy__moe_book(p, SY__MOE_DISPATCH, t);
     SY_TRY(sy_experts_backward(&moe->experts, p, &pass->expert_start, &rows, &h, &dout, &weight,
                                &drows, &dot));
     t = sy__moe_book(p, SY__MOE_EXPERTS, t);
-    SY_TRY(sy_combine(p, &s->plan, pass, &drows, dwire, &dot, g_wire));
+    SY_TRY(sy_combine(p, &c->plan, pass, &drows, &dot, dwire, g_wire));
     sy__moe_book(p, SY__MOE_COMBINE, t);
 cleanup:
     sy_arena_release(p->scratch, mark);
     return st;
 }
 
+sy_status sy__moe_row_weight(sy_pass *p, const sy__moe_saved *s, const sy_plan *plan,
+                             sy_tensor *out)
+{
+    sy_status st = SY_OK;
+    const sy_tensor *w = &s->choices.weight_grad;
+    *out = plan->row_weight;
+    if (w->data != NULL) {
+        const sy_tensor mine = sy_tensor_rows(w, plan->first, plan->T);
+        SY_TRY(sy_arena_2d(p->scratch, p->wide, plan->n_wire, 1, out));
+        SY_TRY(sy_gather_rows(
+            p->stream, &(sy_gather_rows_args){.x = sy_tensor_2d(mine.data, mine.dtype, plan->N, 1),
+                                              .idx = plan->row_choice,
+                                              .y = *out}));
+    }
+cleanup:
+    return st;
+}
+
+sy_status sy__moe_sum_grads(sy_pass *p, const sy_plan *plan, const sy_tensor *dwire,
+                            const sy_tensor *g_wire, const sy_tensor *dx, const sy_tensor *g)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy_combine_rows(p->stream, &(sy_combine_rows_args){.rows = *dwire,
+                                                              .token_start = plan->token_start,
+                                                              .token_row = plan->token_row,
+                                                              .y = *dx}));
+    SY_TRY(sy_gather_rows(
+        p->stream, &(sy_gather_rows_args){.x = *g_wire,
+                                          .idx = plan->choice_row,
+                                          .y = sy_tensor_2d(g->data, g->dtype, plan->N, 1)}));
+cleanup:
+    return st;
+}
+
 /* dx = sum of the rows' gradients; g [T, K]. */
 static sy_status experts_backward(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
                                   const sy_tensor *x, const sy_tensor *dy, sy_tensor *dx,
-                                  sy_tensor *g)
+                                  sy_tensor *g, const sy__beside *beside)
 {
     sy_status st = SY_OK;
-    int64_t mark = sy_arena_mark(p->scratch), n = s->plan.n_wire;
-    sy_tensor dwire, g_wire, row_weight = s->plan.row_weight;
+    const sy__moe_chunk *c = s->chunk;
+    int64_t mark = sy_arena_mark(p->scratch), n = c->plan.n_wire;
+    sy_tensor dwire, g_wire, row_weight;
+    if (s->n_chunks > 1) {
+        return sy__chunks_backward(moe, p, s, x, dy, dx, g, beside);
+    }
     SY_TRY(sy_arena_2d(p->scratch, p->compute, n, x->shape[1], &dwire));
     SY_TRY(sy_arena_2d(p->scratch, p->wide, n, 1, &g_wire));
-    if (s->choices.weight_grad.data != NULL) {
-        const sy_tensor *w = &s->choices.weight_grad;
-        SY_TRY(sy_arena_2d(p->scratch, p->wide, n, 1, &row_weight));
-        SY_TRY(sy_gather_rows(
-            p->stream, &(sy_gather_rows_args){.x = sy_tensor_2d(w->data, w->dtype, s->plan.N, 1),
-                                              .idx = s->plan.row_choice,
-                                              .y = row_weight}));
+    SY_TRY(sy__moe_row_weight(p, s, &c->plan, &row_weight));
+    for (int32_t q = 0; q < c->plan.n_passes; q++) {
+        SY_TRY(run_pass(moe, p, c, &c->plan.pass[q], x, dy, &row_weight, &dwire, &g_wire,
+                        q == 0 ? beside : NULL));
     }
-    for (int32_t q = 0; q < s->plan.n_passes; q++) {
-        SY_TRY(run_pass(moe, p, s, &s->plan.pass[q], x, dy, &row_weight, &dwire, &g_wire));
-    }
-    SY_TRY(sy_combine_rows(p->stream, &(sy_combine_rows_args){.rows = dwire,
-                                                              .token_start = s->plan.token_start,
-                                                              .token_row = s->plan.token_row,
-                                                              .y = *dx}));
-    SY_TRY(sy_gather_rows(
-        p->stream, &(sy_gather_rows_args){.x = g_wire,
-                                          .idx = s->plan.choice_row,
-                                          .y = sy_tensor_2d(g->data, g->dtype, s->plan.N, 1)}));
+    SY_TRY(sy__moe_sum_grads(p, &c->plan, &dwire, &g_wire, dx, g));
 cleanup:
     sy_arena_release(p->scratch, mark);
     return st;
@@ -186,18 +211,20 @@ cleanup:
 /* Through the experts alone, whatever they are. */
 static sy_status routed_backward(const sy__moe *moe, sy_pass *p, sy__moe_saved *s,
                                  const sy_tensor *x, const sy_tensor *dy, sy_tensor *dx,
-                                 sy_tensor *g)
+                                 sy_tensor *g, const sy__beside *beside)
 {
     sy_status st = SY_OK;
     sy_tensor din;
     if (moe->is_mixed) {
-        return sy_mixed_backward(&moe->mixed, p, s->mixed, x, &s->choices.weight, dy, dx, g);
+        SY_TRY(sy_mixed_backward(&moe->mixed, p, s->mixed, x, &s->choices.weight, dy, dx, g));
+        SY_TRY(sy__moe_beside(p, beside));
+        goto cleanup;
     }
     if (!moe->has_base) {
-        return experts_backward(moe, p, s, x, dy, dx, g);
+        return experts_backward(moe, p, s, x, dy, dx, g, beside);
     }
     SY_TRY(sy_arena_2d(p->scratch, p->compute, x->shape[0], x->shape[1], &din));
-    SY_TRY(experts_backward(moe, p, s, &s->base_out, dy, &din, g));
+    SY_TRY(experts_backward(moe, p, s, &s->base_out, dy, &din, g, beside));
     SY_TRY(sy_add(p->stream, &(sy_add_args){.a = din, .b = *dy, .y = din}));
     SY_TRY(sy_base_mlp_backward(&moe->base, p, x, &s->base_h, &din, dx));
 cleanup:
@@ -213,13 +240,18 @@ sy_status sy__moe_backward(void *self, sy_pass *p, void *saved, const sy_tensor 
     int64_t mark = sy_arena_mark(p->scratch);
     sy_tensor g;
     sy__local dlocal;
+    sy_shared_grad shared;
+    const sy__beside beside = {.moe = moe, .s = s, .x = x, .dy = dy, .grad = &shared};
     SY_TRY(sy_arena_2d(p->scratch, p->wide, s->choices.T, s->choices.K, &g));
-    SY_TRY(routed_backward(moe, p, s, x, dy, dx, &g));
+    if (moe->has_shared) {
+        SY_TRY(sy_shared_grad_room(&moe->shared, p, x->shape[0], dx->data != NULL, &shared));
+    }
+    SY_TRY(routed_backward(moe, p, s, x, dy, dx, &g, &beside));
     SY_TRY(sy_capacity_share_backward(moe->config, p, &s->choices, &g));
     SY_TRY(sy__local_backward(moe, p, &s->local, x, dy, dx, &dlocal));
     SY_TRY(router_backward(moe, p, s, x, &g, &dlocal, dx));
     if (moe->has_shared) {
-        SY_TRY(sy_shared_backward(&moe->shared, p, s->shared, x, dy, dx));
+        SY_TRY(sy_shared_add_grad(&moe->shared, p, &shared, dx));
     }
 cleanup:
     sy_arena_release(p->scratch, mark);

@@ -39,6 +39,13 @@ typedef struct sy__local {
     sy_tensor each; /* [T + 1] I32 0 .. T */
 } sy__local;
 
+/* Tokens that travel together: usually all of the micro-batch. */
+typedef struct sy__moe_chunk {
+    sy_plan plan;
+    bool kept_rows; /* rows and h are there for backward */
+    sy_tensor rows, h;
+} sy__moe_chunk;
+
 /* Lives in p->host; its tensors in p->keep, rows and h in p->saved. */
 typedef struct sy__moe_saved {
     sy_scores scores;
@@ -46,9 +53,8 @@ typedef struct sy__moe_saved {
     sy_choices choices;
     sy__local local;
     sy_tensor count; /* [n_scopes, E] I64 for the balance loss */
-    sy_plan plan;
-    bool kept_rows; /* rows and h are there for backward */
-    sy_tensor rows, h;
+    sy__moe_chunk *chunk;
+    int32_t n_chunks;
     void *shared, *mixed;
     sy_tensor base_h, base_out; /* [T, 2F], [T, H] has_base */
 } sy__moe_saved;
@@ -58,10 +64,51 @@ typedef struct sy__moe_saved {
 sy_status sy__moe_router_input(const sy__moe *moe, sy_pass *p, const sy_tensor *x, sy_tensor *out);
 /* Multiply by the same jitter as the router's input, in place. */
 sy_status sy__moe_jitter(const sy__moe *moe, sy_pass *p, sy_tensor *x);
-/* rows and h of a pass, by dispatching x (again). */
+
+/* What a rank computes while its rows travel, whatever they become: shared experts. */
+typedef struct sy__beside {
+    const sy__moe *moe;
+    sy__moe_saved *s;
+    const sy_tensor *x, *dy;
+    sy_tensor *y;         /* forward: what they give */
+    bool keep;            /* and backward will want what it needs */
+    sy_shared_grad *grad; /* backward, and y is NULL */
+} sy__beside;
+/* NULL, or no shared experts: nothing. */
+sy_status sy__moe_beside(sy_pass *p, const sy__beside *b);
+
+/* Room for rows and h of a pass. */
+sy_status sy__moe_rows_room(const sy__moe *moe, sy_pass *p, const sy_plan *plan,
+                            const sy_plan_pass *pass, sy_arena *arena, sy_tensor *rows,
+                            sy_tensor *h);
+/* Rows of one pass from x [T, H] of the plan's tokens, extra riding along; `beside` (NULL: nothing)
+ * is computed meanwhile. Collective over mesh->ep. */
+sy_status sy__moe_dispatch(sy_pass *p, const sy_plan *plan, const sy_plan_pass *pass,
+                           const sy_tensor *x, const sy_tensor *extra, const sy_tensor *rows,
+                           const sy_tensor *rows_extra, const sy__beside *beside);
+/* rows and h of a pass, by dispatching x (again). Collective likewise. */
 sy_status sy__moe_fill_rows(const sy__moe *moe, sy_pass *p, const sy_plan *plan,
                             const sy_plan_pass *pass, const sy_tensor *x, sy_arena *arena,
-                            sy_tensor *rows, sy_tensor *h);
+                            sy_tensor *rows, sy_tensor *h, const sy__beside *beside);
+/* The tokens' outputs from their rows' [n_wire, H]; the gradients of their inputs and of their
+ * choices' weights [T K] from those of the rows. */
+sy_status sy__moe_sum_rows(sy_pass *p, const sy_plan *plan, const sy_tensor *wire,
+                           const sy_tensor *y);
+sy_status sy__moe_sum_grads(sy_pass *p, const sy_plan *plan, const sy_tensor *dwire,
+                            const sy_tensor *g_wire, const sy_tensor *dx, const sy_tensor *g);
+/* What the gradients of the experts are weighted with, [n_wire, 1]; from p->scratch where that is
+ * not what their outputs are. */
+sy_status sy__moe_row_weight(sy_pass *p, const sy__moe_saved *s, const sy_plan *plan,
+                             sy_tensor *out);
+
+/* All chunks of a micro-batch, where there are several (moe/chunks.c): as of one, but the rows of
+ * one travel while those of another are computed. Collective over mesh->ep. */
+sy_status sy__chunks_forward(const sy__moe *moe, sy_pass *p, sy__moe_saved *s, const sy_tensor *x,
+                             const sy_tensor *y, const sy__beside *beside);
+sy_status sy__chunks_backward(const sy__moe *moe, sy_pass *p, sy__moe_saved *s, const sy_tensor *x,
+                              const sy_tensor *dy, const sy_tensor *dx, const sy_tensor *g,
+                              const sy__beside *beside);
+
 sy_status sy__moe_backward(void *self, sy_pass *p, void *saved, const sy_tensor *x,
                            const sy_tensor *dy, sy_tensor *dx);
 

@@ -24,7 +24,8 @@ typedef struct sy_plan_pass {
 } sy_plan_pass;
 
 typedef struct sy_plan {
-    int64_t T, N; /* tokens; choice slots T*K */
+    int64_t first; /* token of the micro-batch that is its token 0 */
+    int64_t T, N;  /* tokens; choice slots T*K */
     int32_t E, E_loc, ep;
     int64_t capacity; /* > 0: padded exchange, rows per expert and source */
     int64_t n_wire;   /* wire rows: N (exact; those behind the real ones are -1) or E * capacity */
@@ -42,11 +43,14 @@ typedef struct sy_plan {
 typedef struct sy_plan_spec {
     int32_t E;
     int64_t capacity;  /* > 0: pad to it */
-    int64_t recv_rows; /* exact: room for arriving rows */
+    int64_t recv_rows; /* exact: room for arriving rows, of each plan */
+    int32_t n;         /* chunks that the tokens are cut into, with a plan each; 0: 1. Exact only */
 } sy_plan_spec;
 
-/* Tables from choices, then row counts between ranks. Collective over mesh->ep, also with T = 0.
-   Everything is taken from p->keep and p->host. Exact counts cost one host wait; padded none. */
+/* Tables from choices, then row counts between ranks: plan[0 .. n-1], of as many chunks of the
+   tokens. Requires that choices->token names the token of its row. Collective over mesh->ep, also
+   with T = 0. Everything is taken from p->keep and p->host. Exact counts cost one host wait; padded
+   none. */
 sy_status sy_plan_build(sy_pass *p, const sy_plan_spec *spec, const sy_choices *c, sy_plan *plan);
 
 #ifdef __cplusplus

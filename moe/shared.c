@@ -40,23 +40,22 @@ sy_status sy_shared_forward(const sy_shared *s, sy_pass *p, const sy_tensor *x, 
 {
     sy_status st = SY_OK;
     int64_t mark = sy_arena_mark(p->scratch), T = x->shape[0], H = x->shape[1];
-    sy_arena *arena = saved != NULL && s->gated ? p->saved : p->scratch;
+    sy_arena *arena = saved != NULL ? p->saved : p->scratch;
     shared_saved *v = saved != NULL ? *saved : NULL;
-    sy_tensor part;
 
     if (v == NULL) {
         SY_TRY(sy_host_arena_alloc(p->host, sizeof *v, (void **)&v));
     }
-    SY_TRY(sy_arena_2d(arena, p->compute, T, H, &v->out));
+    v->out = *y;
+    if (s->gated) {
+        SY_TRY(sy_arena_2d(arena, p->compute, T, H, &v->out));
+    }
     SY_TRY(sy_mlp_forward(&s->mlp, p, x, &v->out, saved != NULL ? &v->mlp : NULL));
-    part = v->out;
     if (s->gated) {
         SY_TRY(sy_arena_2d(arena, p->wide, T, 1, &v->logit));
         SY_TRY(sy_linear_forward(p, x, &s->gate->value, &v->logit));
-        SY_TRY(sy_arena_2d(p->scratch, p->compute, T, H, &part));
-        SY_TRY(sy_gate(p->stream, &(sy_gate_args){.x = v->out, .s = column(&v->logit), .y = part}));
+        SY_TRY(sy_gate(p->stream, &(sy_gate_args){.x = v->out, .s = column(&v->logit), .y = *y}));
     }
-    SY_TRY(sy_add(p->stream, &(sy_add_args){.a = *y, .b = part, .y = *y}));
     if (saved != NULL) {
         *saved = v;
     }
@@ -65,48 +64,68 @@ cleanup:
     return st;
 }
 
-/* Gradients through the gate: dout of the MLP's output; the gate's own share of dx is added. */
-static sy_status gate_grad(const sy_shared *s, sy_pass *p, const shared_saved *v,
-                           const sy_tensor *x, const sy_tensor *dy, sy_tensor *dout, sy_tensor *dx)
+sy_status sy_shared_grad_room(const sy_shared *s, sy_pass *p, int64_t T, bool has_dx,
+                              sy_shared_grad *out)
 {
     sy_status st = SY_OK;
-    int64_t T = x->shape[0];
-    sy_tensor ds, ds_compute;
-    SY_TRY(sy_arena_2d(p->scratch, p->wide, T, 1, &ds));
-    SY_TRY(sy_arena_2d(p->scratch, p->compute, T, 1, &ds_compute));
-    SY_TRY(sy_gate_backward(
-        p->stream,
-        &(sy_gate_backward_args){
-            .x = v->out, .s = column(&v->logit), .dy = *dy, .dx = *dout, .ds = column(&ds)}));
-    SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = ds, .y = ds_compute}));
-    SY_TRY(sy_linear_wgrad(p, &ds_compute, x, &s->gate->grad));
-    if (dx->data != NULL) {
-        SY_TRY(sy_linear_dgrad(p, &ds_compute, &s->gate->value, dx, 1));
+    *out = (sy_shared_grad){.dx = sy_tensor_none(), .ds = sy_tensor_none()};
+    if (has_dx) {
+        SY_TRY(sy_arena_2d(p->scratch, p->compute, T, s->mlp.hidden, &out->dx));
+    }
+    if (s->gated) {
+        SY_TRY(sy_arena_2d(p->scratch, p->compute, T, 1, &out->ds));
     }
 cleanup:
     return st;
 }
 
+/* Gradients through the gate: dout of the MLP's output, ds of the logits. */
+static sy_status gate_grad(const sy_shared *s, sy_pass *p, const shared_saved *v,
+                           const sy_tensor *x, const sy_tensor *dy, sy_tensor *dout,
+                           const sy_tensor *ds)
+{
+    sy_status st = SY_OK;
+    sy_tensor wide;
+    SY_TRY(sy_arena_2d(p->scratch, p->wide, x->shape[0], 1, &wide));
+    SY_TRY(sy_gate_backward(
+        p->stream,
+        &(sy_gate_backward_args){
+            .x = v->out, .s = column(&v->logit), .dy = *dy, .dx = *dout, .ds = column(&wide)}));
+    SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = wide, .y = *ds}));
+    SY_TRY(sy_linear_wgrad(p, ds, x, &s->gate->grad));
+cleanup:
+    return st;
+}
+
 sy_status sy_shared_backward(const sy_shared *s, sy_pass *p, void *saved, const sy_tensor *x,
-                             const sy_tensor *dy, sy_tensor *dx)
+                             const sy_tensor *dy, sy_shared_grad *grad)
 {
     sy_status st = SY_OK;
     const shared_saved *v = saved;
     int64_t mark = sy_arena_mark(p->scratch), T = x->shape[0], H = x->shape[1];
-    sy_tensor dout = *dy, part = sy_tensor_none();
+    sy_tensor dout = *dy;
 
     if (s->gated) {
         SY_TRY(sy_arena_2d(p->scratch, p->compute, T, H, &dout));
-        SY_TRY(gate_grad(s, p, v, x, dy, &dout, dx));
+        SY_TRY(gate_grad(s, p, v, x, dy, &dout, &grad->ds));
     }
-    if (dx->data != NULL) {
-        SY_TRY(sy_arena_2d(p->scratch, p->compute, T, H, &part));
-    }
-    SY_TRY(sy_mlp_backward(&s->mlp, p, v->mlp, x, &dout, &part));
-    if (dx->data != NULL) {
-        SY_TRY(sy_add(p->stream, &(sy_add_args){.a = *dx, .b = part, .y = *dx}));
-    }
+    SY_TRY(sy_mlp_backward(&s->mlp, p, v->mlp, x, &dout, &grad->dx));
 cleanup:
     sy_arena_release(p->scratch, mark);
+    return st;
+}
+
+sy_status sy_shared_add_grad(const sy_shared *s, sy_pass *p, const sy_shared_grad *grad,
+                             sy_tensor *dx)
+{
+    sy_status st = SY_OK;
+    if (dx->data == NULL) {
+        goto cleanup;
+    }
+    if (s->gated) {
+        SY_TRY(sy_linear_dgrad(p, &grad->ds, &s->gate->value, dx, 1));
+    }
+    SY_TRY(sy_add(p->stream, &(sy_add_args){.a = *dx, .b = grad->dx, .y = *dx}));
+cleanup:
     return st;
 }

@@ -12,8 +12,10 @@ static const sy_config_key keys[] = {
     KEY(zero, SY_CFG_I32, "1", 0, 2,
         "0: every replica keeps all optimizer state; 1: each keeps its share (ZeRO-1); 2: its "
         "share of the layers' gradients too, sent every micro-batch (ZeRO-2)."),
-    KEY(overlap_chunks, SY_CFG_I32, "1", 1, 1,
-        "Token chunks whose exchange and computation overlap; only 1 in this version."),
+    KEY(overlap_chunks, SY_CFG_I32, "1", 1, 16,
+        "Chunks that a micro-batch's tokens are cut into where ep > 1: the rows of one travel "
+        "while "
+        "those of another are computed. On GPUs; needs buffers for three of them."),
     KEY(timeout_s, SY_CFG_F64, "600.0", 0, 1e6,
         "A rank that does not answer for so long, or lets others wait without a sign of progress, "
         "ends the job with status 76; 0: nobody watches, as for a debugger."),

@@ -10,6 +10,7 @@
 #include "model/flops.h"
 #include "model/kv.h"
 #include "moe/decoder.h"
+#include "moe/exchange.h"
 #include "moe/moe.h"
 #include "moe/peer.h"
 #include "moe/router.h"
@@ -20,6 +21,17 @@
 int32_t sy_engine_experts(const sy_engine *engine)
 {
     return engine->settings->moe->experts;
+}
+
+/* Where there is something to compute while rows travel: shared experts, or other chunks. */
+static sy_status create_travel(sy_engine *e)
+{
+    const sy_parallel_config *c = e->settings->parallel;
+    const sy_moe_config *moe = e->settings->moe;
+    const bool useful = c->overlap_chunks > 1 || moe->shared_experts > 0;
+    return moe->experts > 0 && c->ep > 1 && useful
+               ? sy_travel_create(e->dev, c->overlap_chunks, &e->travel)
+               : SY_OK;
 }
 
 /* place, n_places: of this rank on its node. */
@@ -45,6 +57,7 @@ static sy_status open_device(sy_engine *e, int32_t place, int32_t n_places)
     for (int32_t i = 0; i < 2; i++) {
         SY_TRY(sy_event_create(e->dev, &e->host_free[i]));
     }
+    SY_TRY(create_travel(e));
 cleanup:
     return st;
 }
@@ -316,6 +329,7 @@ void sy_engine_destroy(sy_engine **engine)
     sy_params_destroy(&e->params);
     sy_model_destroy(&e->model);
     sy_mesh_destroy(&e->mesh);
+    sy_travel_destroy(&e->travel);
     sy_event_destroy(&e->host_free[0]);
     sy_event_destroy(&e->host_free[1]);
     sy_stream_destroy(&e->comm_stream);

@@ -29,6 +29,7 @@ typedef struct sy_engine {
     const sy_run_settings *settings;
     sy_device *dev;
     sy_stream *compute_stream, *comm_stream;
+    struct sy_travel *travel; /* NULL: nothing is computed while rows travel */
     sy_mesh *mesh;
     sy_params *params;
     sy_model *model;

@@ -8,14 +8,15 @@
 /* counts[source][place]: rows; places of rank d are d*E_loc .. */
 typedef struct count_matrix {
     const int32_t *n;
-    int32_t ep, E, E_loc;
+    int64_t pitch; /* from source to source */
+    int32_t ep, E_loc;
 } count_matrix;
 
 static int64_t block_rows(const count_matrix *m, int32_t source, int32_t dest)
 {
     int64_t n = 0;
     for (int32_t i = 0; i < m->E_loc; i++) {
-        n += m->n[(int64_t)source * m->E + dest * m->E_loc + i];
+        n += m->n[source * m->pitch + dest * m->E_loc + i];
     }
     return n;
 }
@@ -75,7 +76,7 @@ static void fill_recv(const count_matrix *m, int32_t rank, int64_t lo, int64_t h
     int64_t at = 0, first = 0;
     for (int32_t s = 0; s < m->ep; s++) {
         for (int32_t i = 0; i < m->E_loc; i++) {
-            int64_t n = m->n[(int64_t)s * m->E + rank * m->E_loc + i];
+            int64_t n = m->n[s * m->pitch + rank * m->E_loc + i];
             int64_t in = clip(at, n, lo, hi, &first);
             h_count[s * m->E_loc + i] = (int32_t)in;
             pass->h_n_recv[s] += in;
@@ -144,7 +145,8 @@ cleanup:
 
 /* A rehearsal has no choices to count: every rank sends this one's experts their share times
    `imbalance`, and the other experts the rest alike. */
-static void spread_evenly(const sy_plan *plan, int32_t rank, double imbalance, int32_t *h_matrix)
+static void spread_evenly(const sy_plan *plan, int32_t rank, double imbalance, int64_t pitch,
+                          int32_t *h_matrix)
 {
     const int64_t first = (int64_t)rank * plan->E_loc, others = plan->E - plan->E_loc;
     int64_t mine = (int64_t)(imbalance * (double)plan->N / plan->ep + 0.5);
@@ -154,46 +156,45 @@ static void spread_evenly(const sy_plan *plan, int32_t rank, double imbalance, i
         const int64_t n = own ? mine : plan->N - mine, of = own ? plan->E_loc : others;
         const int64_t i = own ? e - first : at++;
         for (int32_t s = 0; s < plan->ep; s++) {
-            h_matrix[(int64_t)s * plan->E + e] = (int32_t)(n / of + (i < n % of));
+            h_matrix[s * pitch + e] = (int32_t)(n / of + (i < n % of));
         }
     }
 }
 
-/* The matrix [ep, E] of all ranks' counts, on the host. */
-static sy_status gather_counts(sy_pass *p, const sy_plan *plan, int32_t **h_matrix)
+/* The matrix [ep, n, E] of all ranks' counts, on the host. */
+static sy_status gather_counts(sy_pass *p, const sy_plan *plan, int32_t n, int32_t **h_matrix)
 {
     sy_status st = SY_OK;
     sy_comm *ep = p->mesh->group[SY_EP];
-    int64_t mark = sy_arena_mark(p->scratch);
+    const int64_t mark = sy_arena_mark(p->scratch), pitch = (int64_t)n * plan->E;
     sy_tensor matrix;
-    SY_TRY(sy_arena_2d(p->scratch, SY_I32, plan->ep, plan->E, &matrix));
+    SY_TRY(sy_arena_2d(p->scratch, SY_I32, plan->ep, pitch, &matrix));
     SY_TRY(sy_host_arena_alloc(p->host, sy_tensor_bytes(&matrix), (void **)h_matrix));
     SY_TRY(sy_all_gather(ep, &(sy_comm_args){.stream = p->stream,
                                              .send = plan->count.data,
                                              .recv = matrix.data,
-                                             .n = plan->E,
+                                             .n = pitch,
                                              .dtype = SY_I32,
                                              .what = "moe counts",
                                              .layer = p->layer}));
     SY_TRY(sy_copy_d2h(p->stream, *h_matrix, matrix.data, sy_tensor_bytes(&matrix)));
     SY_TRY(sy_stream_sync(p->stream));
-    if (p->mesh->dev->prices != NULL) {
-        spread_evenly(plan, ep->rank, p->mesh->dev->prices->imbalance, *h_matrix);
+    for (int32_t i = 0; i < n && p->mesh->dev->prices != NULL; i++) {
+        spread_evenly(&plan[i], ep->rank, p->mesh->dev->prices->imbalance, pitch,
+                      *h_matrix + (int64_t)i * plan->E);
     }
 cleanup:
     sy_arena_release(p->scratch, mark);
     return st;
 }
 
-static sy_status prepare(sy_pass *p, int64_t recv_rows, sy_plan *plan)
+/* most_rows: that could ever come to a rank. */
+static sy_status build_passes(sy_pass *p, int64_t recv_rows, int64_t most_rows,
+                              const count_matrix *m, sy_plan *plan)
 {
     sy_status st = SY_OK;
-    count_matrix m = {.ep = plan->ep, .E = plan->E, .E_loc = plan->E_loc};
-    int64_t most_rows = p->T_max * (plan->N / max64(plan->T, 1)) * plan->ep;
-    int32_t *h_matrix = NULL, n_built = 0;
-    SY_TRY(gather_counts(p, plan, &h_matrix));
-    m.n = h_matrix;
-    plan->n_passes = count_passes(&m, recv_rows);
+    int32_t n_built = 0;
+    plan->n_passes = count_passes(m, recv_rows);
     plan->may_split = recv_rows < most_rows;
     if (p->mesh->dev->measures) { /* tables of as many passes as there could ever be */
         n_built = (int32_t)((most_rows + recv_rows - 1) / recv_rows);
@@ -202,10 +203,27 @@ static sy_status prepare(sy_pass *p, int64_t recv_rows, sy_plan *plan)
     SY_TRY(
         sy_host_arena_alloc(p->host, n_built * (int64_t)sizeof *plan->pass, (void **)&plan->pass));
     for (int32_t q = 0; q < n_built; q++) {
-        SY_TRY(build_pass(p, plan, &m, q * recv_rows, (q + 1) * recv_rows, &plan->pass[q]));
+        SY_TRY(build_pass(p, plan, m, q * recv_rows, (q + 1) * recv_rows, &plan->pass[q]));
     }
     if (p->stats != NULL) {
         p->stats->n_extra_passes += plan->n_passes - 1;
+    }
+cleanup:
+    return st;
+}
+
+static sy_status prepare(sy_pass *p, int64_t recv_rows, sy_plan *plan, int32_t n)
+{
+    sy_status st = SY_OK;
+    int32_t *h_matrix = NULL;
+    SY_TRY(gather_counts(p, plan, n, &h_matrix));
+    for (int32_t i = 0; i < n; i++) {
+        const count_matrix m = {.n = h_matrix + (int64_t)i * plan->E,
+                                .pitch = (int64_t)n * plan->E,
+                                .ep = plan->ep,
+                                .E_loc = plan->E_loc};
+        const int64_t K = plan[i].N / max64(plan[i].T, 1);
+        SY_TRY(build_passes(p, recv_rows, (p->T_max + n - 1) / n * K * plan->ep, &m, &plan[i]));
     }
 cleanup:
     return st;

@@ -3,7 +3,7 @@
    the experts and belong to no token. Lepikhin et al. 2020 (GShard), DeepSpeed-MoE. */
 #include "moe/exchange.h"
 
-static sy_status prepare(sy_pass *p, int64_t recv_rows, sy_plan *plan)
+static sy_status prepare(sy_pass *p, int64_t recv_rows, sy_plan *plan, int32_t n)
 {
     sy_status st = SY_OK;
     int64_t block = plan->E_loc * plan->capacity, align = p->mesh->dev->row_multiple;
@@ -12,7 +12,7 @@ static sy_status prepare(sy_pass *p, int64_t recv_rows, sy_plan *plan)
     sy_plan_pass *pass = NULL;
     sy_tensor count;
 
-    (void)recv_rows; /* the shapes are their own bound */
+    (void)recv_rows, (void)n; /* the shapes are their own bound; there is one plan */
     SY_TRY(sy_host_arena_alloc(p->host, sizeof *pass, (void **)&pass));
     SY_TRY(sy_arena_2d(p->keep, SY_I32, plan->ep, plan->E_loc, &count));
     SY_TRY(sy_host_arena_alloc(p->host, sy_tensor_bytes(&count), (void **)&h_count));

@@ -29,7 +29,7 @@ static const char config_text[] =
 static char folder[64];
 
 typedef struct layout {
-    int32_t ranks, ep, zero;
+    int32_t ranks, ep, zero, chunks; /* padded rows: 1 whatever it says */
 } layout;
 
 /* What rank 0 saw of a run. */
@@ -95,15 +95,17 @@ static int tear_down(void **state)
 
 static sy_status settings_of(layout at, const char *const *set, sy_run_settings *out)
 {
-    char data[96], ep[32], zero[32];
-    const char *overrides[MAX_SET + 3] = {data, ep, zero};
-    int32_t n = 3;
+    char data[96], ep[32], zero[32], chunks[40];
+    const char *overrides[MAX_SET + 4] = {data, ep, zero, chunks};
+    int32_t n = 4, n_chunks = at.chunks;
     snprintf(data, sizeof data, "data.train=[{path: %s/t}]", folder);
     snprintf(ep, sizeof ep, "parallel.ep=%d", at.ep);
     snprintf(zero, sizeof zero, "parallel.zero=%d", at.zero);
     for (int32_t i = 0; i < MAX_SET && set[i] != NULL; i++) {
+        n_chunks = strcmp(set[i], "moe.pad_to_capacity=true") == 0 ? 1 : n_chunks;
         overrides[n++] = set[i];
     }
+    snprintf(chunks, sizeof chunks, "parallel.overlap_chunks=%d", n_chunks);
     return sy_run_settings_parse(config_text, sizeof config_text - 1, "test", overrides, n, out);
 }
 
@@ -210,9 +212,11 @@ static void compare_all(const char *name, layout at, const record *a, const reco
     bool ok = a->n_steps == b->n_steps && loss <= bound && norm <= 10 * bound && aux <= bound &&
               z <= bound && loads;
     if (root && !ok) {
-        print_error("%s on %d ranks, ep %d, zero %d: loss %.2e, norm %.2e, aux %.2e, z %.2e, "
-                    "loads %s\n",
-                    name, at.ranks, at.ep, at.zero, loss, norm, aux, z, loads ? "same" : "differ");
+        print_error(
+            "%s on %d ranks, ep %d, zero %d, chunks %d: loss %.2e, norm %.2e, aux %.2e, z %.2e, "
+            "loads %s\n",
+            name, at.ranks, at.ep, at.zero, at.chunks, loss, norm, aux, z,
+            loads ? "same" : "differ");
     }
     assert_all(!root || ok);
 }
@@ -229,11 +233,12 @@ static int64_t n_dropped(const record *rec)
 }
 
 /* The layouts that take the whole world of the test; the one to compare with is a single rank. */
-static const layout all_layouts[] = {
-    {1, 1, 0}, {2, 2, 1}, {2, 1, 0}, {2, 2, 0}, {2, 1, 1}, {3, 1, 0}, {3, 3, 1}, {3, 1, 1},
-    {3, 3, 0}, {4, 4, 1}, {4, 2, 0}, {4, 1, 1}, {4, 4, 0}, {4, 2, 1}, {5, 1, 1}, {5, 1, 0}};
+static const layout all_layouts[] = {{1, 1, 0, 1}, {2, 2, 1, 1}, {2, 1, 0, 1}, {2, 2, 0, 3},
+                                     {2, 1, 1, 1}, {3, 1, 0, 1}, {3, 3, 1, 1}, {3, 1, 1, 1},
+                                     {3, 3, 0, 2}, {4, 4, 1, 1}, {4, 2, 0, 2}, {4, 1, 1, 1},
+                                     {4, 4, 0, 4}, {4, 2, 1, 5}, {5, 1, 1, 1}, {5, 1, 0, 1}};
 enum { N_LAYOUTS = sizeof all_layouts / sizeof all_layouts[0] };
-static const layout alone = {1, 1, 1};
+static const layout alone = {1, 1, 1, 1};
 
 typedef struct layout_case {
     const char *name;
@@ -357,7 +362,7 @@ static void losses_per_sequence_do_not_depend_on_how_the_batch_is_cut(void **sta
                                           "moe.aux_loss_scope=global_batch"};
     static const char *const cuts[4] = {"train.micro_batch=1", "train.micro_batch=2",
                                         "train.micro_batch=3", "train.micro_batch=6"};
-    layout at = {mpi_test_world()->size, 1, 1};
+    layout at = {mpi_test_world()->size, 1, 1, 1};
     at.ep = E % at.ranks == 0 ? at.ranks : 1;
     for (int32_t k = 0; k < 3; k++) {
         const char *set[MAX_SET] = {"train.global_batch=6", "moe.jitter=0.1", scopes[k], cuts[0]};
@@ -381,7 +386,7 @@ static void losses_with_any_recompute_are_the_same_bits(void **state)
     static record first, next;
     static const char *const kinds[3] = {"train.recompute=none", "train.recompute=moe",
                                          "train.recompute=block"};
-    layout at = {mpi_test_world()->size, 1, 1};
+    layout at = {mpi_test_world()->size, 1, 1, 2};
     at.ep = E % at.ranks == 0 ? at.ranks : 1;
     for (int32_t k = 0; k < 3; k++) {
         const char *set[MAX_SET] = {kinds[k], "moe.jitter=0.1", "moe.shared_experts=1",
@@ -400,7 +405,7 @@ static void losses_padded_are_those_of_exact_counts(void **state)
 {
     (void)state;
     static record exact, padded;
-    layout at = {mpi_test_world()->size, 1, 1};
+    layout at = {mpi_test_world()->size, 1, 1, 1};
     at.ep = E % at.ranks == 0 ? at.ranks : 1;
     const char *set[MAX_SET] = {"moe.capacity_factor=0.8", "train.micro_batch=3"};
     run(at, set, MAX_STEPS, -1, &exact);
@@ -418,7 +423,7 @@ static void losses_on_cpu_in_fp32_agree_for_five_steps(void **state)
     const char *under_test = getenv("SY_TEST_BACKEND");
     char backend[48];
     const char *const sets[2][MAX_SET] = {
-        {backend},
+        {backend, "moe.shared_experts=1"},
         {backend, "moe.capacity_factor=0.8", "moe.pad_to_capacity=true", "train.micro_batch=2"}};
     snprintf(backend, sizeof backend, "device.backend=%s",
              under_test != NULL && *under_test != '\0' ? under_test : "cpu");

@@ -186,6 +186,33 @@ static void streams_beside_each_other_hide_gradients(void **state)
     sy_run_settings_free(&s);
 }
 
+/* Slow links, and experts that take as long. Shared experts do not make dispatch longer but are
+   computed meanwhile; so is one chunk while another travels. */
+static void rows_travel_beside_shared_experts_and_other_chunks(void **state)
+{
+    sy_machine m = plain_machine(true);
+    static const char *const sets[3] = {NULL, "moe.shared_experts=1", "parallel.overlap_chunks=2"};
+    sy_rehearsal r[3];
+    (void)state;
+    m.in_node = m.between = (sy_link){1e-6, 1e7};
+    for (int32_t form = 0; form < SY_COST_FORMS; form++) {
+        m.rate[0][SY_OP_grouped_gemm * SY_COST_FORMS + form].call = 1e-4;
+    }
+    for (int32_t i = 0; i < 3; i++) {
+        sy_run_settings s = {0};
+        const char *set[2] = {"parallel.ep=2", sets[i]};
+        assert_int_equal(
+            sy_run_settings_parse(text, sizeof text - 1, "c.yaml", set, i > 0 ? 2 : 1, &s), SY_OK);
+        rehearse(&s, &m, 2, &r[i]);
+        sy_run_settings_free(&s);
+    }
+    assert_true(r[1].dispatch_s < r[0].dispatch_s);
+    check_near(r[1].combine_s, r[0].combine_s);
+    assert_true(r[2].dispatch_s + r[2].combine_s < 0.8 * (r[0].dispatch_s + r[0].combine_s));
+    assert_true(traffic_named(&r[2], "moe dispatch")->bytes ==
+                traffic_named(&r[0], "moe dispatch")->bytes);
+}
+
 static double step_of(const char *set)
 {
     const sy_machine m = plain_machine(false);
@@ -228,6 +255,7 @@ int main(void)
         cmocka_unit_test(gradients_and_parameters_cross_once),
         cmocka_unit_test(streams_that_run_at_once_add_up),
         cmocka_unit_test(streams_beside_each_other_hide_gradients),
+        cmocka_unit_test(rows_travel_beside_shared_experts_and_other_chunks),
         cmocka_unit_test(every_further_micro_batch_takes_as_long),
         cmocka_unit_test(ranks_that_ep_does_not_divide_are_refused),
     };
