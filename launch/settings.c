@@ -60,7 +60,7 @@ static bool is_of_the_function(const char *key)
     static const char *const fixed[] = {"model.activation",          "model.norm_eps",
                                         "model.rope_interleaved",    "model.embedding_multiplier",
                                         "model.residual_multiplier", "model.attention_multiplier",
-                                        "model.logits_scaling"};
+                                        "model.logits_scaling",      "moe.extra_ffn"};
     for (size_t i = 0; i < sizeof fixed / sizeof fixed[0]; i++) {
         if (strcmp(key, fixed[i]) == 0) {
             return true;

@@ -242,6 +242,13 @@ static sy_status check(const void *section, const sy_config *config)
                                "model.heads %d is not divisible by model.kv_heads %d", m->heads,
                                m->kv_heads);
     }
+    if (m->rope_scaling == SY_ROPE_SCALING_NONE && m->rope_factor > 1 &&
+        !sy_config_was_set(config, "model.rope_scaling")) {
+        return sy_config_error(config, "model.rope_factor",
+                               "model.rope_factor %g needs model.rope_scaling: linear, llama3 or "
+                               "yarn; set that too, or leave it out",
+                               m->rope_factor);
+    }
     if (m->rope_scaling == SY_ROPE_SCALING_LLAMA3 &&
         m->rope_high_freq_factor <= m->rope_low_freq_factor) {
         return sy_config_error(config, "model.rope_high_freq_factor",

@@ -165,6 +165,26 @@ cleanup:
     return st;
 }
 
+/* Keys of a part that is not there, unless that is written down, as in a checkpoint. */
+static sy_status check_partners(const sy_moe_config *m, const sy_config *config)
+{
+    const struct {
+        bool is_set, has;
+        const char *key, *needs;
+    } pairs[] = {
+        {m->shared_hidden > 0, m->shared_experts > 0, "moe.shared_hidden", "moe.shared_experts"},
+        {m->bias_update_steps > 0, m->bias_update_rate > 0, "moe.bias_update_steps",
+         "moe.bias_update_rate"}};
+    for (size_t i = 0; i < sizeof pairs / sizeof pairs[0]; i++) {
+        if (pairs[i].is_set && !pairs[i].has && !sy_config_was_set(config, pairs[i].needs)) {
+            return sy_config_error(config, pairs[i].key,
+                                   "%s needs %s; set that too, or leave it out", pairs[i].key,
+                                   pairs[i].needs);
+        }
+    }
+    return SY_OK;
+}
+
 static sy_status check_padding(const sy_moe_config *m, const sy_config *config)
 {
     const sy_router_ops *router = sy_router_find(m->router);
@@ -199,6 +219,7 @@ static sy_status check(const void *section, const sy_config *config)
                                "no gradient; set it to false"));
     }
     SY_TRY(check_padding(m, config));
+    SY_TRY(check_partners(m, config));
     if (m->extra_ffn && m->experts == 0) {
         SY_TRY(sy_config_error(config, "moe.extra_ffn", "moe.extra_ffn needs moe.experts"));
     }
