@@ -306,7 +306,7 @@ static sy_status explain(explanation *x)
     sy_status st = SY_OK;
     SY_REQUIRE(x->moe->experts > 0, SY_ERR_USAGE,
                "%s: moe.experts is 0; a dense model has no losses of routing", x->cli->operand[0]);
-    for (int32_t i = 0; i < x->settings->model->layers; i++) {
+    for (int32_t i = 0; i < sy_model_blocks(x->settings->model); i++) {
         x->L += sy_moe_config_layer(x->moe, i);
     }
     x->all = json_pack("{s:i, s:i, s:i, s:s, s:s, s:s}", "layers", x->L, "experts", x->moe->experts,

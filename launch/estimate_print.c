@@ -134,6 +134,10 @@ static void describe_run(const sy__estimate *e, const sy_run_settings *s, const 
     set_i64(o, "rounds", r->rounds);
     set_i64(o, "params", r->params);
     set_i64(o, "active_params", r->active_params);
+    if (r->mtp_params > 0) {
+        set_i64(o, "mtp_params", r->mtp_params);
+        set_f64(o, "mtp_m", (double)r->mtp_params / 1e6);
+    }
     set_f64(o, "params_m", (double)r->params / 1e6);
     set_f64(o, "active_m", (double)r->active_params / 1e6);
     set_f64(o, "mflop_per_token", r->flops_per_token / 1e6);
@@ -196,6 +200,7 @@ static void print_run(const json_t *o)
                                        {"global_batch", "global batch, sequences", 0},
                                        {"rounds", "micro-batches of a rank", 0},
                                        {"params_m", "parameters, M", 1},
+                                       {"mtp_m", "  of modules that predict further tokens, M", 1},
                                        {"active_m", "active, without the input embedding, M", 1},
                                        {"mflop_per_token", "model MFLOP per token", 1},
                                        {"imbalance", "rows of the fullest rank / mean", 2},

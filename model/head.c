@@ -50,7 +50,6 @@ static sy_status chunk_loss(const sy_head *head, sy_pass *p, const sy_tensor *y,
     sy_status st = SY_OK;
     int64_t mark = sy_arena_mark(p->scratch), n = y->shape[0], V = head->config->vocab_size;
     double scaling = head->config->logits_scaling;
-    const double z_coeff = head->config->output_z_loss_coeff;
     sy_tensor logits, dlogits = sy_tensor_none(), lse = sy_tensor_none();
 
     SY_TRY(sy_arena_2d(p->scratch, p->wide, n, V, &logits));
@@ -60,19 +59,19 @@ static sy_status chunk_loss(const sy_head *head, sy_pass *p, const sy_tensor *y,
             SY_TRY(sy_arena_2d(p->scratch, p->compute, n, V, &dlogits));
         }
     }
-    if (z_coeff > 0 && p->stats != NULL) {
+    if (head->z_coeff > 0 && p->stats != NULL) {
         SY_TRY(sy_arena_1d(p->scratch, p->wide, n, &lse));
     }
     SY_TRY(project(head, p, y, &logits));
-    SY_TRY(
-        sy_xent(p->stream, &(sy_xent_args){.logits = logits,
-                                           .targets = slice(&p->batch->targets, first, n),
-                                           .loss_weight = slice(&p->batch->loss_weight, first, n),
-                                           .nll = slice(&p->nll, first, n),
-                                           .dlogits = dlogits,
-                                           .lse = lse,
-                                           .z_coeff = z_coeff,
-                                           .grad_scale = p->per_loss_token / scaling}));
+    SY_TRY(sy_xent(p->stream,
+                   &(sy_xent_args){.logits = logits,
+                                   .targets = slice(&p->batch->targets, first, n),
+                                   .loss_weight = slice(&p->batch->loss_weight, first, n),
+                                   .nll = slice(&p->nll, first, n),
+                                   .dlogits = dlogits,
+                                   .lse = lse,
+                                   .z_coeff = head->z_coeff,
+                                   .grad_scale = head->coeff * p->per_loss_token / scaling}));
     if (lse.data != NULL) {
         SY_TRY(
             sy_sum_squares(p->stream, &(sy_sum_squares_args){.x = lse, .out = p->stats->output_z}));

@@ -13,6 +13,8 @@ extern "C" {
 typedef struct sy_head {
     const sy_model_config *config;
     sy_param *norm, *weight;
+    double coeff;   /* of its loss */
+    double z_coeff; /* of the mean of logsumexp(logits)^2 */
 } sy_head;
 
 /* p->nll [T] of the last block's output x [T, H]; dx [T, H] (absent: evaluation) the gradient of x,

@@ -1,9 +1,10 @@
-/* The decoder: embedding, blocks, final norm, head. The feed-forward sublayer of each block is
- * handed in, so it knows nothing of experts. */
+/* The decoder: embedding, blocks, final norm, head, and what predicts further tokens (model/mtp.h).
+ * The feed-forward sublayer of each block is handed in, so it knows nothing of experts. */
 #ifndef SY_MODEL_MODEL_H
 #define SY_MODEL_MODEL_H
 
 #include "model/block.h"
+#include "model/mtp.h"
 #include "model/rope.h"
 
 #ifdef __cplusplus
@@ -12,14 +13,15 @@ extern "C" {
 
 typedef struct sy_model {
     const sy_model_config *config; /* borrowed */
-    int32_t n_layers;
-    sy_block *block;
-    double *share;                 /* [n_layers] of a sequence's tokens that come to a layer */
+    int32_t n_layers, n_blocks;    /* with those of the modules of multi-token prediction, */
+    sy_block *block;               /* [n_blocks] which stand behind the layers */
+    double *share;                 /* [n_blocks] of a sequence's tokens that come to a block */
+    sy_mtp *mtp;                   /* [n_blocks - n_layers] */
     sy_param *embed, *norm, *head; /* head is embed where tied */
 } sy_model;
 
-/* ffn [layers], and extra [layers] with ops NULL where a layer has none (NULL: nowhere): ownership
- * moves to the model (also on failure). Not collective. */
+/* ffn [n], and extra [n], n = sy_model_blocks(config), with ops NULL where a layer has none (NULL:
+ * nowhere): ownership moves to the model (also on failure). Not collective. */
 sy_status sy_model_create(const sy_model_config *config, const sy_sublayer *ffn,
                           const sy_sublayer *extra, sy_model **out);
 void sy_model_destroy(sy_model **model);

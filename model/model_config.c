@@ -99,6 +99,12 @@ static const sy_config_key keys[] = {
         "PEER: width of a query, even: one half for each set of sub-keys."),
     KEY(peer_layers, SY_CFG_STR_LIST, "all", 0, 0,
         "PEER: which layers that are, as in depth_layers. None of them is one of moe.layers."),
+    KEY(mtp_layers, SY_CFG_I32, "0", 0, 16,
+        "Multi-token prediction (DeepSeek-V3): modules behind the last layer, each of which "
+        "predicts "
+        "one token further ahead than the one before it, in training alone. 0: none."),
+    KEY(mtp_loss_coeff, SY_CFG_F64, "0.3", 0, 1e3,
+        "Coefficient of the mean of their losses (DeepSeek-V3: 0.3, later 0.1)."),
     KEY(init_std, SY_CFG_F64, "0.02", 0, 10,
         "Standard deviation of initial weights (normal, cut at 3 std)."),
     {0},
@@ -230,6 +236,29 @@ cleanup:
     return st;
 }
 
+static sy_status check_mtp(const sy_model_config *m, const sy_config *config)
+{
+    if (m->mtp_layers > 0 && m->depth_capacity.set) {
+        return sy_config_error(config, "model.mtp_layers",
+                               "model.mtp_layers %d with model.depth_capacity, where tokens look "
+                               "ahead in training: multi-token prediction needs all layers to take "
+                               "all tokens; set model.depth_capacity to null, or mtp_layers to 0",
+                               m->mtp_layers);
+    }
+    if (m->mtp_layers >= m->seq_len) {
+        return sy_config_error(config, "model.mtp_layers",
+                               "model.mtp_layers %d: the last module has no target in sequences of "
+                               "model.seq_len %d; set it to %d or less",
+                               m->mtp_layers, m->seq_len, m->seq_len - 1);
+    }
+    if (m->layers + m->mtp_layers > 999) {
+        return sy_config_error(config, "model.mtp_layers",
+                               "model.layers %d and model.mtp_layers %d are more than 999 blocks",
+                               m->layers, m->mtp_layers);
+    }
+    return SY_OK;
+}
+
 static sy_status check(const void *section, const sy_config *config)
 {
     const sy_model_config *m = section;
@@ -263,6 +292,7 @@ static sy_status check(const void *section, const sy_config *config)
                                m->rope_beta_fast, m->rope_beta_slow);
     }
     st = check_peer(m, config);
+    st = st == SY_OK ? check_mtp(m, config) : st;
     return st == SY_OK ? check_depth(m, config) : st;
 }
 
@@ -312,14 +342,23 @@ cleanup:
     return st;
 }
 
+int32_t sy_model_blocks(const sy_model_config *config)
+{
+    return config->layers + config->mtp_layers;
+}
+
 bool sy_model_layer_peer(const sy_model_config *config, int32_t layer)
 {
-    return config->peer_keys > 0 && sy_layer_list_has(&config->peer_layers, layer);
+    const int32_t like = layer < config->layers ? layer : config->layers - 1;
+    return config->peer_keys > 0 && sy_layer_list_has(&config->peer_layers, like);
 }
 
 int64_t sy_model_layer_tokens(const sy_model_config *config, int32_t layer, int64_t S)
 {
     const sy_opt_f64 share = config->depth_capacity;
+    if (layer >= config->layers) {
+        return S - (layer - config->layers + 1);
+    }
     if (!share.set || !sy_layer_list_has(&config->depth_layers, layer)) {
         return S;
     }

@@ -49,6 +49,9 @@ typedef struct sy_model_config {
     /* PEER (moe/peer.h): sub-keys of a half (0: none), heads, choices and query width of a head. */
     int32_t peer_keys, peer_heads, peer_top_k, peer_query;
     sy_str_list peer_layers;
+    /* Multi-token prediction (model/mtp.h): modules (D; 0: none), and what their losses count. */
+    int32_t mtp_layers;
+    double mtp_loss_coeff;
 } sy_model_config;
 
 extern const sy_config_section sy_model_section;
@@ -57,8 +60,12 @@ extern const sy_config_section sy_model_section;
  * until then). After parsing. Not collective. */
 sy_status sy_model_config_resolve(sy_config *config);
 
+/* Blocks: the layers, and behind them one for each module of multi-token prediction, which counts
+ * as layer layers + k - 1 and is made like the last. Not collective. */
+int32_t sy_model_blocks(const sy_model_config *config);
+
 /* Tokens of a sequence of S that layer i takes in training: S, or depth_capacity of them, rounded
- * up. Not collective. */
+ * up; S - k for the block of module k. Not collective. */
 int64_t sy_model_layer_tokens(const sy_model_config *config, int32_t layer, int64_t S);
 /* The same as a share of seq_len. Not collective. */
 double sy_model_layer_share(const sy_model_config *config, int32_t layer);

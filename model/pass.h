@@ -47,6 +47,13 @@ enum {
     SY_SUM_DEPTH_RIGHT, /* routed tokens of which it says what the router does */
     SY_N_SUMS
 };
+/* And of a step for each module of multi-token prediction. */
+enum {
+    SY_MTP_NLL,
+    SY_MTP_TARGETS, /* tokens that have one, */
+    SY_MTP_ROUTED,  /* and that are no padding */
+    SY_MTP_N_SUMS
+};
 enum { SY_DROP_PARTS = 8 }; /* a sequence is cut into, to say where drops are */
 typedef struct sy_stats {
     sy_tensor load, kept; /* [L, E] I64: choices, and choices that were not dropped */
@@ -57,6 +64,7 @@ typedef struct sy_stats {
     int64_t n_extra_passes;
     sy_tensor output_z; /* [1] F64: sum of logsumexp(logits)^2 over them; model.output_z_loss_coeff
                            0: not touched */
+    sy_tensor mtp;      /* [D, SY_MTP_N_SUMS] F64, as one row */
     double *h_router; /* [L, n] host: what routers sum over a step for themselves; NULL: nothing */
     /* Every choice of this rank, one layer after another, for whoever wants to see them: [n] I32
        expert or -1, [n] U8 not dropped. Usually absent. */
@@ -85,6 +93,7 @@ typedef struct sy_pass {
     sy_recompute recompute;
     sy_dtype compute, wide;
     const sy_device_batch *batch;
+    const sy_batch *h_batch; /* what it is a copy of; TRAIN with model.mtp_layers reads it */
     /* [T of the whole micro-batch] I32 row in `batch` of each token, or batch->T: it is not there.
        Absent: all are, at their own places. */
     sy_tensor row_of;
@@ -97,6 +106,7 @@ typedef struct sy_pass {
                                */
     sy_arena *keep, *saved, *scratch, *block;
     sy_host_arena *host;
+    double mtp_factor;                       /* of model.mtp_loss_coeff at this step */
     double per_loss_token, per_routed_token; /* 1 / count over the step's global batch, known before
                                                 the first backward */
     sy_grad_sync *grads; /* told how far backward is; NULL: nobody waits for gradients */

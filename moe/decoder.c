@@ -17,7 +17,7 @@ static sy_status create_ffn(const sy_model_config *config, const sy_moe_config *
                           .init_std = config->init_std,
                           .down_std = config->init_std / sqrt(2.0 * config->layers),
                           .act = (sy_act)config->activation};
-    for (int32_t i = 0; i < config->layers; i++) {
+    for (int32_t i = 0; i < sy_model_blocks(config); i++) {
         const bool routed = sy_moe_config_layer(moe, i);
         if (sy_model_layer_peer(config, i)) {
             SY_TRY(sy_peer_create(config, &ffn[i]));
@@ -47,8 +47,9 @@ sy_status sy_decoder_create(const sy_model_config *config, const sy_moe_config *
 {
     sy_status st = SY_OK;
     sy_sublayer *ffn = NULL, *extra = NULL;
-    SY_TRY(sy_alloc(config->layers, sizeof *ffn, (void **)&ffn));
-    SY_TRY(sy_alloc(config->layers, sizeof *extra, (void **)&extra));
+    const int32_t n = sy_model_blocks(config);
+    SY_TRY(sy_alloc(n, sizeof *ffn, (void **)&ffn));
+    SY_TRY(sy_alloc(n, sizeof *extra, (void **)&extra));
     SY_TRY(create_ffn(config, moe, ffn, extra));
     st = sy_model_create(config, ffn, extra, model);
     sy_free(&ffn); /* they are the model's, whatever became of it */
@@ -57,7 +58,7 @@ sy_status sy_decoder_create(const sy_model_config *config, const sy_moe_config *
     SY_TRY(sy_params_create(params));
     SY_TRY(sy_model_declare(*model, *params));
 cleanup:
-    destroy(&extra, config->layers);
-    destroy(&ffn, config->layers);
+    destroy(&extra, n);
+    destroy(&ffn, n);
     return st;
 }

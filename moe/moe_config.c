@@ -296,6 +296,7 @@ sy_status sy_moe_config_resolve(sy_config *config, int32_t n_layers, int32_t ffn
 {
     sy_status st = SY_OK;
     const sy_moe_config *m = sy_config_get(config, "moe");
+    ((sy_moe_config *)sy_config_edit(config, "moe"))->n_layers = n_layers;
     SY_TRY(check_name(m, config));
     SY_TRY(sy_moe_widths_settle(config));
     if (m->expert_hidden == 0) {
@@ -319,5 +320,7 @@ cleanup:
 
 bool sy_moe_config_layer(const sy_moe_config *config, int32_t layer)
 {
-    return config->experts > 0 && sy_layer_list_has(&config->layers, layer);
+    const bool behind = config->n_layers > 0 && layer >= config->n_layers;
+    return config->experts > 0 &&
+           sy_layer_list_has(&config->layers, behind ? config->n_layers - 1 : layer);
 }

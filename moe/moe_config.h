@@ -60,7 +60,8 @@ typedef struct sy_moe_config {
     bool force_balance;
     sy_str_list expert_labels;
     bool look_ahead;
-    const void *own; /* the chosen router's section, set by resolving; NULL: it has none */
+    int32_t n_layers; /* of the model, set by resolving: what stands behind them is like the last */
+    const void *own;  /* the chosen router's section, set by resolving; NULL: it has none */
 } sy_moe_config;
 
 extern const sy_config_section sy_moe_section;
@@ -70,7 +71,8 @@ extern const sy_config_section sy_moe_section;
    within model.layers, and one at least), and what the router has to say. After parsing. Not
    collective. */
 sy_status sy_moe_config_resolve(sy_config *config, int32_t n_layers, int32_t ffn_hidden);
-/* Is layer i (of n) a MoE layer? False for all where experts is 0. Not collective. */
+/* Is layer i a MoE layer? False for all where experts is 0; beyond the last layer what that one is.
+ * Not collective. */
 bool sy_moe_config_layer(const sy_moe_config *config, int32_t layer);
 
 #ifdef __cplusplus

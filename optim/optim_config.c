@@ -44,24 +44,12 @@ static const sy_config_key keys[] = {
 
 static sy_status check_phases(const sy_optim_config *o, const sy_config *config)
 {
-    double before = 0;
     if ((o->schedule == SY_SCHEDULE_PHASES) != (o->phases.n > 0)) {
         return sy_config_error(config, "optim.phases",
                                "optim.phases and optim.schedule phases go together: set both, or "
                                "neither");
     }
-    for (int32_t i = 0; i < o->phases.n; i++) {
-        sy_phase phase;
-        if (!sy_phase_parse(o->phases.item[i], &phase) || phase.until <= before) {
-            return sy_config_error(config, "optim.phases",
-                                   "optim.phases '%s' is not \"UNTIL SHAPE FACTOR\", UNTIL from "
-                                   "above %g to 1, SHAPE constant, linear or cosine (\"0.8 "
-                                   "constant 1\")",
-                                   o->phases.item[i], before);
-        }
-        before = phase.until;
-    }
-    return SY_OK;
+    return sy_phases_check(&o->phases, "optim.phases", config);
 }
 
 static sy_status check(const void *section, const sy_config *config)

@@ -26,15 +26,30 @@ bool sy_phase_parse(const char *text, sy_phase *out)
     return false;
 }
 
-/* x: step over decay_steps. */
-static double phases_factor(const sy_str_list *phases, double x)
+sy_status sy_phases_check(const sy_str_list *phases, const char *key, const sy_config *config)
+{
+    double before = 0;
+    for (int32_t i = 0; i < phases->n; i++) {
+        sy_phase phase;
+        if (!sy_phase_parse(phases->item[i], &phase) || phase.until <= before) {
+            return sy_config_error(config, key,
+                                   "%s '%s' is not \"UNTIL SHAPE FACTOR\", UNTIL from above %g to "
+                                   "1, SHAPE constant, linear or cosine (\"0.8 constant 1\")",
+                                   key, phases->item[i], before);
+        }
+        before = phase.until;
+    }
+    return SY_OK;
+}
+
+double sy_phases_factor(const sy_str_list *phases, double x)
 {
     const double pi = 3.14159265358979323846;
     double from = 0, factor = 1;
     for (int32_t i = 0; i < phases->n; i++) {
         sy_phase phase;
         if (!sy_phase_parse(phases->item[i], &phase)) {
-            return factor; /* optim_config.c refuses it */
+            return factor; /* the check refuses it */
         }
         if (x <= phase.until && phase.shape != SY_PHASE_CONSTANT) {
             const double gone = progress(x, from, phase.until);
@@ -70,7 +85,7 @@ double sy_schedule_lr(const sy_optim_config *config, int64_t decay_steps, int64_
     case SY_SCHEDULE_INVERSE_SQRT:
         return fmax(min, lr * sqrt(hold / fmax(s, hold)));
     case SY_SCHEDULE_PHASES:
-        return lr * phases_factor(&config->phases, s / end);
+        return lr * sy_phases_factor(&config->phases, s / end);
     case SY_SCHEDULE_CONSTANT:
         break;
     }

@@ -25,6 +25,10 @@ typedef struct sy_phase {
     enum { SY_PHASE_CONSTANT, SY_PHASE_LINEAR, SY_PHASE_COSINE } shape;
 } sy_phase;
 bool sy_phase_parse(const char *text, sy_phase *out);
+/* A whole list under a key: parsed, UNTIL growing. SY_ERR_USAGE. And its factor at x, a step over
+   decay_steps: 1 where the list is empty. Not collective. */
+sy_status sy_phases_check(const sy_str_list *phases, const char *key, const sy_config *config);
+double sy_phases_factor(const sy_str_list *phases, double x);
 
 #ifdef __cplusplus
 }

@@ -202,7 +202,7 @@ sy_param *sy_params_find(const sy_params *params, const char *name)
 }
 
 /* Elements, less those beyond the widths of matrices of different size. */
-static int64_t n_used(const sy_param_spec *s)
+int64_t sy_param_count(const sy_param_spec *s)
 {
     const int64_t n = product(s->shape_glb, 0, s->n_dim);
     const int64_t extent = s->n_pieces > 0 ? s->piece[0].extent : s->shape_glb[s->width_dim];
@@ -222,7 +222,7 @@ int64_t sy_params_count(const sy_params *params, bool trainable_only)
     for (int32_t i = 0; i < params->n; i++) {
         const sy_param_spec *s = &params->param[i]->spec;
         if (s->trainable || !trainable_only) {
-            n += n_used(s);
+            n += sy_param_count(s);
         }
     }
     return n;

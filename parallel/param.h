@@ -135,8 +135,9 @@ sy_status sy_params_init_optional(const sy_params *params, sy_stream *stream);
 sy_status sy_param_init(const sy_params *params, const sy_param *param, uint64_t seed,
                         sy_stream *stream);
 sy_param *sy_params_find(const sy_params *params, const char *name); /* by memory name; NULL */
-/* Elements over the whole model (not this rank's): all, and those that are trainable. Not
- * collective. */
+/* Elements over the whole model (not this rank's): of one parameter; of all, or of those that are
+ * trainable. Not collective. */
+int64_t sy_param_count(const sy_param_spec *spec);
 int64_t sy_params_count(const sy_params *params, bool trainable_only);
 
 /* Emit "<prefix>/<piece name>" for every parameter: the values. Not collective. */

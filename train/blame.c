@@ -22,7 +22,7 @@ typedef struct search {
 
 static int64_t n_forward_places(const sy_trainer *t)
 {
-    return (int64_t)t->settings->model->layers * STAGES + 1;
+    return (int64_t)sy_engine_blocks(t->engine) * STAGES + 1;
 }
 
 /* What this rank's statistics say, before those of others came in. */

@@ -94,7 +94,7 @@ static int64_t pick_expert(const sy__subject *s, const char *name, int32_t k, ui
 {
     const sy_engine *e = s->t->engine;
     const int32_t E = sy_engine_experts(e);
-    const int64_t *kept = e->h_loads + (int64_t)s->settings.model->layers * E;
+    const int64_t *kept = e->h_loads + (int64_t)sy_engine_blocks(e) * E;
     int32_t layer = 0, n_used = 0, busiest = 0, used = 0;
     sscanf(name, "layers/%d/", &layer);
     kept += (int64_t)layer * E;

@@ -46,7 +46,7 @@ static sy_status watch_choices(sy__subject *s)
     const int64_t rounds = (s->settings.train->global_batch + e->mesh->group[SY_DP]->size - 1) /
                            e->mesh->group[SY_DP]->size;
     const int64_t n =
-        rounds * s->settings.model->layers * s->settings.model->seq_len * sy_router_slots(moe);
+        rounds * sy_engine_blocks(e) * s->settings.model->seq_len * sy_router_slots(moe);
     SY_TRY(sy_alloc(n, sizeof *s->h_chosen, (void **)&s->h_chosen));
     SY_TRY(sy_alloc(n, sizeof *s->h_kept, (void **)&s->h_kept));
     SY_TRY(sy_device_alloc(e->dev, n * (int64_t)sizeof(int32_t), SY_MEM_OTHER, &s->chosen));
@@ -112,7 +112,8 @@ sy_status sy__subject_evaluate(sy__subject *s)
     SY_TRY(zero_gradients(e));
     SY_TRY(sy_trainer_gradients(s->t, false, &r));
     s->loss = r.loss + s->settings.model->output_z_loss_coeff * r.output_z;
-    for (int32_t i = 0; i < s->settings.model->layers && moe->experts > 0; i++) {
+    s->loss += sy_step_mtp_loss(s->settings.model, &r);
+    for (int32_t i = 0; i < sy_engine_blocks(e) && moe->experts > 0; i++) {
         s->loss += moe->aux_loss_coeff * r.sums[i * SY_N_SUMS + SY_SUM_AUX] +
                    moe->z_loss_coeff * r.sums[i * SY_N_SUMS + SY_SUM_Z] +
                    r.sums[i * SY_N_SUMS + SY_SUM_ROUTER];

@@ -293,7 +293,7 @@ static sy_status prepare(checker *c, sy_layout_check *check)
     sy_status st = SY_OK;
     const sy_layout_check_spec *spec = c->spec;
     sy_progress_spec progress = {.what = "step", .plain_s = PROGRESS_S};
-    c->L = spec->settings->model->layers;
+    c->L = sy_model_blocks(spec->settings->model);
     c->E = spec->settings->moe->experts;
     SY_TRY(check_spec(spec));
     SY_TRY(sy_config_echo(spec->settings->config, &c->config_yaml));

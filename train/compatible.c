@@ -41,7 +41,8 @@ static bool is_fixed(const char *key)
                                         "run.seed",
                                         "data.tokenizer",
                                         NULL};
-    return is_one_of(key, names) && strcmp(key, "model.output_z_loss_coeff") != 0;
+    return is_one_of(key, names) && strcmp(key, "model.output_z_loss_coeff") != 0 &&
+           strcmp(key, "model.mtp_loss_coeff") != 0;
 }
 
 /* What changes the course of training: only when asked for by name. */

@@ -222,7 +222,7 @@ static sy_status want_state(checker *c, const sy_run_settings *s)
     SY_TRY(want_probe(c, s));
     if (s->moe->experts > 0) {
         SY_TRY(want_if_there(c, "state/loads", SY_I64, 2,
-                             (int64_t[]){s->model->layers, s->moe->experts}));
+                             (int64_t[]){sy_model_blocks(s->model), s->moe->experts}));
     }
 cleanup:
     return st;

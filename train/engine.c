@@ -34,6 +34,11 @@ static sy_status create_travel(sy_engine *e)
                : SY_OK;
 }
 
+int32_t sy_engine_blocks(const sy_engine *engine)
+{
+    return sy_model_blocks(engine->settings->model);
+}
+
 /* place, n_places: of this rank on its node. */
 static sy_status open_device(sy_engine *e, int32_t place, int32_t n_places)
 {
@@ -121,10 +126,11 @@ cleanup:
 static sy_status create_fixed(sy_engine *e)
 {
     sy_status st = SY_OK;
-    int64_t L = e->settings->model->layers, E = sy_engine_experts(e);
+    const int64_t L = sy_engine_blocks(e), E = sy_engine_experts(e);
+    const int64_t n_mtp = (int64_t)e->settings->model->mtp_layers * SY_MTP_N_SUMS;
     int64_t T = (int64_t)e->spec.B * e->spec.S;
     sy_tensor part;
-    SY_TRY(sy_arena_1d(&e->fixed, SY_F64, 3 + L * SY_N_SUMS, &e->sums));
+    SY_TRY(sy_arena_1d(&e->fixed, SY_F64, 3 + L * SY_N_SUMS + n_mtp, &e->sums));
     SY_TRY(sy_arena_1d(&e->fixed, SY_I64, L * (2 * E + SY_DROP_PARTS), &e->loads));
     SY_TRY(sy_arena_1d(&e->fixed, e->wide, T, &e->nll));
     SY_TRY(sy_rope_table(e->settings->model, e->spec.S, &e->fixed, e->compute_stream, e->wide,
@@ -140,6 +146,7 @@ static sy_status create_fixed(sy_engine *e)
     e->stats.sums = sy_tensor_2d(part.data, SY_F64, L, SY_N_SUMS);
     e->stats.nll_sum = sy_tensor_rows(&e->sums, 1, 1);
     e->stats.output_z = sy_tensor_rows(&e->sums, 2 + L * SY_N_SUMS, 1);
+    e->stats.mtp = sy_tensor_rows(&e->sums, 3 + L * SY_N_SUMS, n_mtp);
     part = sy_tensor_rows(&e->loads, 0, L * E);
     e->stats.load = sy_tensor_2d(part.data, SY_I64, L, E);
     part = sy_tensor_rows(&e->loads, L * E, L * E);
@@ -342,20 +349,34 @@ double sy_engine_flops_per_token(const sy_engine *engine, int64_t *active_params
 {
     const sy_run_settings *s = engine->settings;
     int64_t active = sy_model_attention_head_params(s->model);
+    int64_t ahead = sy_model_mtp_params(s->model); /* of what looks further ahead, in training */
     const int64_t dense = (sy_act_parts((sy_act)s->model->activation) + 1) *
                           (int64_t)s->model->hidden * s->model->ffn_hidden;
-    for (int32_t i = 0; i < s->model->layers; i++) {
+    for (int32_t i = 0; i < sy_engine_blocks(engine); i++) {
         const bool routed = sy_moe_config_layer(s->moe, i);
         const int64_t mlp =
             sy_model_layer_peer(s->model, i) ? sy_peer_active_params(s->model) : dense;
         const int64_t n = (routed ? sy_moe_active_params(s->model, s->moe) : mlp) +
                           (routed && s->moe->extra_ffn ? dense : 0);
-        active += sy_model_layer_params(s->model, i, n) + sy_depth_params(s->model, i);
+        *(i < s->model->layers ? &active : &ahead) +=
+            sy_model_layer_params(s->model, i, n) + sy_depth_params(s->model, i);
     }
     if (active_params != NULL) {
         *active_params = active;
     }
-    return sy_model_flops_per_token(s->model, active);
+    return sy_model_flops_per_token(s->model, active + ahead);
+}
+
+int64_t sy_engine_mtp_params(const sy_engine *engine)
+{
+    const int32_t D = engine->settings->model->mtp_layers;
+    const sy_mtp *mtp = engine->model->mtp;
+    int64_t sum = 0;
+    for (int32_t i = D > 0 ? mtp[0].embed_norm->index : 0; D > 0 && i <= mtp[D - 1].norm->index;
+         i++) {
+        sum += sy_param_count(&engine->params->param[i]->spec);
+    }
+    return sum;
 }
 
 void sy_engine_memory_format(const sy_engine *engine, char *buf, size_t buf_bytes)

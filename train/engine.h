@@ -41,7 +41,8 @@ typedef struct sy_engine {
     sy_device_batch batch; /* device memory for the largest micro-batch */
     sy_tensor batch_mem[7];
     sy_tensor nll, rope;
-    sy_tensor sums;     /* F64: [0] gradient norm^2, [1] nll, then [L, SY_N_SUMS], then output z */
+    sy_tensor sums;     /* F64: [0] gradient norm^2, [1] nll, then [L, SY_N_SUMS], then output z,
+                           then [D, SY_MTP_N_SUMS]; L with the blocks behind the layers */
     sy_tensor loads;    /* I64: [2, L, E] load, kept, then [L, SY_DROP_PARTS] */
     double *h_sums;     /* host copies after sy_engine_reduce_stats */
     double *h_own_sums; /* of this rank alone */
@@ -70,11 +71,14 @@ sy_status sy_engine_zero_stats(sy_engine *engine);
  * world; waits. */
 sy_status sy_engine_reduce_stats(sy_engine *engine);
 
-/* Experts in the model (0: dense) and layers. Not collective. */
+/* Experts in the model (0: dense); layers, and blocks behind them. Not collective. */
 int32_t sy_engine_experts(const sy_engine *engine);
-/* FLOPs of forward and backward per token, and parameters: all, and active per token without the
- * input embedding. Not collective. */
+int32_t sy_engine_blocks(const sy_engine *engine);
+/* FLOPs of forward and backward per token, and parameters that are active per token, without the
+ * input embedding and without what predicts further tokens. Not collective. */
 double sy_engine_flops_per_token(const sy_engine *engine, int64_t *active_params);
+/* Parameters of what does. Not collective. */
+int64_t sy_engine_mtp_params(const sy_engine *engine);
 /* "memory: params 12 MiB, ..." of this rank, predicted before the first step. Into buf. Not
  * collective. */
 void sy_engine_memory_format(const sy_engine *engine, char *buf, size_t buf_bytes);

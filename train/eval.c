@@ -75,8 +75,7 @@ cleanup:
 
 static double drop_fraction(const sy_engine *engine)
 {
-    int64_t n = (int64_t)engine->settings->model->layers * sy_engine_experts(engine), chosen = 0,
-            kept = 0;
+    int64_t n = (int64_t)sy_engine_blocks(engine) * sy_engine_experts(engine), chosen = 0, kept = 0;
     for (int64_t i = 0; i < n; i++) {
         chosen += engine->h_loads[i];
         kept += engine->h_loads[n + i];

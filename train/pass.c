@@ -85,6 +85,8 @@ sy_status sy_engine_begin(sy_engine *e, sy_pass_kind kind, const sy_batch *h_bat
                      .compute = e->compute,
                      .wide = e->wide,
                      .batch = &e->batch,
+                     .h_batch = h_batch,
+                     .mtp_factor = 1,
                      .T_max = (int64_t)e->spec.B * e->spec.S,
                      .T_round = T_round,
                      .mesh = e->mesh,

@@ -191,6 +191,7 @@ static void describe(const sy_trainer *trainer, const sy_rehearsal_spec *spec, s
     const int64_t per_round = (int64_t)s->train->micro_batch * spec->ranks;
     out->rounds = (int32_t)((s->train->global_batch + per_round - 1) / per_round);
     out->params = sy_params_count(e->params, false);
+    out->mtp_params = sy_engine_mtp_params(e);
     out->flops_per_token = sy_engine_flops_per_token(e, &out->active_params);
     out->tokens = (int64_t)s->train->global_batch * s->model->seq_len;
     memcpy(out->memory, e->dev->ledger.now, sizeof out->memory);

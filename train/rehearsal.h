@@ -30,7 +30,7 @@ typedef struct sy_traffic_sum {
 } sy_traffic_sum;
 
 typedef struct sy_rehearsal {
-    int64_t params, active_params, tokens; /* tokens: of a step, over all ranks */
+    int64_t params, active_params, mtp_params, tokens; /* tokens: of a step, over all ranks */
     double flops_per_token;
     int32_t rounds;                              /* micro-batches of a rank in a step */
     int64_t memory[SY_N_MEM_TAGS], memory_total; /* of the arenas and parameters of a rank */

@@ -88,6 +88,25 @@ static void book_backward(sy_trainer *t, double *from)
     t->time.grad_sync_wait_s += reducing_s;
 }
 
+/* Steps of the schedules count from where they began. */
+static int64_t decay_steps(const sy_trainer *t)
+{
+    const int64_t steps = t->settings->optim->decay_steps;
+    return steps > 0 ? steps : t->settings->train->steps - t->count.schedule_start;
+}
+
+static double learning_rate(const sy_trainer *t, int64_t step)
+{
+    return sy_schedule_lr(t->settings->optim, decay_steps(t), step - t->count.schedule_start);
+}
+
+/* Of the step under way. */
+static double mtp_factor(const sy_trainer *t)
+{
+    const double gone = (double)(t->count.step + 1 - t->count.schedule_start);
+    return sy_phases_factor(&t->settings->train->mtp_phases, gone / (double)decay_steps(t));
+}
+
 static sy_status micro_batch(sy_trainer *t, const sy_batch *batch, int32_t micro_idx, bool last,
                              const int64_t sum[HEAD_N])
 {
@@ -99,6 +118,7 @@ static sy_status micro_batch(sy_trainer *t, const sy_batch *batch, int32_t micro
     sy_span_begin(SY_SPAN_PHASE, "forward", -1, -1);
     SY_TRY(sy_sample_log_add(t->samples, t->count.step + 1, t->count.data_step, batch));
     SY_TRY(sy_engine_begin(e, SY_PASS_TRAIN, batch, t->count.step + 1, micro_idx, &p));
+    p.mtp_factor = mtp_factor(t);
     p.per_loss_token = sum[HEAD_LOSS_TOKENS] > 0 ? 1.0 / (double)sum[HEAD_LOSS_TOKENS] : 0;
     p.per_routed_token = sum[HEAD_ROUTED_TOKENS] > 0 ? 1.0 / (double)sum[HEAD_ROUTED_TOKENS] : 0;
     sy_pulse_phase("forward");
@@ -197,11 +217,23 @@ static void judge(const sy_trainer *t, sy_step_result *r)
     }
 }
 
+double sy_step_mtp_loss(const sy_model_config *model, const sy_step_result *r)
+{
+    double sum = 0;
+    for (int32_t k = 0; k < model->mtp_layers; k++) {
+        sum += r->mtp[k * SY_MTP_N_SUMS + SY_MTP_NLL];
+    }
+    return r->loss_tokens > 0 && model->mtp_layers > 0
+               ? r->mtp_factor * model->mtp_loss_coeff / model->mtp_layers * sum /
+                     (double)r->loss_tokens
+               : 0;
+}
+
 static void fill_result(const sy_trainer *t, const sy_step_batch *batch, const int64_t sum[HEAD_N],
                         sy_step_result *r)
 {
     const sy_engine *e = t->engine;
-    int64_t L = t->settings->model->layers, E = sy_engine_experts(e);
+    const int64_t L = sy_engine_blocks(e), E = sy_engine_experts(e);
     r->step = t->count.step + 1;
     r->n_sequences = batch->n_sequences;
     r->loss_tokens = sum[HEAD_LOSS_TOKENS];
@@ -211,6 +243,8 @@ static void fill_result(const sy_trainer *t, const sy_step_batch *batch, const i
     judge(t, r);
     r->sums = e->h_sums + 2;
     r->output_z = r->loss_tokens > 0 ? e->h_sums[2 + L * SY_N_SUMS] / (double)r->loss_tokens : 0;
+    r->mtp_factor = mtp_factor(t);
+    r->mtp = e->h_sums + 3 + L * SY_N_SUMS;
     r->load = E > 0 ? e->h_loads : NULL;
     r->kept = E > 0 ? e->h_loads + L * E : NULL;
     r->dropped_at = E > 0 ? e->h_loads + 2 * L * E : NULL;
@@ -255,15 +289,6 @@ cleanup:
     return st;
 }
 
-/* Steps of the schedule count from where it began. */
-static double learning_rate(const sy_trainer *t, int64_t step)
-{
-    const sy_optim_config *o = t->settings->optim;
-    int64_t start = t->count.schedule_start;
-    int64_t decay = o->decay_steps > 0 ? o->decay_steps : t->settings->train->steps - start;
-    return sy_schedule_lr(o, decay, step - start);
-}
-
 static sy_status update(sy_trainer *t, sy_step_result *r)
 {
     sy_status st = SY_OK;
@@ -287,17 +312,17 @@ static sy_status update(sy_trainer *t, sy_step_result *r)
     sy_span_end();
     book(t, &t->time.param_gather_s, &from);
     sy_span_begin(SY_SPAN_PHASE, "optimizer", -1, -1);
-    SY_TRY(sy_model_end_step(
-        e->model, &(sy_step_end){.h_load = r->load,
-                                 .h_kept = r->kept,
-                                 .h_router = e->stats.h_router,
-                                 .n_router = e->n_router_sums / t->settings->model->layers,
-                                 .L = t->settings->model->layers,
-                                 .E = sy_engine_experts(e),
-                                 .step = r->step,
-                                 .routed_tokens = r->routed_tokens,
-                                 .skipped = skip,
-                                 .stream = e->compute_stream}));
+    SY_TRY(sy_model_end_step(e->model,
+                             &(sy_step_end){.h_load = r->load,
+                                            .h_kept = r->kept,
+                                            .h_router = e->stats.h_router,
+                                            .n_router = e->n_router_sums / sy_engine_blocks(e),
+                                            .L = sy_engine_blocks(e),
+                                            .E = sy_engine_experts(e),
+                                            .step = r->step,
+                                            .routed_tokens = r->routed_tokens,
+                                            .skipped = skip,
+                                            .stream = e->compute_stream}));
     SY_TRY(sy_stream_sync(e->compute_stream));
     sy_span_end();
     book(t, &t->time.optimizer_s, &from);
@@ -325,7 +350,7 @@ sy_status sy_trainer_update(sy_trainer *t, sy_step_result *r)
     }
     if (r->load != NULL) {
         memcpy(t->h_loads, r->load,
-               (size_t)(t->settings->model->layers * sy_engine_experts(t->engine)) *
+               (size_t)(sy_engine_blocks(t->engine) * sy_engine_experts(t->engine)) *
                    sizeof *t->h_loads);
     }
     double update_s = sy_clock_s() - t0;

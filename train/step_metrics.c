@@ -16,7 +16,7 @@ _Static_assert((int32_t)SY_DROP_PARTS == (int32_t)SY_HEALTH_PARTS,
 static int32_t list_layers(const sy_run_settings *s, int32_t *layer)
 {
     int32_t n = 0;
-    for (int32_t i = 0; i < s->model->layers; i++) {
+    for (int32_t i = 0; i < sy_model_blocks(s->model); i++) {
         if (sy_moe_config_layer(s->moe, i)) {
             layer[n++] = i;
         }
@@ -29,7 +29,7 @@ sy_status sy_step_metrics_create(const sy_trainer *trainer, double peak_flops, d
 {
     sy_status st = SY_OK;
     sy_step_metrics *m = NULL;
-    int64_t L = trainer->settings->model->layers, E = sy_engine_experts(trainer->engine);
+    const int64_t L = sy_engine_blocks(trainer->engine), E = sy_engine_experts(trainer->engine);
 
     SY_TRY(sy_alloc(1, sizeof *m, (void **)&m));
     m->trainer = trainer;
@@ -80,13 +80,22 @@ void sy_step_metrics_destroy(sy_step_metrics **metrics)
     sy_free(metrics);
 }
 
+/* Tokens that are routed in layer i, at least 1. */
+static double routed_in(const sy_step_metrics *m, const sy_step_result *r, int32_t i)
+{
+    const sy_model_config *model = m->trainer->settings->model;
+    const double tokens = i < model->layers
+                              ? sy_model_layer_share(model, i) * (double)r->routed_tokens
+                              : r->mtp[(i - model->layers) * SY_MTP_N_SUMS + SY_MTP_ROUTED];
+    return tokens > 0 ? tokens : 1;
+}
+
 /* What the step's sums say of layer m->layer[k]. */
 static void take_layer(sy_step_metrics *m, const sy_step_result *r, int32_t k)
 {
     const int64_t i = m->layer[k], E = sy_engine_experts(m->trainer->engine);
     const double *sums = r->sums + i * SY_N_SUMS;
-    const double share = sy_model_layer_share(m->trainer->settings->model, (int32_t)i);
-    const double tokens = r->routed_tokens > 0 ? share * (double)r->routed_tokens : 1;
+    const double tokens = routed_in(m, r, (int32_t)i);
     m->dropped[k] = 0;
     for (int64_t e = 0; e < E; e++) {
         m->routed_load[k * E + e] = r->load[i * E + e];
@@ -208,6 +217,21 @@ cleanup:
     return st;
 }
 
+/* Mean loss of each module that predicts further tokens, over the tokens that have a target. */
+static sy_status fill_mtp(sy_step_metrics *m, const sy_step_result *r)
+{
+    sy_status st = SY_OK;
+    char key[64];
+    for (int32_t k = 0; k < m->trainer->settings->model->mtp_layers; k++) {
+        const double *sums = r->mtp + (int64_t)k * SY_MTP_N_SUMS;
+        const double n = sums[SY_MTP_TARGETS];
+        snprintf(key, sizeof key, "train/mtp_loss_%d", k + 1);
+        SY_TRY(sy_metrics_set_f64(m->record, key, n > 0 ? sums[SY_MTP_NLL] / n : 0));
+    }
+cleanup:
+    return st;
+}
+
 static sy_status fill_moe(sy_step_metrics *m, const sy_step_result *r, sy_step_facts *facts)
 {
     sy_status st = SY_OK;
@@ -296,6 +320,7 @@ sy_status sy_step_metrics_fill(sy_step_metrics *m, const sy_step_result *r,
     SY_TRY(sy_metrics_set_i64(rec, "train/spikes", count->spikes));
     SY_TRY(sy_metrics_set_i64(rec, "train/rollbacks", count->rollbacks));
     SY_TRY(sy_metrics_set_i64(rec, "train/skipped_sequences", count->skipped_sequences));
+    SY_TRY(fill_mtp(m, r));
     SY_TRY(fill_depth(m, r));
     if (m->n_layers > 0) {
         SY_TRY(fill_moe(m, r, facts));

@@ -7,6 +7,7 @@
 #include "moe/capacity.h"
 #include "moe/router.h"
 #include "moe/widths.h"
+#include "optim/schedule.h"
 #include "train/batch_ramp.h"
 #include "train/spikes.h"
 
@@ -79,6 +80,9 @@ static const sy_config_key keys[] = {
         "(routing_overlap). 0: never."),
     KEY(freeze, SY_CFG_STR_LIST, "null", 0, 0, NULL,
         "Shell patterns on dataset paths below /model: parameters that do not train."),
+    KEY(mtp_phases, SY_CFG_STR_LIST, "null", 0, 0, NULL,
+        "Factors of model.mtp_loss_coeff over the run, as optim.phases has them for the learning "
+        "rate (DeepSeek-V3: [\"0.6757 constant 1\", \"1 constant 0.3333\"]). null: 1."),
     {0},
 };
 
@@ -135,6 +139,7 @@ static sy_status resolve(sy_run_settings *s)
     SY_TRY(sy_model_config_resolve(s->config));
     SY_TRY(sy_moe_config_resolve(s->config, s->model->layers, s->model->ffn_hidden));
     SY_TRY(sy_optim_config_resolve(s->config));
+    SY_TRY(sy_phases_check(&s->train->mtp_phases, "train.mtp_phases", s->config));
     if (s->optim->name == SY_OPTIM_ADAFACTOR && sy_moe_has_widths(s->moe)) {
         SY_TRY(sy_config_error(s->config, "optim.name",
                                "optim.name adafactor with moe.expert_widths: the filling of narrow "

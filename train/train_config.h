@@ -48,6 +48,7 @@ typedef struct sy_train_config {
     int64_t skip_batches;
     int64_t digest_every, probe_every;
     sy_str_list freeze;
+    sy_str_list mtp_phases;
 } sy_train_config;
 
 extern const sy_config_section sy_train_section;

@@ -141,7 +141,7 @@ static sy_status walk_history(void *self, sy_emit *emit, void *to)
     }
     if (t->h_loads != NULL) {
         sy_box all = {.n_dim = 2,
-                      .shape = {t->settings->model->layers, sy_engine_experts(t->engine)}};
+                      .shape = {sy_engine_blocks(t->engine), sy_engine_experts(t->engine)}};
         SY_TRY(emit_numbers(t, "state/loads", SY_I64, t->h_loads, all, true, emit, to));
     }
 cleanup:
@@ -180,8 +180,8 @@ static sy_status build_local(sy_trainer *t)
         SY_TRY(sy_sample_log_open(e->mesh->host->rank, &t->samples));
     }
     if (sy_engine_experts(e) > 0) {
-        SY_TRY(sy_alloc((int64_t)t->settings->model->layers * sy_engine_experts(e),
-                        sizeof *t->h_loads, (void **)&t->h_loads));
+        SY_TRY(sy_alloc((int64_t)sy_engine_blocks(e) * sy_engine_experts(e), sizeof *t->h_loads,
+                        (void **)&t->h_loads));
     }
     SY_TRY(sy_probe_create(e, t->loader, &t->probe));
     SY_TRY(sy_params_init(e->params, (uint64_t)t->settings->run->seed, e->compute_stream));

@@ -39,10 +39,12 @@ typedef struct sy_step_result {
     bool roll_back; /* the policy for this trouble: the run goes back to a checkpoint */
     int64_t step;   /* its number, from 1 */
     double loss, grad_norm, lr;
-    double output_z; /* mean of logsumexp(logits)^2; where model.output_z_loss_coeff is not 0 */
+    double mtp_factor; /* of model.mtp_loss_coeff */
+    double output_z;   /* mean of logsumexp(logits)^2; where model.output_z_loss_coeff is not 0 */
     int64_t loss_tokens, routed_tokens;
     int32_t n_sequences;
-    const double *sums;         /* [L, SY_N_SUMS] */
+    const double *sums;         /* [L, SY_N_SUMS], L with the blocks behind the layers */
+    const double *mtp;          /* [D, SY_MTP_N_SUMS] of the modules that predict further tokens */
     const int64_t *load, *kept; /* [L, E] */
     const int64_t *dropped_at;  /* [L, SY_DROP_PARTS] */
     double compute_s;           /* of the step, without waiting for other ranks */
@@ -51,6 +53,10 @@ typedef struct sy_step_result {
     int64_t n_extra_passes;
     bool save_now, savers_ready; /* any rank's vote; every rank's */
 } sy_step_result;
+
+/* What the modules that predict further tokens add to the loss that is trained on: coefficient / D
+ * * sum of their nll / loss tokens. Not collective. */
+double sy_step_mtp_loss(const sy_model_config *model, const sy_step_result *result);
 
 /* What a rank has to say beside stop, at the head of a step: the run sets it. */
 typedef struct sy_step_votes {

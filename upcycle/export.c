@@ -69,7 +69,6 @@ static sy_dtype entry_type(const exporter *ex, int32_t our)
 static sy_status choose_types(exporter *ex)
 {
     sy_status st = SY_OK;
-    const int32_t n_links = ex->first[ex->map.n_our];
     SY_TRY(sy_alloc(ex->map.n_their, sizeof *ex->dtype, (void **)&ex->dtype));
     for (int32_t i = 0; i < ex->map.n_our; i++) {
         if (strcmp(ex->map.our[i].name, "embed") == 0) {
@@ -80,8 +79,11 @@ static sy_status choose_types(exporter *ex)
     for (int32_t i = 0; i < ex->map.n_their; i++) {
         ex->dtype[i] = SY_N_DTYPES;
     }
-    for (int32_t i = 0; i < n_links; i++) {
+    for (int32_t i = 0; i < ex->map.n_links; i++) {
         const sy_hf_link *link = &ex->map.link[i];
+        if (link->our < 0) {
+            continue;
+        }
         sy_dtype *type = &ex->dtype[link->their], own = entry_type(ex, link->our);
         own = ex->spec->dtype != SY_N_DTYPES ? ex->spec->dtype : own == SY_F64 ? SY_F32 : own;
         *type = *type == SY_N_DTYPES || *type == own ? own : SY_F32;
@@ -188,6 +190,12 @@ static sy_status write_piece(exporter *ex, int32_t our, sy_dtype dtype, int64_t 
             write_run(ex, link, dtype, first + done, m, (const char *)h_bytes + done * elem_bytes));
         done += m;
     }
+    for (int32_t i = ex->first[ex->map.n_our]; i < ex->map.n_links; i++) {
+        const sy_hf_link *link = &ex->map.link[i];
+        if (link->copy && link->our == our) {
+            SY_TRY(write_run(ex, link, dtype, first, got, h_bytes));
+        }
+    }
     ex->done += got * elem_bytes;
     if (ex->spec->progress != NULL && ex->spec->comm->rank == 0) {
         ex->spec->progress(ex->spec->progress_self, ex->done, ex->total / ex->spec->comm->size);
@@ -246,7 +254,7 @@ static sy_status write_tensors(exporter *ex)
     }
     for (int32_t i = ex->first[ex->map.n_our]; i < ex->map.n_links && ex->spec->comm->rank == 0;
          i++) {
-        SY_TRY(write_fill(ex, &ex->map.link[i]));
+        SY_TRY(ex->map.link[i].copy ? SY_OK : write_fill(ex, &ex->map.link[i]));
     }
 cleanup:
     return st;

@@ -232,6 +232,10 @@ const sy__hf_name sy__hf_block_names[] = {
     {"mlp.gate_proj.weight", SY__HF_GATE, SY__HF_NO_SLOT},
     {"mlp.up_proj.weight", SY__HF_UP, SY__HF_NO_SLOT},
     {"mlp.down_proj.weight", SY__HF_DOWN, SY__HF_NO_SLOT},
+    {"enorm.weight", SY__HF_MTP_EMBED_NORM, SY__HF_NO_SLOT},
+    {"hnorm.weight", SY__HF_MTP_HIDDEN_NORM, SY__HF_NO_SLOT},
+    {"eh_proj.weight", SY__HF_MTP_PROJ, SY__HF_NO_SLOT},
+    {"shared_head.norm.weight", SY__HF_MTP_NORM, SY__HF_NO_SLOT},
     {NULL, SY__HF_NO_SLOT, SY__HF_NO_SLOT}};
 
 static const sy__hf_name mixtral_names[] = {

@@ -42,6 +42,10 @@ sy_status sy_hf_arch_parse(const char *name, sy_hf_arch *out);
    wrong type, or does not make sense. *yaml is freed with sy_free. */
 sy_status sy_hf_config_read(const char *path, const char *json, size_t json_bytes, sy_hf_arch *arch,
                             char **yaml);
+/* The same where the weights lack DeepSeek-V3's blocks that predict further tokens: transformers
+   leaves them out where it saves a model, and keeps the key that counts them. */
+sy_status sy_hf_config_read_without_mtp(const char *path, const char *json, size_t json_bytes,
+                                        sy_hf_arch *arch, char **yaml);
 
 typedef struct sy_hf_config_spec {
     sy_hf_arch arch;
@@ -68,12 +72,14 @@ sy_status sy_hf_choose(const sy_model_config *model, const sy_moe_config *moe, s
 enum { SY_HF_NAME = 128, SY_HF_DIM = 3 };
 
 /* Elements [their_first, +n) of their tensor are elements [our_first, +n) of ours times scale.
-   our < 0: no tensor of ours; theirs are all `fill`. */
+   our < 0: no tensor of ours; theirs are all `fill`. copy: what another link maps already, once
+   more for whoever writes; not read. */
 typedef struct sy_hf_link {
     int32_t our, their; /* of the map */
     int64_t our_first, their_first, n;
     double scale; /* a power of two */
     double fill;
+    bool copy;
 } sy_hf_link;
 
 typedef struct sy_hf_tensor {
@@ -85,7 +91,8 @@ typedef struct sy_hf_tensor {
 
 typedef struct sy_hf_map {
     sy_hf_tensor *our, *their; /* ours: as declared by sy_decoder_create; theirs: by layer */
-    sy_hf_link *link; /* by our, then our_first; fills last. They cover both sides exactly */
+    sy_hf_link *link; /* by our, then our_first; fills and copies last. They cover both sides
+                         exactly */
     int32_t n_our, n_their, n_links;
 } sy_hf_map;
 
@@ -97,7 +104,7 @@ typedef enum sy_hf_form { SY_HF_PER_EXPERT, SY_HF_FUSED } sy_hf_form;
 /* The map of a model that the architecture can hold (else SY_ERR_USAGE; also where it has more than
    2^20 tensors). Freed with sy_hf_map_free. A configuration that was read from config.json gives a
    map without fills and scales, but for Qwen2-MoE without qkv_bias: a tensor of theirs that is made
-   of fills alone may be missing in a file. */
+   of fills or copies alone may be missing in a file. */
 sy_status sy_hf_map_create(sy_hf_arch arch, sy_hf_form form, const sy_model_config *model,
                            const sy_moe_config *moe, sy_hf_map *out);
 void sy_hf_map_free(sy_hf_map *map);
@@ -105,7 +112,7 @@ void sy_hf_map_free(sy_hf_map *map);
  * one of the experts' at all? */
 sy_hf_form sy_hf_form_of(const char *their_name, bool *known);
 /* A tensor that loaders ignore (rotary_emb.inv_freq; lm_head.weight where embeddings are tied;
-   DeepSeek-V3's blocks beyond the last layer, which predict further tokens). */
+   DeepSeek's blocks beyond those that config.json counts). */
 bool sy_hf_is_ignored(const char *their_name, const sy_model_config *model);
 
 #ifdef __cplusplus

@@ -106,9 +106,12 @@ static sy_status read_count(const sy__hf_reader *r, const char *key, double low,
     return SY_OK;
 }
 
+static const char next_n[] = "num_nextn_predict_layers";
+
 sy_status sy__hf_read_latent(sy__hf_reader *r)
 {
     sy_status st = SY_OK;
+    int32_t mtp = 0;
     const bool null = json_is_null(json_object_get(r->root, "q_lora_rank"));
     const double heads = sy__hf_number(r, "model.heads");
     int32_t rank = null ? 0 : 1536;
@@ -121,6 +124,10 @@ sy_status sy__hf_read_latent(sy__hf_reader *r)
                sy__hf_number(r, "model.qk_rope_head_dim"));
     SY_TRY(read_count(r, "q_lora_rank", 1, 1 << 20, &rank));
     sy__hf_add_value(r, "model.q_lora_rank", rank);
+    if (r->arch->router_bias) {
+        SY_TRY(read_count(r, next_n, 0, 16, &mtp));
+        sy__hf_add_value(r, "model.mtp_layers", r->no_mtp ? 0 : mtp);
+    }
 cleanup:
     return st;
 }
@@ -217,8 +224,8 @@ sy_status sy__hf_write_deepseek(json_t *root, const sy__hf_arch *a, const sy_mod
     SY_REQUIRE(values != NULL && json_object_update(root, values) == 0 &&
                    json_object_set_new(root, "topk_method", json_string(method)) == 0,
                SY_ERR_MEMORY, "out of memory for config.json");
-    if (a->router_bias) { /* blocks that predict further tokens are not there */
-        SY_REQUIRE(json_object_set_new(root, "num_nextn_predict_layers", json_integer(0)) == 0,
+    if (a->router_bias) {
+        SY_REQUIRE(json_object_set_new(root, next_n, json_integer(model->mtp_layers)) == 0,
                    SY_ERR_MEMORY, "out of memory for config.json");
     }
 cleanup:

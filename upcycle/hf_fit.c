@@ -115,8 +115,12 @@ static bool routing_fits(const sy__hf_arch *a, const sy_model_config *model,
     return true;
 }
 
-static bool depth_fits(const sy_model_config *model, char *why)
+static bool depth_fits(const sy__hf_arch *a, const sy_model_config *model, char *why)
 {
+    if (model->mtp_layers > 0 && !a->router_bias) {
+        snprintf(why, SY__HF_WHY, "model.mtp_layers is %d", model->mtp_layers);
+        return false;
+    }
     if (model->peer_keys > 0) {
         snprintf(why, SY__HF_WHY, "model.peer_keys is %d", model->peer_keys);
         return false;
@@ -141,7 +145,7 @@ bool sy__hf_fits(const sy__hf_arch *a, const sy_model_config *model, const sy_mo
         return false;
     }
     return constants_fit(a, model, moe, why, trick) && heads_fit(a, model, why) &&
-           depth_fits(model, why) &&
+           depth_fits(a, model, why) &&
            (!a->moe || (experts_fit(moe, why) && shared_fits(a, moe, why, trick) &&
                         routing_fits(a, model, moe, why)));
 }

@@ -56,6 +56,10 @@ typedef enum sy__hf_slot {
     SY__HF_SHARED_UP,
     SY__HF_SHARED_DOWN,
     SY__HF_SHARED_ROUTER,
+    SY__HF_MTP_EMBED_NORM,
+    SY__HF_MTP_HIDDEN_NORM,
+    SY__HF_MTP_PROJ,
+    SY__HF_MTP_NORM,
     SY__HF_N_SLOTS
 } sy__hf_slot;
 
@@ -95,9 +99,9 @@ typedef struct sy__hf_arch {
     sy__hf_window window;
     double sliding_window; /* where config.json has none; 0: null */
     sy__hf_heads heads;
-    bool has_bias;     /* biases on q, k, v are always written, as zeros if need be */
-    bool latent;       /* attention is; DeepSeek's own keys (hf_deepseek.c) */
-    bool router_bias;  /* DeepSeek-V3's, and what goes with it */
+    bool has_bias;    /* biases on q, k, v are always written, as zeros if need be */
+    bool latent;      /* attention is; DeepSeek's own keys (hf_deepseek.c) */
+    bool router_bias; /* DeepSeek-V3's, and what goes with it: blocks that predict further tokens */
     bool dense_layers; /* single layers may be dense: mlp_only_layers, decoder_sparse_step */
     sy__hf_shared shared;
     const sy__hf_name *moe_names[2]; /* by sy_hf_form; end with name NULL */
@@ -108,6 +112,10 @@ const sy__hf_arch *sy__hf_arch_at(sy_hf_arch arch);
 sy_status sy__hf_arch_find(const char *where, const char *name, sy_hf_arch *out);
 /* The tensors of a block that are no experts: the same in every architecture. */
 extern const sy__hf_name sy__hf_block_names[];
+/* Below a block that predicts further tokens: copies of the model's own, which its loaders ask for.
+ */
+#define SY__HF_MTP_EMBED "embed_tokens.weight"
+#define SY__HF_MTP_HEAD "shared_head.head.weight"
 
 /* The width of the shared expert that stands for none, where an architecture always has one. */
 enum { SY__HF_NO_SHARED_WIDTH = 64 };
@@ -137,7 +145,8 @@ typedef struct sy__hf_reader {
     const char *path;
     json_t *root;
     const sy__hf_arch *arch;
-    char *text; /* [SY__HF_TEXT] the YAML so far */
+    bool no_mtp; /* the weights have no blocks that predict further tokens, whatever it says */
+    char *text;  /* [SY__HF_TEXT] the YAML so far */
     size_t n_text;
 } sy__hf_reader;
 

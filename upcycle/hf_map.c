@@ -48,6 +48,9 @@ static const struct {
     {"moe/shared/up", SY__HF_SHARED_UP},
     {"moe/shared/down", SY__HF_SHARED_DOWN},
     {"moe/shared/router", SY__HF_SHARED_ROUTER},
+    {"mtp/embed_norm", SY__HF_MTP_EMBED_NORM},
+    {"mtp/hidden_norm", SY__HF_MTP_HIDDEN_NORM},
+    {"mtp/proj", SY__HF_MTP_PROJ},
 };
 
 /* The tensors of one layer: index into the map's, -1 where there is none. */
@@ -61,7 +64,7 @@ typedef struct builder {
     const sy_moe_config *moe;
     sy_hf_map map;
     int32_t embed, norm, head; /* of ours; head -1 where embeddings are tied */
-    layer *layer;              /* [model->layers] */
+    layer *layer;              /* [sy_model_blocks] */
     int32_t their_max, links_max;
 } builder;
 
@@ -79,8 +82,14 @@ static int64_t numel(const sy_hf_tensor *t)
 static sy_status place_block(builder *b, const char *name, int32_t index)
 {
     int32_t number = 0, used = 0;
+    const int32_t n = sy_model_blocks(b->model);
+    if (sscanf(name, "mtp/%3d/%n", &number, &used) == 1 && used > 0 && number >= 0 && number < n &&
+        strcmp(name + used, "norm") == 0) {
+        b->layer[number].at[SY__HF_MTP_NORM] = index;
+        return SY_OK;
+    }
     if (sscanf(name, "layers/%3d/%n", &number, &used) == 1 && used > 0 && number >= 0 &&
-        number < b->model->layers) {
+        number < n) {
         for (size_t i = 0; i < sizeof our_names / sizeof our_names[0]; i++) {
             if (strcmp(name + used, our_names[i].name) == 0) {
                 b->layer[number].at[our_names[i].slot] = index;
@@ -132,8 +141,9 @@ static sy_status list_ours(builder *b, const sy_params *params)
         n += params->param[i]->spec.n_pieces > 0 ? params->param[i]->spec.n_pieces : 1;
     }
     SY_TRY(sy_alloc(n, sizeof *b->map.our, (void **)&b->map.our));
-    SY_TRY(sy_alloc(b->model->layers, sizeof *b->layer, (void **)&b->layer));
-    memset(b->layer, 0xff, (size_t)b->model->layers * sizeof *b->layer); /* -1 */
+    const int32_t n_blocks = sy_model_blocks(b->model);
+    SY_TRY(sy_alloc(n_blocks, sizeof *b->layer, (void **)&b->layer));
+    memset(b->layer, 0xff, (size_t)n_blocks * sizeof *b->layer); /* -1 */
     b->embed = b->norm = b->head = -1;
     for (int32_t i = 0; i < params->n; i++) {
         const sy_param_spec *s = &params->param[i]->spec;
@@ -327,14 +337,30 @@ cleanup:
     return st;
 }
 
+/* Of a block that predicts further tokens. */
+static sy_status add_copies(builder *b, int32_t number)
+{
+    sy_status st = SY_OK;
+    const int32_t head = b->head >= 0 ? b->head : b->embed;
+    SY_TRY(add_whole(b, number, SY__HF_MTP_EMBED, b->embed, 1));
+    b->map.link[b->map.n_links - 1].copy = true;
+    SY_TRY(add_whole(b, number, SY__HF_MTP_HEAD, head, 1));
+    b->map.link[b->map.n_links - 1].copy = true;
+cleanup:
+    return st;
+}
+
 static sy_status list_theirs(builder *b, sy_hf_form form)
 {
     sy_status st = SY_OK;
     SY_TRY(add_whole(b, -1, "model.embed_tokens.weight", b->embed, 1));
-    for (int32_t i = 0; i < b->model->layers; i++) {
+    for (int32_t i = 0; i < sy_model_blocks(b->model); i++) {
         SY_TRY(add_names(b, i, sy__hf_block_names));
         if (b->layer[i].at[SY__HF_ROUTER] >= 0) {
             SY_TRY(add_names(b, i, b->arch->moe_names[form]));
+        }
+        if (b->layer[i].at[SY__HF_MTP_NORM] >= 0) {
+            SY_TRY(add_copies(b, i));
         }
     }
     SY_TRY(add_whole(b, -1, "model.norm.weight", b->norm, 1));
@@ -359,11 +385,16 @@ static int by_theirs(const void *a, const void *b)
                                 : compare(x->their_first, y->their_first);
 }
 
-/* Fills (our -1) last. */
+static bool is_extra(const sy_hf_link *link)
+{
+    return link->our < 0 || link->copy;
+}
+
+/* Fills and copies last. */
 static int by_ours(const void *a, const void *b)
 {
     const sy_hf_link *x = a, *y = b;
-    int64_t i = x->our < 0 ? INT32_MAX : x->our, k = y->our < 0 ? INT32_MAX : y->our;
+    int64_t i = is_extra(x) ? INT32_MAX : x->our, k = is_extra(y) ? INT32_MAX : y->our;
     return i != k ? compare(i, k)
                   : (i == INT32_MAX ? by_theirs(a, b) : compare(x->our_first, y->our_first));
 }
@@ -378,7 +409,7 @@ static sy_status check_cover(const sy_hf_map *map, bool ours)
         int64_t at = 0;
         for (; k < map->n_links; k++) {
             const sy_hf_link *link = &map->link[k];
-            if ((ours ? link->our : link->their) != i ||
+            if ((ours ? link->our : link->their) != i || (ours && link->copy) ||
                 (ours ? link->our_first : link->their_first) != at) {
                 break;
             }
@@ -388,7 +419,7 @@ static sy_status check_cover(const sy_hf_map *map, bool ours)
                    "tensor '%s': %" PRId64 " of %" PRId64 " elements are mapped", tensor[i].name,
                    at, numel(&tensor[i]));
     }
-    SY_REQUIRE(k == map->n_links || (ours && map->link[k].our < 0), SY_ERR_INTERNAL,
+    SY_REQUIRE(k == map->n_links || (ours && is_extra(&map->link[k])), SY_ERR_INTERNAL,
                "a link of tensors leads nowhere");
 cleanup:
     return st;

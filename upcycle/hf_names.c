@@ -58,7 +58,7 @@ bool sy_hf_is_ignored(const char *their_name, const sy_model_config *model)
     size_t n = strlen(their_name), m = sizeof buffer - 1;
     int32_t layer = 0, used = 0;
     if (model->kv_lora_rank > 0 && sscanf(their_name, "model.layers.%d.%n", &layer, &used) == 1 &&
-        used > 0 && layer >= model->layers) {
+        used > 0 && layer >= sy_model_blocks(model)) {
         return true;
     }
     return (n >= m && strcmp(their_name + n - m, buffer) == 0) ||

@@ -207,11 +207,11 @@ cleanup:
     return st;
 }
 
-sy_status sy_hf_config_read(const char *path, const char *json, size_t json_bytes, sy_hf_arch *arch,
-                            char **yaml)
+static sy_status read_config(const char *path, const char *json, size_t json_bytes, bool no_mtp,
+                             sy_hf_arch *arch, char **yaml)
 {
     sy_status st = SY_OK;
-    sy__hf_reader r = {.path = path};
+    sy__hf_reader r = {.path = path, .no_mtp = no_mtp};
     sy_hf_arch found = SY_HF_LLAMA;
     SY_TRY(sy__hf_parse(&r, json, json_bytes));
     SY_TRY(find_arch(&r, &found));
@@ -233,4 +233,16 @@ cleanup:
     sy_free(&r.text);
     json_decref(r.root);
     return st;
+}
+
+sy_status sy_hf_config_read(const char *path, const char *json, size_t json_bytes, sy_hf_arch *arch,
+                            char **yaml)
+{
+    return read_config(path, json, json_bytes, false, arch, yaml);
+}
+
+sy_status sy_hf_config_read_without_mtp(const char *path, const char *json, size_t json_bytes,
+                                        sy_hf_arch *arch, char **yaml)
+{
+    return read_config(path, json, json_bytes, true, arch, yaml);
 }

@@ -399,7 +399,8 @@ static const double *router_row(const sy_recipe *r, const sy_source_tensor *t, i
 {
     const int32_t n = r->spec.router_texts;
     int layer = 0;
-    if (r->spec.router_rows == NULL || sscanf(t->name, "layers/%d/", &layer) != 1) {
+    if (r->spec.router_rows == NULL || sscanf(t->name, "layers/%d/", &layer) != 1 ||
+        layer >= r->spec.model->layers) {
         return NULL;
     }
     return r->spec.router_rows + (layer * n + copy % n) * t->shape[1];

@@ -68,12 +68,25 @@ cleanup:
     return st;
 }
 
+/* Is there a block that predicts further tokens? */
+static bool has_mtp(const sy_st_set *set)
+{
+    static const char name[] = ".eh_proj.weight";
+    bool found = false;
+    for (int64_t i = 0; i < set->n && !found; i++) {
+        const size_t n = strlen(set->tensor[i].name), m = sizeof name - 1;
+        found = n > m && strcmp(set->tensor[i].name + n - m, name) == 0;
+    }
+    return found;
+}
+
 static sy_status open_parts(sy_source *s, const char *path)
 {
     sy_status st = SY_OK;
     hf *h = s->self;
-    SY_TRY(sy_hf_config_read(path, h->json, strlen(h->json), &h->arch, &s->yaml));
     SY_TRY(sy_st_open(s->path, &h->set));
+    SY_TRY((has_mtp(h->set) ? sy_hf_config_read : sy_hf_config_read_without_mtp)(
+        path, h->json, strlen(h->json), &h->arch, &s->yaml));
     s->form = sy_hf_arch_name(h->arch);
 cleanup:
     return st;
@@ -131,16 +144,21 @@ cleanup:
     return st;
 }
 
-/* Which of their tensors hold something of ours; the others are made of fills alone. */
+/* Which of their tensors hold something of ours; the others are made of fills alone, or are copies
+   of those, which no loader reads. */
 static sy_status find_theirs(hf *h)
 {
     sy_status st = SY_OK;
     const sy_hf_map *map = &h->map;
-    bool *needed = NULL;
+    bool *needed = NULL, *copy = NULL;
     SY_TRY(sy_alloc(map->n_their, sizeof *needed, (void **)&needed));
+    SY_TRY(sy_alloc(map->n_their, sizeof *copy, (void **)&copy));
     SY_TRY(sy_alloc(map->n_their, sizeof *h->their, (void **)&h->their));
     for (int32_t i = 0; i < h->first[map->n_our]; i++) {
         needed[map->link[i].their] = true;
+    }
+    for (int32_t i = h->first[map->n_our]; i < map->n_links; i++) {
+        copy[map->link[i].their] = map->link[i].copy;
     }
     for (int32_t i = 0; i < map->n_their; i++) {
         h->their[i] = sy_st_find(h->set, map->their[i].name);
@@ -148,13 +166,14 @@ static sy_status find_theirs(hf *h)
                    "'%s' has no tensor '%s', which its config.json asks for", h->folder,
                    map->their[i].name);
         if (h->their[i] != NULL) {
-            SY_REQUIRE(needed[i], SY_ERR_USAGE,
+            SY_REQUIRE(needed[i] || copy[i], SY_ERR_USAGE,
                        "'%s': tensor '%s' has no place in the model that config.json describes",
                        h->their[i]->file, h->their[i]->name);
             SY_TRY(check_tensor(&map->their[i], h->their[i]));
         }
     }
 cleanup:
+    sy_free(&copy);
     sy_free(&needed);
     return st;
 }

@@ -22,7 +22,7 @@ sy_status sy__hf_first_links(const sy_hf_map *map, int32_t **first)
     SY_TRY(sy_alloc(map->n_our + 1, sizeof *at, (void **)&at));
     for (int32_t i = 0; i <= map->n_our; i++) {
         at[i] = k;
-        while (k < map->n_links && map->link[k].our == i) {
+        while (k < map->n_links && map->link[k].our == i && !map->link[k].copy) {
             k++;
         }
     }

@@ -2,8 +2,11 @@
 """Hugging Face folders in and out: what goes in comes out bit for bit, in every form that such files have; what is
 damaged or does not fit is refused in one message, and nothing is left under the final name."""
 
+import array
 import json
+import math
 import os
+import random
 import resource
 import shutil
 import signal
@@ -55,6 +58,27 @@ class RoundTrip(Folders):
                 self.assertEqual(ours["architectures"], theirs["architectures"])
                 for key in ("hidden_size", "num_hidden_layers", "bos_token_id", "rms_norm_eps", "rope_parameters"):
                     self.assertEqual(ours[key], theirs[key])
+
+    def test_blocks_that_predict_further_tokens_come_back_with_their_copies(self):
+        tensors = hf_files.read(FIXTURES / "deepseek_v3/model.safetensors")
+        config = json.loads((FIXTURES / "deepseek_v3/config.json").read_text())
+        n, H, draw = config["num_hidden_layers"], config["hidden_size"], random.Random(7)
+        last, ahead = f"model.layers.{n - 1}.", f"model.layers.{n}."
+        drawn = lambda *shape: ("F32", list(shape), array.array("f", [draw.gauss(0, 1) for _ in range(math.prod(shape))]).tobytes())
+        whole = {**tensors, **{ahead + k[len(last):]: drawn(*v[1]) for k, v in tensors.items() if k.startswith(last)},
+                 **{ahead + k: drawn(H) for k in ("enorm.weight", "hnorm.weight", "shared_head.norm.weight")},
+                 ahead + "eh_proj.weight": drawn(H, 2 * H), ahead + "embed_tokens.weight": tensors["model.embed_tokens.weight"],
+                 ahead + "shared_head.head.weight": tensors["lm_head.weight"]}
+        config["num_nextn_predict_layers"] = 1
+        hf_files.write(self.source, whole, config)
+        hf_files.write(self.folder / "saved", tensors, config)  # as transformers saves what it loaded
+        for source, wanted, count in ((self.source, whole, 1), (self.folder / "saved", tensors, 0)):
+            self.imports(source, f"{count}.h5")
+            self.succeeds("verify", self.folder / f"{count}.h5")
+            self.exports(f"{count}.h5", f"out{count}", ranks=2 * count)
+            self.assertEqual(hf_files.read(self.folder / f"out{count}/model.safetensors"), wanted)
+            ours = json.loads((self.folder / f"out{count}/config.json").read_text())
+            self.assertEqual(ours["num_nextn_predict_layers"], count)
 
     def test_any_number_of_ranks_writes_the_same_files(self):
         self.imports(FIXTURES / "qwen2_moe", "one.h5")

@@ -14,9 +14,19 @@
 #include "core/rng.h"
 #include "model/depth_choice.h"
 #include "model/flops.h"
+#include "tests/support/plain_block.h"
 #include "train/engine.h"
 
-enum { B = 2, S = 7, T = B * S, V = 64, H = 8, D = 4, F = 10, MAX_SET = 8 };
+enum {
+    B = 2,
+    S = PLAIN_S,
+    T = B * S,
+    V = PLAIN_V,
+    H = PLAIN_H,
+    D = PLAIN_D,
+    F = PLAIN_F,
+    MAX_SET = 8
+};
 
 static void must(sy_status st)
 {
@@ -224,118 +234,19 @@ static void evaluation_does_not_look_ahead_where_training_does(void **state)
 
 /* ---- the same model, said plainly ---- */
 
-/* A parameter's values, as the device has them. */
-static const double *values(const rig *r, const char *name)
-{
-    const sy_param *p = sy_params_find(r->e->params, name);
-    assert_non_null(p);
-    return p->value.data;
-}
-
-static const double *of_layer(const rig *r, int32_t layer, const char *name)
-{
-    char full[64];
-    snprintf(full, sizeof full, "layers/%03d/%s", layer, name);
-    return values(r, full);
-}
-
-static double dot(const double *a, const double *b, int32_t n)
-{
-    double sum = 0;
-    for (int32_t i = 0; i < n; i++) {
-        sum += a[i] * b[i];
-    }
-    return sum;
-}
-
-static void times(const double *w, int32_t n, const double *x, int32_t m, double *y)
-{
-    for (int32_t i = 0; i < n; i++) {
-        y[i] = dot(w + i * m, x, m);
-    }
-}
-
-static void norm(const double *w, const double *x, double *y)
-{
-    const double scale = 1 / sqrt(dot(x, x, H) / H + 1e-5);
-    for (int32_t h = 0; h < H; h++) {
-        y[h] = x[h] * scale * w[h];
-    }
-}
-
-static void rotate(double *x, int32_t pos)
-{
-    for (int32_t d = 0; d < D / 2; d++) {
-        const double angle = pos * pow(10000, -2.0 * d / D), a = x[d], b = x[d + D / 2];
-        x[d] = a * cos(angle) - b * sin(angle);
-        x[d + D / 2] = b * cos(angle) + a * sin(angle);
-    }
-}
-
-/* The tokens `at` [n] of one sequence, which see those before them of the same document. */
-static void plain_attention(const rig *r, int32_t layer, int32_t n, const int32_t *at,
-                            double (*x)[H])
-{
-    double qkv[S][2 * H], in[H], out[H], add[H];
-    for (int32_t i = 0; i < n; i++) {
-        norm(of_layer(r, layer, "attn_norm"), x[i], in);
-        times(of_layer(r, layer, "attn/qkv"), 2 * H, in, H, qkv[i]);
-        for (int32_t head = 0; head < 3; head++) { /* two of q, one of k */
-            rotate(qkv[i] + head * D, r->pos[at[i]]);
-        }
-    }
-    for (int32_t i = 0; i < n; i++) {
-        memset(out, 0, sizeof out);
-        for (int32_t head = 0; head < 2; head++) {
-            double sum = 0;
-            for (int32_t j = 0; j <= i; j++) {
-                const double *q = qkv[i] + head * D, *k = qkv[j] + 2 * D, *v = qkv[j] + 3 * D;
-                const double w = r->doc[at[i]] == r->doc[at[j]] ? exp(dot(q, k, D) / sqrt(D)) : 0;
-                sum += w;
-                for (int32_t d = 0; d < D; d++) {
-                    out[head * D + d] += w * v[d];
-                }
-            }
-            for (int32_t d = 0; d < D; d++) {
-                out[head * D + d] /= sum;
-            }
-        }
-        times(of_layer(r, layer, "attn/o"), H, out, H, add);
-        for (int32_t h = 0; h < H; h++) {
-            x[i][h] += add[h];
-        }
-    }
-}
-
-static void plain_block(const rig *r, int32_t layer, int32_t n, const int32_t *at, double (*x)[H])
-{
-    double in[H], h[2 * F], add[H];
-    plain_attention(r, layer, n, at, x);
-    for (int32_t i = 0; i < n; i++) {
-        norm(of_layer(r, layer, "ffn_norm"), x[i], in);
-        times(of_layer(r, layer, "mlp/gate_up"), 2 * F, in, H, h);
-        for (int32_t f = 0; f < F; f++) {
-            h[f] = h[f] / (1 + exp(-h[f])) * h[F + f];
-        }
-        times(of_layer(r, layer, "mlp/down"), H, h, F, add);
-        for (int32_t k = 0; k < H; k++) {
-            x[i][k] += add[k];
-        }
-    }
-}
-
 /* Those of x [S] that score best in training, that the predictor names else. */
-static int32_t plain_choice(const rig *r, int32_t layer, bool training, double (*x)[H], int32_t *at)
+static int32_t plain_choice(const plain_text *r, int32_t layer, bool training, double (*x)[H],
+                            int32_t *at)
 {
     int32_t n = 0;
     for (int32_t t = 0; t < S; t++) {
-        const double mine = dot(of_layer(r, layer, "depth/router"), x[t], H);
+        const double mine = plain_dot(plain_of_layer(r, layer, "depth/router"), x[t], H);
         int32_t n_better = 0;
         for (int32_t o = 0; o < S; o++) {
-            n_better += dot(of_layer(r, layer, "depth/router"), x[o], H) > mine;
+            n_better += plain_dot(plain_of_layer(r, layer, "depth/router"), x[o], H) > mine;
         }
-        const double said = dot(of_layer(r, layer, "depth/predictor"), x[t], H) +
-                            of_layer(r, layer, "depth/bias")[0] + log(4.5 / 3.5);
+        const double said = plain_dot(plain_of_layer(r, layer, "depth/predictor"), x[t], H) +
+                            plain_of_layer(r, layer, "depth/bias")[0] + log(4.5 / 3.5);
         if (training ? n_better < 4 : said > 0) {
             at[n++] = t;
         }
@@ -344,13 +255,14 @@ static int32_t plain_choice(const rig *r, int32_t layer, bool training, double (
 }
 
 /* nll [S] of sequence b. */
-static void plain_model(const rig *r, int32_t b, bool training, double *nll)
+static void plain_model(const rig *of, int32_t b, bool training, double *nll)
 {
+    const plain_text text = {of->e->params, of->pos, of->doc}, *r = &text;
     static const int32_t all[S] = {0, 1, 2, 3, 4, 5, 6};
-    double x[S][H], some[S][H], y[H], z[V];
+    double x[S][H], some[S][H], y[H];
     int32_t at[S];
     for (int32_t t = 0; t < S; t++) {
-        memcpy(x[t], values(r, "embed") + r->ids[b * S + t] * H, sizeof x[t]);
+        memcpy(x[t], plain_values(r, "embed") + of->ids[b * S + t] * H, sizeof x[t]);
     }
     plain_block(r, 0, S, all, x);
     const int32_t n = plain_choice(r, 1, training, x, at);
@@ -359,19 +271,14 @@ static void plain_model(const rig *r, int32_t b, bool training, double *nll)
     }
     plain_block(r, 1, n, at, some);
     for (int32_t i = 0; i < n; i++) {
-        const double r_t = dot(of_layer(r, 1, "depth/router"), x[at[i]], H);
+        const double r_t = plain_dot(plain_of_layer(r, 1, "depth/router"), x[at[i]], H);
         for (int32_t h = 0; h < H; h++) {
             x[at[i]][h] += r_t * (some[i][h] - x[at[i]][h]);
         }
     }
     for (int32_t t = 0; t < S; t++) {
-        double sum = 0;
-        norm(values(r, "norm"), x[t], y);
-        times(values(r, "head"), V, y, H, z);
-        for (int32_t v = 0; v < V; v++) {
-            sum += exp(z[v]);
-        }
-        nll[t] = log(sum) - z[r->ids[b * S + t]];
+        plain_norm(plain_values(r, "norm"), x[t], y);
+        nll[t] = plain_nll(r, y, of->ids[b * S + t]);
     }
 }
 

@@ -274,6 +274,7 @@ static void latents_groups_and_biases_of_deepseek_are_read(void **state)
     assert_true(s.moe->aux_loss_coeff == 0.001 && s.moe->aux_loss_scope == SY_AUX_SEQUENCE);
     assert_true(s.moe->bias_update_rate == 0.001);
     assert_true(!sy_moe_config_layer(s.moe, 2) && sy_moe_config_layer(s.moe, 3));
+    assert_true(m->mtp_layers == 1 && sy_moe_config_layer(s.moe, 61));
     sy_run_settings_free(&s);
     hf_read_file("deepseek_v2.json", &s);
     assert_string_equal(s.moe->router, "grouped");

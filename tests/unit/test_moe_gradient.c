@@ -15,6 +15,7 @@
 #include "core/rng.h"
 #include "train/engine.h"
 
+/* L: blocks, those of modules that predict further tokens among them */
 enum { B = 2, S = 6, T = B * S, L = 3, E = 4, N_LOADS = 2 * L * E, MAX_SET = 20, PER_PARAM = 5 };
 
 static const char config_text[] =
@@ -181,6 +182,11 @@ static double loss_of(rig *r, const sy_batch *batch, int64_t *loads)
     }
     loss += r->settings.model->output_z_loss_coeff * p.per_loss_token *
             e->h_sums[2 + (int64_t)L * SY_N_SUMS];
+    for (int32_t k = 0; k < r->settings.model->mtp_layers; k++) {
+        const int64_t at = 3 + (int64_t)L * SY_N_SUMS + (int64_t)k * SY_MTP_N_SUMS + SY_MTP_NLL;
+        loss += r->settings.model->mtp_loss_coeff / r->settings.model->mtp_layers *
+                p.per_loss_token * e->h_sums[at];
+    }
     if (loads != NULL) {
         memset(loads, 0, N_LOADS * sizeof *loads); /* a dense model has none */
         memcpy(loads, e->h_loads, (size_t)(2 * L * moe->experts) * sizeof *loads);
@@ -481,6 +487,21 @@ static const check_case cases[] = {
              "model.peer_heads=2", "model.peer_top_k=3", "model.peer_query=4",
              "train.recompute=block"},
      .with_mask = true},
+#define MODULES(n, layers) "model.mtp_layers=" n, "model.layers=" layers, "model.mtp_loss_coeff=0.9"
+    {.name = "gradient_further_tokens_is_that_of_the_loss",
+     .set = {MODULES("2", "1"), "moe.score=sigmoid", "moe.bias_update_rate=0.1",
+             "train.recompute=block"},
+     .with_mask = true},
+    {.name = "gradient_further_tokens_latent_is_that_of_the_loss",
+     .set = {MODULES("1", "2"), DEEPSEEK},
+     .with_doc = true},
+    {.name = "gradient_further_tokens_dense_tied_is_that_of_the_loss",
+     .set = {MODULES("2", "1"), "moe.experts=0", "model.tie_embeddings=true",
+             "model.embedding_multiplier=3", "model.logits_scaling=1.7",
+             "model.output_z_loss_coeff=0.1"},
+     .with_doc = true},
+    {.name = "gradient_further_tokens_of_joined_routers_is_that_of_the_loss",
+     .set = {MODULES("1", "2"), "moe.router=moepp", "moe.normalize_weights=false"}},
     {.name = "gradient_with_loss_weights_is_that_of_the_loss",
      .with_weight = true,
      .with_doc = true},
@@ -563,6 +584,7 @@ static void pass_without_tokens_leaves_gradients_at_zero(void **state)
     static const char *const sets[][MAX_SET] = {
         {"moe.shared_experts=1"},
         {DEEPSEEK},
+        {MODULES("1", "2")},
         {NF4},
         {"moe.adapter_kind=bottleneck", "moe.adapter_rank=3"},
         {"moe.router=soft", "moe.aux_loss_coeff=0", "moe.adapter_kind=molora",
