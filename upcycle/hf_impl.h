@@ -47,6 +47,10 @@ typedef enum sy__hf_slot {
     SY__HF_GATE,
     SY__HF_UP,
     SY__HF_DOWN,
+    SY__HF_MTP_EMBED_NORM,
+    SY__HF_MTP_HIDDEN_NORM,
+    SY__HF_MTP_PROJ,
+    SY__HF_MTP_NORM,
     SY__HF_ROUTER,
     SY__HF_ROUTER_BIAS,
     SY__HF_EXPERT_GATE,
@@ -56,10 +60,6 @@ typedef enum sy__hf_slot {
     SY__HF_SHARED_UP,
     SY__HF_SHARED_DOWN,
     SY__HF_SHARED_ROUTER,
-    SY__HF_MTP_EMBED_NORM,
-    SY__HF_MTP_HIDDEN_NORM,
-    SY__HF_MTP_PROJ,
-    SY__HF_MTP_NORM,
     SY__HF_N_SLOTS
 } sy__hf_slot;
 
