@@ -255,9 +255,9 @@ static void close(layer_bench *b)
 
 sy_status sy__bench_layer(const sy__bench *bench)
 {
-    static const char *const one_layer[] = {"model.layers=1",        "moe.layers=all",
-                                            "train.freeze=[]",       "model.depth_capacity=null",
-                                            "model.peer_keys=0",     "model.peer_layers=all",
+    static const char *const one_layer[] = {"model.layers=1",         "moe.layers=all",
+                                            "train.freeze=[]",        "model.depth_capacity=null",
+                                            "model.peer_keys=0",      "model.peer_layers=all",
                                             "model.depth_layers=all", "model.mtp_layers=0"};
     sy_status st = SY_OK;
     layer_bench b = {.bench = bench,

@@ -238,25 +238,29 @@ cleanup:
 
 static sy_status check_mtp(const sy_model_config *m, const sy_config *config)
 {
+    static const char *const of_it[] = {"model.mtp_loss_coeff"};
+    sy_status st = SY_OK;
+    SY_TRY(check_part(m->mtp_layers > 0, "model.mtp_layers", of_it, 1, config));
     if (m->mtp_layers > 0 && m->depth_capacity.set) {
-        return sy_config_error(config, "model.mtp_layers",
+        SY_TRY(sy_config_error(config, "model.mtp_layers",
                                "model.mtp_layers %d with model.depth_capacity, where tokens look "
                                "ahead in training: multi-token prediction needs all layers to take "
                                "all tokens; set model.depth_capacity to null, or mtp_layers to 0",
-                               m->mtp_layers);
+                               m->mtp_layers));
     }
     if (m->mtp_layers >= m->seq_len) {
-        return sy_config_error(config, "model.mtp_layers",
+        SY_TRY(sy_config_error(config, "model.mtp_layers",
                                "model.mtp_layers %d: the last module has no target in sequences of "
                                "model.seq_len %d; set it to %d or less",
-                               m->mtp_layers, m->seq_len, m->seq_len - 1);
+                               m->mtp_layers, m->seq_len, m->seq_len - 1));
     }
     if (m->layers + m->mtp_layers > 999) {
-        return sy_config_error(config, "model.mtp_layers",
+        SY_TRY(sy_config_error(config, "model.mtp_layers",
                                "model.layers %d and model.mtp_layers %d are more than 999 blocks",
-                               m->layers, m->mtp_layers);
+                               m->layers, m->mtp_layers));
     }
-    return SY_OK;
+cleanup:
+    return st;
 }
 
 static sy_status check(const void *section, const sy_config *config)

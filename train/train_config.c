@@ -140,6 +140,11 @@ static sy_status resolve(sy_run_settings *s)
     SY_TRY(sy_moe_config_resolve(s->config, s->model->layers, s->model->ffn_hidden));
     SY_TRY(sy_optim_config_resolve(s->config));
     SY_TRY(sy_phases_check(&s->train->mtp_phases, "train.mtp_phases", s->config));
+    if (s->train->mtp_phases.n > 0 && s->model->mtp_layers == 0) {
+        SY_TRY(sy_config_error(s->config, "train.mtp_phases",
+                               "train.mtp_phases without model.mtp_layers says nothing; set that "
+                               "too, or leave it out"));
+    }
     if (s->optim->name == SY_OPTIM_ADAFACTOR && sy_moe_has_widths(s->moe)) {
         SY_TRY(sy_config_error(s->config, "optim.name",
                                "optim.name adafactor with moe.expert_widths: the filling of narrow "

@@ -16,7 +16,7 @@
 #include "train/engine.h"
 
 /* L: blocks, those of modules that predict further tokens among them */
-enum { B = 2, S = 6, T = B * S, L = 3, E = 4, N_LOADS = 2 * L * E, MAX_SET = 20, PER_PARAM = 5 };
+enum { B = 2, S = 6, T = B * S, L = 3, E = 4, N_LOADS = 2 * L * E, MAX_SET = 24, PER_PARAM = 5 };
 
 static const char config_text[] =
     "run: {seed: 3}\n"
