@@ -11,9 +11,9 @@ extern "C" {
 /* In which of three orders a stream's kernels run their blocks and threads. */
 int32_t emulator_order(cudaStream_t stream);
 
-/* Do streams run what they are given as late as they may (EMULATOR_ORDER=late)? */
+/* Are there streams that run what they are given as late as they may (EMULATOR_ORDER)? */
 bool emulator_is_late(void);
-/* Run this with a copy of the args in the stream's order: at once, or, late, on the stream's
+/* Run this with a copy of the args in the stream's order: at once, or late, on the stream's
  * thread. */
 void emulator_enqueue(cudaStream_t stream, void (*run)(const void *args), const void *args,
                       size_t bytes);

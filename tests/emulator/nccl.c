@@ -5,9 +5,9 @@
    to, so that ranks which call different things, or different sizes, are told so, where NCCL would
    hang or mix up data. Every call of a group must be of one communicator.
 
-   With EMULATOR_ORDER=late a call is taken at once and done in its stream's order, on the stream's
-   thread. Calls of one communicator are done in the order in which they were made, whatever their
-   streams.
+   With EMULATOR_ORDER a call is taken at once and done in its stream's order, on the thread of
+   a stream that runs late. Calls of one communicator are done in the order in which they were made,
+   whatever their streams.
 
    EMULATOR_NCCL_VERSION=VERSION: what rank 1 of the job answers, where not 22809.
    EMULATOR_NCCL_OLD: there is no ncclAlltoAll, as before 2.28.

@@ -1,8 +1,9 @@
-/* Streams and events of the emulator. A stream runs what it is given inside the call; or, with
-   EMULATOR_ORDER=late, a thread of its own runs it as late as it may: once the host, or another
-   stream that has come to it, waits for it. A wait that somebody forgot then finds the bytes of
-   before, every time, instead of the right ones by luck. What nobody waits for runs after LIE_S,
-   because the rank of another process may need it. */
+/* Streams and events of the emulator. A stream runs what it is given inside the call; or a thread
+   of its own runs it as late as it may: once the host, or another stream that has come to it, waits
+   for it. EMULATOR_ORDER=late: all do, so whoever forgets to wait for a result finds the bytes of
+   before, every time, instead of the right ones by luck. EMULATOR_ORDER=uneven: the process' first
+   stream does, and the others find that nothing of it has run which they do not wait for. What
+   nobody waits for runs after LIE_S, because the rank of another process may need it. */
 #include "tests/emulator/emulator_impl.h"
 
 #include <pthread.h>
@@ -43,10 +44,17 @@ static struct {
     int32_t n_created;
 } all = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
-bool emulator_is_late(void)
+/* How many streams run late. */
+static int32_t n_late(void)
 {
     const char *order = getenv("EMULATOR_ORDER");
-    return order && strcmp(order, "late") == 0;
+    const bool late = order && strcmp(order, "late") == 0;
+    return late ? INT32_MAX : order && strcmp(order, "uneven") == 0 ? 1 : 0;
+}
+
+bool emulator_is_late(void)
+{
+    return n_late() > 0;
 }
 
 /* ---- a stream's thread ---- */
@@ -170,8 +178,8 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags)
         return cudaErrorMemoryAllocation;
     }
     pthread_mutex_lock(&all.lock);
-    s->order = all.n_created++ % 3;
-    s->late = emulator_is_late() && pthread_create(&s->thread, NULL, work, s) == 0;
+    s->order = all.n_created % 3;
+    s->late = all.n_created++ < n_late() && pthread_create(&s->thread, NULL, work, s) == 0;
     s->next = all.first;
     all.first = s;
     pthread_mutex_unlock(&all.lock);
@@ -251,21 +259,24 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
     return cudaSuccess;
 }
 
-cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags)
-{
-    (void)flags;
-    if (event->stream && event->stream != stream && stream->late) {
-        push(stream, &(task){.other = event->stream, .ticket = event->ticket}, NULL, 0);
-    }
-    return cudaSuccess;
-}
-
 cudaError_t cudaEventSynchronize(cudaEvent_t event)
 {
     if (event->stream) {
         pthread_mutex_lock(&all.lock);
         await(event->stream, event->ticket);
         pthread_mutex_unlock(&all.lock);
+    }
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags)
+{
+    (void)flags;
+    if (!stream->late) {
+        return cudaEventSynchronize(event);
+    }
+    if (event->stream && event->stream != stream) {
+        push(stream, &(task){.other = event->stream, .ticket = event->ticket}, NULL, 0);
     }
     return cudaSuccess;
 }

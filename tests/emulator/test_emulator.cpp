@@ -101,9 +101,9 @@ bool expect(const char *what, bool wanted, void (*kernel)(int *), int n)
     return ok;
 }
 
-/* One stream writes 1s, another copies them to the host. What the host finds: 1, or what was there
-   before. */
-int copied(const char *order, bool waits, bool host_waits)
+/* The process' first stream writes 1s, another copies them to the host. What the host finds: 1, or
+   what was there before. */
+int copy_in_a_process(const char *order, bool waits, bool host_waits)
 {
     cudaStream_t writer, reader;
     cudaEvent_t written;
@@ -131,6 +131,18 @@ int copied(const char *order, bool waits, bool host_waits)
     return found;
 }
 
+int copied(const char *order, bool waits, bool host_waits)
+{
+    fflush(stdout);
+    const pid_t child = fork(); /* whose streams are its first */
+    if (child == 0) {
+        _exit(copy_in_a_process(order, waits, host_waits));
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
 bool expect_copied(const char *what, int wanted, const char *order, bool waits, bool host_waits)
 {
     const int got = copied(order, waits, host_waits);
@@ -151,6 +163,9 @@ int main()
     ok &= expect_copied("streams_at_once_hide_a_missing_wait", 1, "", false, true);
     ok &= expect_copied("streams_that_run_late_keep_to_waits", 1, "late", true, true);
     ok &= expect_copied("streams_that_run_late_show_a_missing_wait", 0, "late", false, true);
+    ok &= expect_copied("stream_that_runs_late_alone_keeps_to_waits", 1, "uneven", true, true);
+    ok &=
+        expect_copied("stream_that_runs_late_alone_shows_a_missing_wait", 0, "uneven", false, true);
     ok &= expect_copied("streams_that_run_late_show_a_host_that_does_not_wait", 7, "late", true,
                         false);
     return ok ? 0 : 1;

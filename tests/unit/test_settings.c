@@ -68,6 +68,20 @@ static void micro_batch_of_too_many_rows_is_refused(void **state)
     sy_run_settings_free(&s);
 }
 
+static void chunks_of_padded_rows_are_refused(void **state)
+{
+    const char *set[] = {"parallel.overlap_chunks=2", "moe.capacity_factor=1.0",
+                         "moe.pad_to_capacity=true"};
+    sy_run_settings s = {0};
+    (void)state;
+    assert_int_equal(sy_run_settings_parse(text, sizeof text - 1, "c.yaml", set, 3, &s),
+                     SY_ERR_USAGE);
+    assert_non_null(strstr(sy_error_message(), "parallel.overlap_chunks 2 with moe.pad_to"));
+    sy_error_clear();
+    assert_int_equal(sy_run_settings_parse(text, sizeof text - 1, "c.yaml", set, 2, &s), SY_OK);
+    sy_run_settings_free(&s);
+}
+
 /* A resume with this change in the file, or (named) by --set. */
 static void check_change(const char *set, bool named, bool allowed)
 {
@@ -148,6 +162,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(combinations_that_cannot_be_are_refused_by_key),
         cmocka_unit_test(micro_batch_of_too_many_rows_is_refused),
+        cmocka_unit_test(chunks_of_padded_rows_are_refused),
         cmocka_unit_test(resume_shapes_seed_and_tokenizer_never_change),
         cmocka_unit_test(resume_course_of_training_changes_by_name_only),
         cmocka_unit_test(resume_layout_device_and_intervals_change_freely),
