@@ -219,19 +219,6 @@ typedef struct sy_swiglu_backward_args {
 } sy_swiglu_backward_args;
 #define SY_OPERANDS_swiglu_backward(I, O, U, Z) I(x) I(dy) I(weight) O(dx) O(wa) O(dot)
 
-/* Of bottleneck adapters (moe/experts/bottleneck.c): y = x Phi(x), Phi the normal distribution. x,
-   y [R, F] A. Hendrycks & Gimpel 2016. The GELU of an MLP, in its tanh form, is SY_ACT_GELU below.
- */
-typedef struct sy_gelu_args {
-    sy_tensor x, y;
-} sy_gelu_args;
-#define SY_OPERANDS_gelu(I, O, U, Z) I(x) O(y)
-/* As sy_swiglu_backward_args, with a = gelu(x); x, dx [R, F] A. */
-typedef struct sy_gelu_backward_args {
-    sy_tensor x, dy, weight, dx, wa, dot;
-} sy_gelu_backward_args;
-#define SY_OPERANDS_gelu_backward(I, O, U, Z) I(x) I(dy) I(weight) O(dx) O(wa) O(dot)
-
 /* y [N, K] A from NF4 rows x [N, sy_nf4_row_bytes(K)] U8 (backend/nf4.h), rounded once. */
 typedef struct sy_dequantize_nf4_args {
     sy_tensor x, y;
@@ -239,19 +226,21 @@ typedef struct sy_dequantize_nf4_args {
 #define SY_OPERANDS_dequantize_nf4(I, O, U, Z) I(x) O(y)
 
 /* What an MLP does to its inner rows, which hold P parts of width F side by side, first | others: a
-   = act(first) times the others. SWIGLU (P 2: silu) has the ops above; GEGLU (2: gelu), RELU and
-   GELU (1), SWIGLU_LINEAR (3: silu; OpenMoE's four-matrix MLP). gelu is the tanh form of Hendrycks
-   & Gimpel 2016, as in T5 1.1; the op gelu above, of adapters, has the exact one. */
+   = act(first) times the others. SWIGLU (P 2: silu) has the ops above; GEGLU (2: gelu), RELU, GELU
+   and GELU_ERF (1), SWIGLU_LINEAR (3: silu; OpenMoE's four-matrix MLP). gelu is the tanh form of
+   Hendrycks & Gimpel 2016, as in T5 1.1; GELU_ERF is what it stands for, x Phi(x) with Phi the
+   normal distribution, as in BERT. */
 typedef enum sy_act {
     SY_ACT_SWIGLU,
     SY_ACT_GEGLU,
     SY_ACT_RELU,
     SY_ACT_GELU,
+    SY_ACT_GELU_ERF,
     SY_ACT_SWIGLU_LINEAR
 } sy_act;
 static inline int32_t sy_act_parts(sy_act act)
 {
-    return act == SY_ACT_SWIGLU_LINEAR ? 3 : act == SY_ACT_RELU || act == SY_ACT_GELU ? 1 : 2;
+    return act == SY_ACT_SWIGLU_LINEAR ? 3 : act >= SY_ACT_RELU && act <= SY_ACT_GELU_ERF ? 1 : 2;
 }
 /* y = a. x [R, P F] A; y [R, F] A; act is not SWIGLU. */
 typedef struct sy_activation_args {
@@ -520,14 +509,14 @@ typedef struct sy_adafactor_args {
     X(row_squares)                                                                                 \
     X(jitter)                                                                                      \
     X(gate)                                                                                        \
-    X(gate_backward) X(gemm) X(grouped_gemm) X(embed) X(embed_backward) X(rmsnorm)                 \
-        X(rmsnorm_backward) X(rope) X(attention) X(attention_backward) X(swiglu)                   \
-            X(swiglu_backward) X(gelu) X(gelu_backward) X(dequantize_nf4) X(activation)            \
-                X(activation_backward) X(xent) X(gather_rows) X(combine_rows) X(router_scores)     \
-                    X(topk) X(capacity) X(topk_weigh) X(topk_backward) X(share_kept)               \
-                        X(share_kept_backward) X(expert_count) X(router_stats) X(balance_loss)     \
-                            X(plan_rows) X(plan_receive) X(adamw) X(adafactor_sums)                \
-                                X(adafactor_moments) X(adafactor_squares) X(adafactor)
+    X(gate_backward)                                                                               \
+    X(gemm) X(grouped_gemm) X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(rope)      \
+        X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(dequantize_nf4)          \
+            X(activation) X(activation_backward) X(xent) X(gather_rows) X(combine_rows)            \
+                X(router_scores) X(topk) X(capacity) X(topk_weigh) X(topk_backward) X(share_kept)  \
+                    X(share_kept_backward) X(expert_count) X(router_stats) X(balance_loss)         \
+                        X(plan_rows) X(plan_receive) X(adamw) X(adafactor_sums)                    \
+                            X(adafactor_moments) X(adafactor_squares) X(adafactor)
 
 #define SY_OP_ENUM(op) SY_OP_##op,
 typedef enum sy_op { SY_OPS(SY_OP_ENUM) SY_N_OPS } sy_op;

@@ -136,29 +136,6 @@ sy_status sy__check_swiglu_backward(const sy_device *dev, const sy_swiglu_backwa
     return sy__check_end(&c);
 }
 
-sy_status sy__check_gelu(const sy_device *dev, const sy_gelu_args *args)
-{
-    sy__check c = sy__check_start(dev, SY_OP_gelu, args);
-    SY__WANT2(&c, &args->x, sy__set_a(&c), SY_CONTIGUOUS, SY_ANY, SY_ANY);
-    SY__WANT2(&c, &args->y, SY_SET(args->x.dtype), SY_CONTIGUOUS, args->x.shape[0],
-              args->x.shape[1]);
-    return sy__check_end(&c);
-}
-
-sy_status sy__check_gelu_backward(const sy_device *dev, const sy_gelu_backward_args *args)
-{
-    sy__check c = sy__check_start(dev, SY_OP_gelu_backward, args);
-    const int64_t R = args->dy.shape[0], F = args->dy.shape[1];
-    const unsigned same = SY_SET(args->dy.dtype);
-    SY__WANT2(&c, &args->dy, sy__set_a(&c), SY_CONTIGUOUS, SY_ANY, SY_ANY);
-    SY__WANT2(&c, &args->x, same, SY_CONTIGUOUS, R, F);
-    SY__WANT1(&c, &args->weight, sy__set_w(&c), SY_OPTIONAL, R);
-    SY__WANT2(&c, &args->dx, same, SY_CONTIGUOUS, R, F);
-    SY__WANT2(&c, &args->wa, same, SY_OPTIONAL, R, F);
-    SY__WANT1(&c, &args->dot, sy__set_w(&c), SY_OPTIONAL, R);
-    return sy__check_end(&c);
-}
-
 sy_status sy__check_dequantize_nf4(const sy_device *dev, const sy_dequantize_nf4_args *args)
 {
     sy__check c = sy__check_start(dev, SY_OP_dequantize_nf4, args);

@@ -12,8 +12,8 @@
 
 static const char *const qk_norm_choices[] = {"none", "head", "full", NULL};
 
-static const char *const activation_choices[] = {"swiglu", "geglu",         "relu",
-                                                 "gelu",   "swiglu_linear", NULL};
+static const char *const activation_choices[] = {"swiglu",   "geglu",         "relu", "gelu",
+                                                 "gelu_erf", "swiglu_linear", NULL};
 
 static const char *const rope_scaling_choices[] = {"none", "linear", "llama3", "yarn", NULL};
 
@@ -65,8 +65,9 @@ static const sy_config_key keys[] = {
      "RMSNorm on queries and keys: per head (Qwen3) or over all heads (OLMoE)."},
     {"activation", SY_CFG_ENUM, offsetof(sy_model_config, activation), "swiglu", 0, 0,
      activation_choices,
-     "Of every MLP, experts' too: swiglu and geglu (three matrices: gate, up, down), relu and gelu "
-     "(two: up, down), swiglu_linear (four, silu(gate) * linear * up: OpenMoE)."},
+     "Of every MLP, experts' too: swiglu and geglu (three matrices: gate, up, down); relu, gelu, "
+     "gelu_erf (two: up, down); swiglu_linear (four, silu(gate) * linear * up: OpenMoE). gelu and "
+     "geglu are the tanh form (gelu_new of transformers), gelu_erf is the exact one (its gelu)."},
     KEY(attention_bias, SY_CFG_BOOL, "false", 0, 0, "Bias on the q, k, v projections (Qwen2)."),
     KEY(kv_lora_rank, SY_CFG_I32, "0", 0, 1 << 20,
         "Latent attention (MLA, DeepSeek-V2): keys and values of all heads come from a latent of "

@@ -14,7 +14,7 @@ static const sy__experts_ops *kind_of(const sy_experts *x)
 
 int64_t sy_experts_inner(const sy_experts *x)
 {
-    return x->bottlenecks ? x->rank : sy_act_parts(x->act) * x->ffn;
+    return sy_act_parts(x->act) * x->ffn;
 }
 
 sy_status sy_experts_declare(sy_experts *x, const char *prefix, sy_params *params)

@@ -13,26 +13,27 @@ extern "C" {
 typedef struct sy_experts {
     int64_t E, hidden, ffn; /* ffn = F_e */
     int64_t rank;           /* r of the deltas on a base; 0: every expert has matrices of its own */
-    bool bottlenecks;       /* the r are the inner width of adapters, which have no base here */
+    bool bottlenecks; /* r is the width of adapters, which have no base here: ffn, once declared */
     const int32_t *width; /* [E] units of each expert, F_e the most; NULL: all have F_e. Borrowed */
     double mean_width;
     double init_std, down_std;
     sy_act act;
-    /* rank 0. [E, P F_e, H] (file: gate, up, or what act has), [E, H, F_e]; sharded over ep */
+    /* rank 0, bottlenecks. [E, P F_e, H] (file: gate, up, or what act has), [E, H, F_e]; sharded
+       over ep */
     sy_param *gate_up, *down;
-    /* rank > 0. The base, whole on every rank; the deltas B A, sharded over ep: in_a [E, 2r, H]
+    /* Else. The base, whole on every rank; the deltas B A, sharded over ep: in_a [E, 2r, H]
        (file: gate_a, up_a), gate_b and up_b [E, F_e, r], down_a [E, r, F_e], down_b [E, H, r] */
     sy_base base;
     sy_param *in_a, *gate_b, *up_b, *down_a, *down_b;
 } sy_experts;
 
-/* Columns of what sy_experts_hidden gives. Not collective. */
+/* Columns of what sy_experts_hidden gives, once they are declared. Not collective. */
 int64_t sy_experts_inner(const sy_experts *x);
 
 /* Declare "<prefix>/experts/{gate,up,down}", or "<prefix>/base/{gate,up,down}" and
    "<prefix>/experts/{gate,up,down}_{a,b}". Not collective. */
 sy_status sy_experts_declare(sy_experts *x, const char *prefix, sy_params *params);
-/* h [R, inner], 2F_e = rows W_gate_up^T (bottlenecks: r), per expert; start [E_loc+1]. What
+/* h [R, inner], 2F_e = rows W_gate_up^T, per expert; start [E_loc+1]. What
  * backward needs, next to the rows. Not collective, all three. */
 sy_status sy_experts_hidden(const sy_experts *x, sy_pass *p, const sy_tensor *start,
                             const sy_tensor *rows, sy_tensor *h);

@@ -86,6 +86,11 @@ static sy_tensor narrow(const sy_tensor *t)
     return sy_tensor_2d(t->data, t->dtype, sy_tensor_numel(t), 1);
 }
 
+static sy_tensor row(const sy_tensor *t)
+{
+    return sy_tensor_2d(t->data, t->dtype, 1, sy_tensor_numel(t));
+}
+
 /* What the host has of one half: the k best sub-keys of each query, best first, and their scores.
  */
 typedef struct best {
@@ -336,7 +341,8 @@ static sy_status weights(sy_pass *p, const chunk *c, sy_tensor *w)
     SY_TRY(sy_arena_1d(p->scratch, p->wide, c->N, w));
     SY_TRY(sy_arena_2d(p->scratch, p->compute, c->N, 1, &a));
     SY_TRY(sy_arena_2d(p->scratch, p->compute, c->N, 1, &ga));
-    SY_TRY(sy_gelu(p->stream, &(sy_gelu_args){.x = narrow(&c->z), .y = a}));
+    SY_TRY(sy_activation(
+        p->stream, &(sy_activation_args){.x = row(&c->z), .y = row(&a), .act = SY_ACT_GELU_ERF}));
     SY_TRY(sy_gate(p->stream, &(sy_gate_args){.x = a, .s = c->g, .y = ga, .plain = true}));
     SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = column(&ga), .y = *w}));
 cleanup:
@@ -440,9 +446,13 @@ static sy_status outer_backward(const peer *m, sy_pass *p, const chunk *c, const
     SY_TRY(sy_arena_2d(p->scratch, p->compute, c->N, 1, &da));
     SY_TRY(sy_arena_2d(p->scratch, p->compute, c->N, 1, &dh));
     SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = dw, .y = column(&da)}));
-    SY_TRY(sy_gelu_backward(
-        p->stream, &(sy_gelu_backward_args){
-                       .x = narrow(&c->z), .dy = da, .weight = c->g, .dx = dh, .dot = *dg}));
+    SY_TRY(
+        sy_activation_backward(p->stream, &(sy_activation_backward_args){.x = narrow(&c->z),
+                                                                         .dy = da,
+                                                                         .weight = c->g,
+                                                                         .dx = dh,
+                                                                         .dot = *dg,
+                                                                         .act = SY_ACT_GELU_ERF}));
     SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = column(&dh), .y = *dz}));
 cleanup:
     sy_arena_release(p->scratch, mark);

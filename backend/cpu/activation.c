@@ -1,8 +1,5 @@
-/* SwiGLU: y = silu(gate) * up, with gate and up side by side in a row (Shazeer 2020); and GELU,
-   whose only users are narrow. */
+/* SwiGLU: y = silu(gate) * up, with gate and up side by side in a row (Shazeer 2020). */
 #include "backend/cpu/tile_impl.h"
-
-#include <math.h>
 
 #include "backend/cpu/vmath_impl.h"
 
@@ -94,69 +91,6 @@ sy_status sy__cpu_swiglu_backward(sy_stream *stream, const sy_swiglu_backward_ar
 #pragma omp parallel for num_threads(threads) schedule(static) if (R * F > SY_CPU_PARALLEL_MIN / 4)
     for (int64_t r = 0; r < R; r++) {
         swiglu_backward_row(args, r);
-    }
-    return SY_OK;
-}
-
-static float normal_below(float x)
-{
-    return 0.5F * erfcf(-x * 0.70710678F);
-}
-
-sy_status sy__cpu_gelu(sy_stream *stream, const sy_gelu_args *args)
-{
-    const int64_t n = sy_tensor_numel(&args->y), n_tiles = sy__cpu_blocks(n, SY_CPU_TILE);
-    const int threads = sy__cpu_threads(stream);
-#pragma omp parallel for num_threads(threads) schedule(static) if (n > SY_CPU_PARALLEL_MIN / 4)
-    for (int64_t i = 0; i < n_tiles; i++) {
-        float buf[SY_CPU_TILE];
-        const int64_t at = i * SY_CPU_TILE, m = sy__cpu_min(SY_CPU_TILE, n - at);
-        const float *x = sy__tile_read(&args->x, at, m, buf);
-        float *y = sy__tile_target(&args->y, at, buf);
-        for (int64_t k = 0; k < m; k++) {
-            y[k] = x[k] * normal_below(x[k]);
-        }
-        sy__tile_write(&args->y, at, m, buf);
-    }
-    return SY_OK;
-}
-
-static void gelu_backward_row(const sy_gelu_backward_args *args, int64_t r)
-{
-    const int64_t F = args->dy.shape[1];
-    const float *weights = args->weight.data;
-    const float weight = weights == NULL ? 1.0F : weights[r];
-    float x_buf[SY_CPU_TILE], dy_buf[SY_CPU_TILE], a_buf[SY_CPU_TILE];
-    double dot = 0;
-    for (int64_t f = 0; f < F; f += SY_CPU_TILE) {
-        const int64_t n = sy__cpu_min(SY_CPU_TILE, F - f), at = r * F + f;
-        const float *x = sy__tile_read(&args->x, at, n, x_buf);
-        const float *dy = sy__tile_read(&args->dy, at, n, dy_buf);
-        float *dx = sy__tile_target(&args->dx, at, dy_buf);
-        for (int64_t k = 0; k < n; k++) {
-            const float v = x[k], d = dy[k], below = normal_below(v);
-            a_buf[k] = v * below;
-            dot += (double)(d * a_buf[k]);
-            dx[k] = weight * d * (below + v * 0.39894228F * expf(-0.5F * v * v));
-        }
-        sy__tile_write(&args->dx, at, n, dy_buf);
-        if (args->wa.data != NULL) {
-            sy__cpu_scale_run(sy__tile_target(&args->wa, at, a_buf), weight, a_buf, n);
-            sy__tile_write(&args->wa, at, n, a_buf);
-        }
-    }
-    if (args->dot.data != NULL) {
-        ((float *)args->dot.data)[r] = (float)dot;
-    }
-}
-
-sy_status sy__cpu_gelu_backward(sy_stream *stream, const sy_gelu_backward_args *args)
-{
-    const int64_t R = args->dy.shape[0], F = args->dy.shape[1];
-    const int threads = sy__cpu_threads(stream);
-#pragma omp parallel for num_threads(threads) schedule(static) if (R * F > SY_CPU_PARALLEL_MIN / 4)
-    for (int64_t r = 0; r < R; r++) {
-        gelu_backward_row(args, r);
     }
     return SY_OK;
 }

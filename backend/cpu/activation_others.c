@@ -1,6 +1,8 @@
 /* The nonlinearities of an MLP beside SwiGLU: a = act(first part) times the other parts. */
 #include "backend/cpu/tile_impl.h"
 
+#include <math.h>
+
 #include "backend/cpu/vmath_impl.h"
 
 enum { MAX_PARTS = 3 };
@@ -40,12 +42,24 @@ SY_CPU_CLONES static void gelu_run(float *y, float *slope, const float *x, int64
     }
 }
 
+/* x Phi(x), Phi(x) = erfc(-x / sqrt 2) / 2: one by one, by the C library. */
+static void gelu_erf_run(float *y, float *slope, const float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const float v = x[i], below = 0.5F * erfcf(-v * 0.70710678F);
+        y[i] = v * below;
+        slope[i] = below + v * 0.39894228F * expf(-0.5F * v * v);
+    }
+}
+
 static void act_run(sy_act act, float *y, float *slope, const float *x, int64_t n)
 {
     if (act == SY_ACT_RELU) {
         relu_run(y, slope, x, n);
     } else if (act == SY_ACT_SWIGLU_LINEAR) {
         silu_run(y, slope, x, n);
+    } else if (act == SY_ACT_GELU_ERF) {
+        gelu_erf_run(y, slope, x, n);
     } else {
         gelu_run(y, slope, x, n);
     }

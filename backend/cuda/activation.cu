@@ -1,5 +1,5 @@
-/* SwiGLU (Shazeer 2020), GELU, four-bit weights, and the cross-entropy: one block per row where a
- * row is summed. */
+/* SwiGLU (Shazeer 2020), the other activations, four-bit weights, and the cross-entropy: one block
+ * per row where a row is summed. */
 #include "backend/cuda/kernel_impl.cuh"
 #include "backend/nf4.h"
 
@@ -71,47 +71,6 @@ __global__ void swiglu_backward_kernel(const T *x, const T *dy, const float *wei
     }
 }
 
-/* ---- GELU: of narrow adapters ---- */
-
-__device__ inline float normal_below(float x)
-{
-    return 0.5f * erfcf(-x * 0.70710678f);
-}
-
-template <class T> __global__ void gelu_kernel(const T *x, T *y, int64_t n)
-{
-    const int64_t i = grid_index();
-    if (i < n) {
-        const float v = wide(x[i]);
-        y[i] = narrow<T>(v * normal_below(v));
-    }
-}
-
-/* One block per row. */
-template <class T>
-__global__ void gelu_backward_kernel(const T *x, const T *dy, const float *weight, T *dx, T *wa,
-                                     float *dot, int64_t F)
-{
-    const int64_t row = blockIdx.x;
-    const float w = weight ? weight[row] : 1;
-    float sum = 0;
-    for (int64_t f = threadIdx.x; f < F; f += blockDim.x) {
-        const int64_t i = row * F + f;
-        const float v = wide(x[i]), d = wide(dy[i]), below = normal_below(v);
-        dx[i] = narrow<T>(w * d * (below + v * 0.39894228f * expf(-0.5f * v * v)));
-        sum += d * v * below;
-        if (wa) {
-            wa[i] = narrow<T>(w * v * below);
-        }
-    }
-    if (dot) {
-        sum = block_sum(sum);
-        if (threadIdx.x == 0) {
-            dot[row] = sum;
-        }
-    }
-}
-
 /* ---- four-bit weights ---- */
 
 /* A byte, two weights, per thread. */
@@ -133,13 +92,19 @@ __global__ void nf4_kernel(const uint8_t *x, T *y, int64_t n_pairs, int64_t K, i
 
 enum { MAX_PARTS = 3 };
 
-/* act(x) and its slope. gelu(x) = x s with s = sigmoid(2 c (x + k x^3)), c = sqrt(2 / pi). */
+/* act(x) and its slope. gelu(x) = x s with s = sigmoid(2 c (x + k x^3)), c = sqrt(2 / pi); its erf
+ * form is x Phi(x), Phi(x) = erfc(-x / sqrt 2) / 2. */
 __device__ inline float act_of(sy_act act, float x, float *slope)
 {
     const float c2 = 1.5957691216f, k = 0.044715f;
     if (act == SY_ACT_RELU) {
         *slope = x > 0 ? 1.0f : 0.0f;
         return x > 0 ? x : 0;
+    }
+    if (act == SY_ACT_GELU_ERF) {
+        const float below = 0.5f * erfcf(-x * 0.70710678f);
+        *slope = below + x * 0.39894228f * expf(-0.5f * x * x);
+        return x * below;
     }
     const bool gelu = act == SY_ACT_GEGLU || act == SY_ACT_GELU;
     const float s = sigmoid(gelu ? c2 * x * (1 + k * x * x) : x);
@@ -282,27 +247,6 @@ sy_status sy__cuda_swiglu_backward(sy_stream *stream, const sy_swiglu_backward_a
         return launch(stream, "swiglu_backward", (unsigned)R, THREADS, 0,
                       packed ? swiglu_backward_kernel<T, N> : swiglu_backward_kernel<T, 1>, x, dy,
                       data<float>(args->weight), dx, wa, data<float>(args->dot), F);
-    });
-}
-
-sy_status sy__cuda_gelu(sy_stream *stream, const sy_gelu_args *args)
-{
-    return by_type(args->y.dtype, [&](auto zero) {
-        using T = decltype(zero);
-        const int64_t n = sy_tensor_numel(&args->y);
-        return launch(stream, "gelu", blocks_for(n, THREADS), THREADS, 0, gelu_kernel<T>,
-                      data<T>(args->x), data<T>(args->y), n);
-    });
-}
-
-sy_status sy__cuda_gelu_backward(sy_stream *stream, const sy_gelu_backward_args *args)
-{
-    return by_type(args->dy.dtype, [&](auto zero) {
-        using T = decltype(zero);
-        return launch(stream, "gelu_backward", (unsigned)args->dy.shape[0], THREADS, 0,
-                      gelu_backward_kernel<T>, data<T>(args->x), data<T>(args->dy),
-                      data<float>(args->weight), data<T>(args->dx), data<T>(args->wa),
-                      data<float>(args->dot), args->dy.shape[1]);
     });
 }
 

@@ -1,5 +1,5 @@
-/* SwiGLU (Shazeer 2020): a = silu(gate) * up, with gate | up side by side in a row; the GELU of
- * bottleneck adapters; and the other nonlinearities of an MLP. */
+/* SwiGLU (Shazeer 2020): a = silu(gate) * up, with gate | up side by side in a row; and the other
+ * nonlinearities of an MLP. */
 #include "backend/ref/ref_impl.h"
 
 #include <math.h>
@@ -46,58 +46,24 @@ sy_status sy__ref_swiglu_backward(sy_stream *stream, const sy_swiglu_backward_ar
     return SY_OK;
 }
 
-/* Phi(x) = erfc(-x / sqrt 2) / 2; its density times x is what gelu' has more. */
-static double normal_below(double x)
-{
-    return 0.5 * erfc(-x * 0.70710678118654752440);
-}
-
-sy_status sy__ref_gelu(sy_stream *stream, const sy_gelu_args *args)
-{
-    (void)stream;
-    const double *x = args->x.data;
-    double *y = args->y.data;
-    for (int64_t i = 0; i < sy_tensor_numel(&args->x); i++) {
-        y[i] = x[i] * normal_below(x[i]);
-    }
-    return SY_OK;
-}
-
-sy_status sy__ref_gelu_backward(sy_stream *stream, const sy_gelu_backward_args *args)
-{
-    (void)stream;
-    const int64_t F = args->dy.shape[1];
-    for (int64_t r = 0; r < args->dy.shape[0]; r++) {
-        const double *x = sy__ref_row(&args->x, r), *dy = sy__ref_row(&args->dy, r);
-        const double weight = args->weight.data ? ((double *)args->weight.data)[r] : 1;
-        double *dx = sy__ref_row(&args->dx, r), dot = 0;
-        double *wa = args->wa.data ? sy__ref_row(&args->wa, r) : NULL;
-        for (int64_t f = 0; f < F; f++) {
-            const double below = normal_below(x[f]), v = x[f];
-            dx[f] = weight * dy[f] * (below + v * 0.39894228040143267794 * exp(-0.5 * v * v));
-            dot += dy[f] * v * below;
-            if (wa) {
-                wa[f] = weight * v * below;
-            }
-        }
-        if (args->dot.data) {
-            ((double *)args->dot.data)[r] = dot;
-        }
-    }
-    return SY_OK;
-}
-
 /* ---- the others: a = act(first) times the other parts ---- */
 
 enum { MAX_PARTS = 3 };
 
-/* act(x) and its slope. gelu(x) = x sigmoid(2 c (x + k x^3)), the same as x (1 + tanh(..)) / 2. */
+/* act(x) and its slope. gelu(x) = x sigmoid(2 c (x + k x^3)), the same as x (1 + tanh(..)) / 2; its
+ * erf form is x Phi(x), Phi(x) = erfc(-x / sqrt 2) / 2, whose slope has x times the density more.
+ */
 static double act_of(sy_act act, double x, double *slope)
 {
     const double c = 0.79788456080286535588, k = 0.044715; /* c = sqrt(2 / pi) */
     if (act == SY_ACT_RELU) {
         *slope = x > 0 ? 1 : 0;
         return x > 0 ? x : 0;
+    }
+    if (act == SY_ACT_GELU_ERF) {
+        const double below = 0.5 * erfc(-x * 0.70710678118654752440);
+        *slope = below + x * 0.39894228040143267794 * exp(-0.5 * x * x);
+        return x * below;
     }
     const bool gelu = act == SY_ACT_GEGLU || act == SY_ACT_GELU;
     const double inner = gelu ? 2 * c * (x + k * x * x * x) : x;

@@ -21,14 +21,14 @@ cleanup:
     return st;
 }
 
-static sy_status hidden(const sy_experts *x, sy_pass *p, const sy_tensor *start,
-                        const sy_tensor *rows, sy_tensor *h)
+sy_status sy__mlps_hidden(const sy_experts *x, sy_pass *p, const sy_tensor *start,
+                          const sy_tensor *rows, sy_tensor *h)
 {
     return sy__experts_gemm(p, SY_GROUPED_NT, rows, &x->gate_up->value, start, h);
 }
 
-static sy_status output(const sy_experts *x, sy_pass *p, const sy_tensor *start, const sy_tensor *h,
-                        sy_tensor *out)
+sy_status sy__mlps_output(const sy_experts *x, sy_pass *p, const sy_tensor *start,
+                          const sy_tensor *h, sy_tensor *out)
 {
     sy_status st = SY_OK;
     int64_t mark = sy_arena_mark(p->scratch);
@@ -41,9 +41,9 @@ cleanup:
     return st;
 }
 
-static sy_status backward(const sy_experts *x, sy_pass *p, const sy_tensor *start,
-                          const sy_tensor *rows, const sy_tensor *h, const sy_tensor *dout,
-                          const sy_tensor *weight, sy_tensor *drows, sy_tensor *dot)
+sy_status sy__mlps_backward(const sy_experts *x, sy_pass *p, const sy_tensor *start,
+                            const sy_tensor *rows, const sy_tensor *h, const sy_tensor *dout,
+                            const sy_tensor *weight, sy_tensor *drows, sy_tensor *dot)
 {
     sy_status st = SY_OK;
     int64_t mark = sy_arena_mark(p->scratch), R = rows->shape[0];
@@ -68,4 +68,5 @@ cleanup:
     return st;
 }
 
-const sy__experts_ops sy__swiglu_experts = {declare, hidden, output, backward};
+const sy__experts_ops sy__swiglu_experts = {declare, sy__mlps_hidden, sy__mlps_output,
+                                            sy__mlps_backward};

@@ -41,18 +41,6 @@ static void build_swiglu_backward(op_instance *in, const op_case *c)
     build_backward(in, c, 2 * c->F);
 }
 
-static void build_gelu(op_instance *in, const op_case *c)
-{
-    op_operand *x = op_tensor(in, "x", OP_A, 0, OP_SHAPE(c->R, c->F));
-    op_normal(in, op_rows(x, 0), c->scaled ? 60 : 1.5);
-    op_rows(op_tensor(in, "y", OP_A, 0, OP_SHAPE(c->R, c->F)), 0);
-}
-
-static void build_gelu_backward(op_instance *in, const op_case *c)
-{
-    build_backward(in, c, c->F);
-}
-
 /* Any codes; scales of weights, one of them zero. */
 static void build_dequantize_nf4(op_instance *in, const op_case *c)
 {
@@ -107,6 +95,12 @@ static const op_case activation_cases[] = {
     {.form = SY_ACT_RELU, .R = 31, .F = 1100},
     {.form = SY_ACT_GELU, .R = 31, .F = 33},
     {.form = SY_ACT_GELU, .R = 0, .F = 5},
+    {.form = SY_ACT_GELU_ERF, .R = 1, .F = 1},
+    {.form = SY_ACT_GELU_ERF, .R = 3, .F = 5},
+    {.form = SY_ACT_GELU_ERF, .R = 0, .F = 5},
+    {.form = SY_ACT_GELU_ERF, .R = 3, .F = 0},
+    {.form = SY_ACT_GELU_ERF, .R = 31, .F = 33, .scaled = 1},
+    {.form = SY_ACT_GELU_ERF, .R = 300, .F = 257},
     {.form = SY_ACT_SWIGLU_LINEAR, .R = 31, .F = 33},
     {.form = SY_ACT_SWIGLU_LINEAR, .R = 3, .F = 0},
     {.form = SY_ACT_SWIGLU_LINEAR, .R = 70, .F = 1100},
@@ -115,21 +109,8 @@ static const op_case activation_cases[] = {
 static void build_activation_backward(op_instance *in, const op_case *c)
 {
     const sy_act act = (sy_act)c->form;
-    const int64_t P = sy_act_parts(act);
     OP_ARGS(in, activation_backward)->act = act;
-    op_operand *x = op_tensor(in, "x", OP_A, 0, OP_SHAPE(c->R, P * c->F));
-    op_normal(in, op_rows(x, 0), c->scaled ? 60 : 1.5);
-    op_normal(in, op_rows(op_tensor(in, "dy", OP_A, 0, OP_SHAPE(c->R, c->F)), 0), 1);
-    op_rows(op_tensor(in, "dx", OP_A, 0, OP_SHAPE(c->R, P * c->F)), 0);
-    if (c->mode & WEIGHT) {
-        op_uniform(in, op_rows(op_tensor(in, "weight", OP_W, 0, OP_SHAPE(c->R)), 0), 0, 1);
-    }
-    if (c->mode & WA) {
-        op_rows(op_tensor(in, "wa", OP_A, 0, OP_SHAPE(c->R, c->F)), 0);
-    }
-    if (c->mode & DOT) {
-        op_rows(op_tensor(in, "dot", OP_W, 0, OP_SHAPE(c->R)), 0);
-    }
+    build_backward(in, c, sy_act_parts(act) * c->F);
 }
 
 static const op_case activation_backward_cases[] = {
@@ -139,6 +120,11 @@ static const op_case activation_backward_cases[] = {
     {.form = SY_ACT_RELU, .R = 31, .F = 1100, .mode = WEIGHT | WA | DOT},
     {.form = SY_ACT_GELU, .R = 31, .F = 33, .mode = WA},
     {.form = SY_ACT_GELU, .R = 0, .F = 5, .mode = DOT},
+    {.form = SY_ACT_GELU_ERF, .R = 1, .F = 1, .mode = WEIGHT | WA | DOT},
+    {.form = SY_ACT_GELU_ERF, .R = 3, .F = 5, .mode = WEIGHT},
+    {.form = SY_ACT_GELU_ERF, .R = 3, .F = 0, .mode = DOT},
+    {.form = SY_ACT_GELU_ERF, .R = 31, .F = 33, .mode = WEIGHT | WA | DOT, .scaled = 1},
+    {.form = SY_ACT_GELU_ERF, .R = 300, .F = 257, .mode = WEIGHT | WA | DOT},
     {.form = SY_ACT_SWIGLU_LINEAR, .R = 31, .F = 33, .mode = WEIGHT | WA | DOT},
     {.form = SY_ACT_SWIGLU_LINEAR, .R = 70, .F = 1100, .mode = WEIGHT | WA | DOT},
 };
@@ -190,14 +176,6 @@ static const op_test tests[] = {
      .tol = {.f32 = 2e-6, .bf16 = 4e-3}},
     {.op = SY_OP_swiglu_backward,
      .build = build_swiglu_backward,
-     OP_CASES(swiglu_backward_cases),
-     .tol = {.f32 = 1e-5, .bf16 = 4e-3}},
-    {.op = SY_OP_gelu,
-     .build = build_gelu,
-     OP_CASES(swiglu_cases),
-     .tol = {.f32 = 2e-6, .bf16 = 4e-3}},
-    {.op = SY_OP_gelu_backward,
-     .build = build_gelu_backward,
      OP_CASES(swiglu_backward_cases),
      .tol = {.f32 = 1e-5, .bf16 = 4e-3}},
     {.op = SY_OP_dequantize_nf4,

@@ -105,6 +105,7 @@ static void every_model_fits_where_the_matrix_says(void **state)
         {sparse, {"moe.extra_ffn=true"}, "-----------"},
         {sparse, {"model.activation=geglu"}, "-----------"},
         {dense, {"model.activation=relu"}, "-----------"},
+        {dense, {"model.activation=gelu_erf"}, "-----------"},
         {latent, {"model.activation=geglu"}, "-----------"},
         {latent, {"moe.extra_ffn=true"}, "-----------"},
     };

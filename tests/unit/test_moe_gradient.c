@@ -476,7 +476,7 @@ static const check_case cases[] = {
     {.name = "gradient_depth_recompute_block_is_that_of_the_loss",
      .set = {"model.depth_capacity=0.34", "model.depth_layers=all", "train.recompute=block",
              "model.residual_multiplier=0.4", "moe.router=grouped", "moe.grouped.groups=2",
-             "moe.extra_ffn=true", "model.activation=gelu"},
+             "moe.extra_ffn=true", "model.activation=gelu_erf"},
      .with_mask = true,
      .with_doc = true},
     {.name = "gradient_peer_is_that_of_the_loss",
