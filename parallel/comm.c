@@ -185,15 +185,14 @@ static int64_t sent_bytes(const sy_comm *comm, const sy_comm_args *args, sy__col
     return n * sy__comm_unit_bytes(args);
 }
 
-static sy_status call(sy_comm *comm, const sy_comm_args *args, sy__collective which,
-                      sy_collective *slot)
+static sy_status call(sy_comm *comm, const sy_comm_args *args, sy__collective which)
 {
     const bool is_seen = comm->size > 1 && sy_span_is_on();
     count_call(comm, args, which);
     if (is_seen) {
         sy_span_begin(SY_SPAN_COMM, args->what, args->layer, sent_bytes(comm, args, which));
     }
-    sy_status st = slot(comm, args);
+    sy_status st = comm->ops->start(comm, args, which);
     if (is_seen) {
         sy_span_end();
     }
@@ -212,23 +211,22 @@ static sy_status pass_faults(sy_comm *comm, const char *what, sy_fault_action *a
     return st;
 }
 
-static sy_status issue(sy_comm *comm, const sy_comm_args *args, sy__collective which,
-                       sy_collective *slot)
+static sy_status issue(sy_comm *comm, const sy_comm_args *args, sy__collective which)
 {
     sy_status st = SY_OK;
     sy_fault_action fault;
     sy_comm_args mine = *args;
     SY_TRY(check_args(comm, args, which));
     if (comm->dev && comm->dev->dry) {
-        return slot(comm, args); /* nothing is called */
+        return comm->ops->start(comm, args, which); /* nothing is called */
     }
     SY_TRY(pass_faults(comm, args->what, &fault));
     mine.n = fault == SY_FAULT_SHORT ? args->n / 2 : args->n;
     if (fault != SY_FAULT_SKIP) {
-        SY_TRY(call(comm, &mine, which, slot));
+        SY_TRY(call(comm, &mine, which));
     }
     if (fault == SY_FAULT_TWICE) {
-        SY_TRY(call(comm, &mine, which, slot));
+        SY_TRY(call(comm, &mine, which));
     }
 cleanup:
     return st;
@@ -236,32 +234,32 @@ cleanup:
 
 sy_status sy_all_reduce(sy_comm *comm, const sy_comm_args *args)
 {
-    return issue(comm, args, SY__ALL_REDUCE, comm->ops->all_reduce);
+    return issue(comm, args, SY__ALL_REDUCE);
 }
 
 sy_status sy_reduce_scatter(sy_comm *comm, const sy_comm_args *args)
 {
-    return issue(comm, args, SY__REDUCE_SCATTER, comm->ops->reduce_scatter);
+    return issue(comm, args, SY__REDUCE_SCATTER);
 }
 
 sy_status sy_all_gather(sy_comm *comm, const sy_comm_args *args)
 {
-    return issue(comm, args, SY__ALL_GATHER, comm->ops->all_gather);
+    return issue(comm, args, SY__ALL_GATHER);
 }
 
 sy_status sy_broadcast(sy_comm *comm, const sy_comm_args *args)
 {
-    return issue(comm, args, SY__BROADCAST, comm->ops->broadcast);
+    return issue(comm, args, SY__BROADCAST);
 }
 
 sy_status sy_all_to_all(sy_comm *comm, const sy_comm_args *args)
 {
-    return issue(comm, args, SY__ALL_TO_ALL, comm->ops->all_to_all);
+    return issue(comm, args, SY__ALL_TO_ALL);
 }
 
 sy_status sy_send_recv(sy_comm *comm, const sy_comm_args *args)
 {
-    return issue(comm, args, SY__SEND_RECV, comm->ops->send_recv);
+    return issue(comm, args, SY__SEND_RECV);
 }
 
 /* ---- life ---- */

@@ -35,17 +35,8 @@ typedef struct sy_comm_args {
     int32_t layer;    /* -1: none */
 } sy_comm_args;
 
-typedef sy_status sy_collective(sy_comm *comm, const sy_comm_args *args);
-
-typedef struct sy_comm_ops {
-    sy_collective *all_reduce, *reduce_scatter, *all_gather, *broadcast, *all_to_all, *send_recv;
-    sy_status (*split)(sy_comm *comm, int32_t color, int32_t key, sy_device *dev, sy_comm **out);
-    void (*destroy)(sy_comm *comm);
-    void (*abort)(sy_comm *comm, int32_t exit_code);
-} sy_comm_ops;
-
 struct sy_comm {
-    const sy_comm_ops *ops;
+    const struct sy__comm_ops *ops;
     sy_device *dev; /* whose memory it moves; NULL: host memory */
     int32_t rank, size;
     char name[16];

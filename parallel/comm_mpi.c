@@ -381,36 +381,6 @@ cleanup:
     return st;
 }
 
-static sy_status mpi_all_reduce(sy_comm *comm, const sy_comm_args *args)
-{
-    return start(comm, args, SY__ALL_REDUCE);
-}
-
-static sy_status mpi_reduce_scatter(sy_comm *comm, const sy_comm_args *args)
-{
-    return start(comm, args, SY__REDUCE_SCATTER);
-}
-
-static sy_status mpi_all_gather(sy_comm *comm, const sy_comm_args *args)
-{
-    return start(comm, args, SY__ALL_GATHER);
-}
-
-static sy_status mpi_broadcast(sy_comm *comm, const sy_comm_args *args)
-{
-    return start(comm, args, SY__BROADCAST);
-}
-
-static sy_status mpi_all_to_all(sy_comm *comm, const sy_comm_args *args)
-{
-    return start(comm, args, SY__ALL_TO_ALL);
-}
-
-static sy_status mpi_send_recv(sy_comm *comm, const sy_comm_args *args)
-{
-    return start(comm, args, SY__SEND_RECV);
-}
-
 /* ---- life ---- */
 
 /* For what is not a collective of a communicator. */
@@ -453,15 +423,8 @@ static void mpi_destroy(sy_comm *comm)
 static sy_status mpi_split(sy_comm *comm, int32_t color, int32_t key, sy_device *dev,
                            sy_comm **out);
 
-static const sy_comm_ops mpi_ops = {.all_reduce = mpi_all_reduce,
-                                    .reduce_scatter = mpi_reduce_scatter,
-                                    .all_gather = mpi_all_gather,
-                                    .broadcast = mpi_broadcast,
-                                    .all_to_all = mpi_all_to_all,
-                                    .send_recv = mpi_send_recv,
-                                    .split = mpi_split,
-                                    .destroy = mpi_destroy,
-                                    .abort = mpi_abort};
+static const sy__comm_ops mpi_ops = {
+    .start = start, .split = mpi_split, .destroy = mpi_destroy, .abort = mpi_abort};
 
 /* Takes the handle: it is freed with the communicator, and at once where one rank needs none. */
 static sy_status adopt(MPI_Comm handle, const char *name, sy_device *dev, sy_comm **out)

@@ -251,6 +251,17 @@ cleanup:
     return st;
 }
 
+/* NCCL's maximum and minimum pass over a NaN, which here would have to win. */
+static sy_status check_reduction(const sy_comm_args *a, sy__collective which)
+{
+    sy_status st = SY_OK;
+    const bool reduces = which == SY__ALL_REDUCE || which == SY__REDUCE_SCATTER;
+    SY_REQUIRE(!reduces || a->reduce == SY_SUM || !sy_dtype_is_float(a->dtype), SY_ERR_UNSUPPORTED,
+               "'%s': NCCL has no maximum or minimum of floats in which a NaN wins", a->what);
+cleanup:
+    return st;
+}
+
 static sy_status start(sy_comm *comm, const sy_comm_args *args, sy__collective which)
 {
     static ncclResult_t (*const run[SY__N_COLLECTIVES])(const nccl_call *) = {
@@ -263,6 +274,7 @@ static sy_status start(sy_comm *comm, const sy_comm_args *args, sy__collective w
                             (size_t)(args->n * sy__comm_unit_bytes(args))};
     char reason[512];
     SY_TRY(check_counts(comm, args));
+    SY_TRY(check_reduction(args, which));
     SY_TRY(sy_cuda_enter(comm->dev));
     SY_TRY(sy_stream_call(args->stream, note_begun, &comm, sizeof comm));
     const ncclResult_t result = settle(self, run[which](&call), comm->timeout_s);
@@ -274,47 +286,6 @@ static sy_status start(sy_comm *comm, const sy_comm_args *args, sy__collective w
     SY_TRY(sy_stream_call(args->stream, note_done, &comm, sizeof comm));
 cleanup:
     return st;
-}
-
-/* NCCL's maximum and minimum pass over a NaN, which here would have to win. */
-static sy_status start_reduction(sy_comm *comm, const sy_comm_args *args, sy__collective which)
-{
-    sy_status st = SY_OK;
-    SY_REQUIRE(args->reduce == SY_SUM || !sy_dtype_is_float(args->dtype), SY_ERR_UNSUPPORTED,
-               "'%s': NCCL has no maximum or minimum of floats in which a NaN wins", args->what);
-    SY_TRY(start(comm, args, which));
-cleanup:
-    return st;
-}
-
-static sy_status nccl_all_reduce(sy_comm *comm, const sy_comm_args *args)
-{
-    return start_reduction(comm, args, SY__ALL_REDUCE);
-}
-
-static sy_status nccl_reduce_scatter(sy_comm *comm, const sy_comm_args *args)
-{
-    return start_reduction(comm, args, SY__REDUCE_SCATTER);
-}
-
-static sy_status nccl_all_gather(sy_comm *comm, const sy_comm_args *args)
-{
-    return start(comm, args, SY__ALL_GATHER);
-}
-
-static sy_status nccl_broadcast(sy_comm *comm, const sy_comm_args *args)
-{
-    return start(comm, args, SY__BROADCAST);
-}
-
-static sy_status nccl_all_to_all(sy_comm *comm, const sy_comm_args *args)
-{
-    return start(comm, args, SY__ALL_TO_ALL);
-}
-
-static sy_status nccl_send_recv(sy_comm *comm, const sy_comm_args *args)
-{
-    return start(comm, args, SY__SEND_RECV);
 }
 
 /* ---- life ---- */
@@ -370,15 +341,8 @@ static void nccl_abort(sy_comm *comm, int32_t exit_code)
     self->host->ops->abort(self->host, exit_code);
 }
 
-static const sy_comm_ops nccl_ops = {.all_reduce = nccl_all_reduce,
-                                     .reduce_scatter = nccl_reduce_scatter,
-                                     .all_gather = nccl_all_gather,
-                                     .broadcast = nccl_broadcast,
-                                     .all_to_all = nccl_all_to_all,
-                                     .send_recv = nccl_send_recv,
-                                     .split = nccl_split,
-                                     .destroy = nccl_destroy,
-                                     .abort = nccl_abort};
+static const sy__comm_ops nccl_ops = {
+    .start = start, .split = nccl_split, .destroy = nccl_destroy, .abort = nccl_abort};
 
 static sy_status setup_try(nccl_comm *self, ncclResult_t result, const char *doing)
 {

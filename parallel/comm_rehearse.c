@@ -12,9 +12,12 @@ typedef struct rehearsal {
 } rehearsal;
 
 /* The larger of what leaves and what arrives. */
-static int64_t rows_of(const sy_comm *comm, const sy_comm_args *args)
+static int64_t rows_of(const sy_comm *comm, const sy_comm_args *args, sy__collective which)
 {
     int64_t sent = 0, received = 0;
+    if (which == SY__ALL_REDUCE || which == SY__BROADCAST || which == SY__SEND_RECV) {
+        return args->n;
+    }
     if (args->h_n_send == NULL) {
         return args->n * comm->size;
     }
@@ -25,14 +28,14 @@ static int64_t rows_of(const sy_comm *comm, const sy_comm_args *args)
     return sent > received ? sent : received;
 }
 
-static sy_status spend(sy_comm *comm, const sy_comm_args *args, sy__collective which, int64_t n)
+static sy_status start(sy_comm *comm, const sy_comm_args *args, sy__collective which)
 {
     const rehearsal *self = comm->self;
     const sy_traffic traffic = {.collective = sy__collective_name(which),
                                 .what = args->what,
                                 .size = comm->size,
                                 .stride = self->stride,
-                                .bytes = n * sy__comm_unit_bytes(args),
+                                .bytes = rows_of(comm, args, which) * sy__comm_unit_bytes(args),
                                 .device = args->stream != NULL};
     const double seconds = self->net->seconds(self->net->self, &traffic);
     if (args->stream != NULL) {
@@ -40,36 +43,6 @@ static sy_status spend(sy_comm *comm, const sy_comm_args *args, sy__collective w
     }
     sy__comm_done(comm);
     return SY_OK;
-}
-
-static sy_status rehearse_all_reduce(sy_comm *comm, const sy_comm_args *args)
-{
-    return spend(comm, args, SY__ALL_REDUCE, args->n);
-}
-
-static sy_status rehearse_reduce_scatter(sy_comm *comm, const sy_comm_args *args)
-{
-    return spend(comm, args, SY__REDUCE_SCATTER, args->n * comm->size);
-}
-
-static sy_status rehearse_all_gather(sy_comm *comm, const sy_comm_args *args)
-{
-    return spend(comm, args, SY__ALL_GATHER, args->n * comm->size);
-}
-
-static sy_status rehearse_broadcast(sy_comm *comm, const sy_comm_args *args)
-{
-    return spend(comm, args, SY__BROADCAST, args->n);
-}
-
-static sy_status rehearse_all_to_all(sy_comm *comm, const sy_comm_args *args)
-{
-    return spend(comm, args, SY__ALL_TO_ALL, rows_of(comm, args));
-}
-
-static sy_status rehearse_send_recv(sy_comm *comm, const sy_comm_args *args)
-{
-    return spend(comm, args, SY__SEND_RECV, args->n);
 }
 
 static sy_status rehearse_split(sy_comm *comm, int32_t color, int32_t key, sy_device *dev,
@@ -90,15 +63,8 @@ static void rehearse_abort(sy_comm *comm, int32_t exit_code)
     sy__end_process(exit_code);
 }
 
-static const sy_comm_ops rehearse_ops = {.all_reduce = rehearse_all_reduce,
-                                         .reduce_scatter = rehearse_reduce_scatter,
-                                         .all_gather = rehearse_all_gather,
-                                         .broadcast = rehearse_broadcast,
-                                         .all_to_all = rehearse_all_to_all,
-                                         .send_recv = rehearse_send_recv,
-                                         .split = rehearse_split,
-                                         .destroy = rehearse_destroy,
-                                         .abort = rehearse_abort};
+static const sy__comm_ops rehearse_ops = {
+    .start = start, .split = rehearse_split, .destroy = rehearse_destroy, .abort = rehearse_abort};
 
 static sy_status create(const char *name, const sy_net *net, sy_comm part, int32_t stride,
                         sy_comm **out)

@@ -45,34 +45,23 @@ cleanup:
     return st;
 }
 
-static sy_status self_copy(sy_comm *comm, const sy_comm_args *args)
-{
-    return copy(comm, args, args->n);
-}
-
-static sy_status self_broadcast(sy_comm *comm, const sy_comm_args *args)
-{
-    (void)args; /* the root has it */
-    sy__comm_begun(comm);
-    sy__comm_done(comm);
-    return SY_OK;
-}
-
-static sy_status self_all_to_all(sy_comm *comm, const sy_comm_args *args)
+/* The root of a broadcast has it already. */
+static sy_status start(sy_comm *comm, const sy_comm_args *args, sy__collective which)
 {
     sy_status st = SY_OK;
-    int64_t n = args->h_n_send ? args->h_n_send[0] : args->n;
-    SY_REQUIRE(!args->h_n_recv || args->h_n_recv[0] == n, SY_ERR_INTERNAL,
-               "'%s': the one rank of '%s' sends %lld rows to itself but expects %lld", args->what,
-               comm->name, (long long)n, (long long)args->h_n_recv[0]);
+    int64_t n = args->n;
+    if (which == SY__BROADCAST || (which == SY__SEND_RECV && args->root != 0)) {
+        n = 0;
+    }
+    if (which == SY__ALL_TO_ALL && args->h_n_send != NULL) {
+        n = args->h_n_send[0];
+        SY_REQUIRE(args->h_n_recv[0] == n, SY_ERR_INTERNAL,
+                   "'%s': the one rank of '%s' sends %lld rows to itself but expects %lld",
+                   args->what, comm->name, (long long)n, (long long)args->h_n_recv[0]);
+    }
     SY_TRY(copy(comm, args, n));
 cleanup:
     return st;
-}
-
-static sy_status self_send_recv(sy_comm *comm, const sy_comm_args *args)
-{
-    return copy(comm, args, args->root == 0 ? args->n : 0);
 }
 
 static sy_status self_split(sy_comm *comm, int32_t color, int32_t key, sy_device *dev,
@@ -98,15 +87,8 @@ static void self_abort(sy_comm *comm, int32_t exit_code)
     self->end(exit_code);
 }
 
-static const sy_comm_ops self_ops = {.all_reduce = self_copy,
-                                     .reduce_scatter = self_copy,
-                                     .all_gather = self_copy,
-                                     .broadcast = self_broadcast,
-                                     .all_to_all = self_all_to_all,
-                                     .send_recv = self_send_recv,
-                                     .split = self_split,
-                                     .destroy = self_destroy,
-                                     .abort = self_abort};
+static const sy__comm_ops self_ops = {
+    .start = start, .split = self_split, .destroy = self_destroy, .abort = self_abort};
 
 sy_status sy__comm_self_create(const char *name, sy_device *dev, sy__end_job *end, sy_comm **out)
 {
