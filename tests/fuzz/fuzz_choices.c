@@ -1,24 +1,9 @@
 /* Mutated files of questions (`eval --choices`): refused with one line that names the file, or
    questions whose ids and counts a model can score. Deterministic: case i is a function of i alone.
    fuzz_choices [CASES [FIRST]] */
-#include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "core/alloc.h"
-#include "core/rng.h"
 #include "launch/choices_read.h"
-
-#define PROVE(cond)                                                                                \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            fprintf(stderr, "%s:%d: not so: %s; message: %s\n", __FILE__, __LINE__, #cond,         \
-                    sy_error_message());                                                           \
-            abort();                                                                               \
-        }                                                                                          \
-    } while (0)
-#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
+#include "tests/support/fuzz.h"
 
 enum { MAX_BYTES = 1 << 12, VOCAB = 200, S = 32 };
 
@@ -53,40 +38,6 @@ static const char *const pieces[] = {"{",
                                      "[\"a\",\"b\"]",
                                      "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
 
-typedef struct dice {
-    uint64_t fuzz_case, n_drawn;
-} dice;
-
-static size_t below(dice *d, size_t n)
-{
-    return (size_t)(sy_rng_u64(d->fuzz_case, SY_RNG_TEST, d->n_drawn++) % n);
-}
-
-static void mutate(dice *d, char *bytes, size_t *n)
-{
-    for (size_t k = below(d, 4); k > 0 && *n > 0; k--) {
-        const char *piece = pieces[below(d, COUNT_OF(pieces))];
-        const size_t at = below(d, *n), n_piece = strlen(piece);
-        switch (below(d, 4)) {
-        case 0:
-            bytes[at] = (char)(uint8_t)(1 + below(d, 255));
-            break;
-        case 1:
-            *n = below(d, 8) == 0 ? at : *n;
-            break;
-        case 2:
-            memmove(bytes + at, bytes + at + 1, *n - at - 1);
-            (*n)--;
-            break;
-        default:
-            memmove(bytes + at + n_piece, bytes + at, *n - at);
-            memcpy(bytes + at, piece, n_piece);
-            *n += n_piece;
-        }
-    }
-    bytes[*n] = '\0'; /* the file's reader allows no other */
-}
-
 static void prove_quiz(const sy_quiz *q)
 {
     int64_t n_right = 0;
@@ -111,11 +62,11 @@ int main(int argc, char **argv)
     PROVE(sy_tokenizer_open("bytes", &tokenizer) == SY_OK);
     const int64_t held = sy_alloc_live();
     for (int64_t i = first; i < first + n; i++) {
-        dice d = {.fuzz_case = (uint64_t)i};
+        dice d = dice_of(i);
         char bytes[MAX_BYTES];
         size_t n_bytes = sizeof seed - 1;
         memcpy(bytes, seed, n_bytes);
-        mutate(&d, bytes, &n_bytes);
+        mutate_text(&d, bytes, &n_bytes, pieces, COUNT_OF(pieces));
         char *exact = malloc(n_bytes + 1); /* so that a sanitizer finds a read past it */
         PROVE(exact);
         memcpy(exact, bytes, n_bytes + 1);

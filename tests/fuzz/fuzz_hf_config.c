@@ -4,26 +4,14 @@
    case i is a function of i and of the corpus. fuzz_hf_config CORPUS [CASES [FIRST]]
 
    With -DSY_LIBFUZZER and clang's -fsanitize=fuzzer it is a target of libFuzzer. */
-#include <inttypes.h>
 #include <jansson.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "core/alloc.h"
+#include "tests/support/fuzz.h"
 #include "train/train_config.h"
 #include "upcycle/hf.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define PROVE(cond)                                                                                \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            fprintf(stderr, "%s:%d: not so: %s; message: %s\n", __FILE__, __LINE__, #cond,         \
-                    sy_error_message());                                                           \
-            abort();                                                                               \
-        }                                                                                          \
-    } while (0)
 
 static bool is_harmless(const char *text)
 {
@@ -113,12 +101,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 #ifndef SY_LIBFUZZER
 
-#include <dirent.h>
-
-#include "core/rng.h"
-
-enum { MAX_SEEDS = 64, MAX_BYTES = 2048 };
-
 static const char *const pieces[] = {
     "{",
     "}",
@@ -180,35 +162,6 @@ static const char *const pieces[] = {
     "\xc2\x9b",
 };
 
-#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
-
-typedef struct input {
-    uint8_t bytes[MAX_BYTES];
-    size_t n;
-} input;
-
-typedef struct dice {
-    uint64_t fuzz_case, n_drawn;
-} dice;
-
-static size_t below(dice *d, size_t n)
-{
-    return (size_t)(sy_rng_u64(d->fuzz_case, SY_RNG_TEST, d->n_drawn++) % n);
-}
-
-/* n bytes in the place of n_old at `at`, as far as there is room. */
-static void splice(input *in, size_t at, size_t n_old, const void *bytes, size_t n)
-{
-    uint8_t copy[MAX_BYTES];
-    if (in->n - n_old + n > MAX_BYTES) {
-        return;
-    }
-    memcpy(copy, bytes, n); /* may be a part of it */
-    memmove(in->bytes + at + n, in->bytes + at + n_old, in->n - at - n_old);
-    memcpy(in->bytes + at, copy, n);
-    in->n += n - n_old;
-}
-
 /* Where a value begins: behind a colon. */
 static size_t value_at(dice *d, const input *in)
 {
@@ -253,54 +206,28 @@ static void mutate_once(dice *d, input *in)
     }
 }
 
-static int is_seed(const struct dirent *entry)
-{
-    return entry->d_name[0] != '.';
-}
-
-static size_t read_corpus(const char *folder, input *seeds)
-{
-    struct dirent **names = NULL;
-    int n = scandir(folder, &names, is_seed, alphasort);
-    PROVE(n > 0 && n <= MAX_SEEDS);
-    for (int i = 0; i < n; i++) {
-        char path[2048];
-        snprintf(path, sizeof path, "%s/%s", folder, names[i]->d_name);
-        FILE *f = fopen(path, "rb");
-        PROVE(f);
-        seeds[i].n = fread(seeds[i].bytes, 1, MAX_BYTES, f);
-        fclose(f);
-        free(names[i]);
-    }
-    free(names);
-    return (size_t)n;
-}
-
-/* In memory of exactly its size, so that a sanitizer finds a read past it. */
 static bool run_case(dice *d, const input *seeds, size_t n_seeds)
 {
-    input in = seeds[below(d, n_seeds)];
+    input in;
+    input_copy(&in, &seeds[below(d, n_seeds)]);
     for (size_t i = below(d, 4); i > 0; i--) {
         mutate_once(d, &in);
     }
-    uint8_t *exact = malloc(in.n > 0 ? in.n : 1);
-    PROVE(exact);
-    memcpy(exact, in.bytes, in.n);
-    const bool accepted = try_input(exact, in.n);
-    free(exact);
-    return accepted;
+    return try_exact(try_input, &in);
 }
 
 int main(int argc, char **argv)
 {
-    static input seeds[MAX_SEEDS];
+    size_t n_seeds = 0;
     PROVE(argc > 1);
-    const size_t n_seeds = read_corpus(argv[1], seeds);
+    input *seeds = read_corpus(argv[1], &n_seeds);
     const int64_t n = argc > 2 ? atoll(argv[2]) : 10000, first = argc > 3 ? atoll(argv[3]) : 0;
     int64_t n_accepted = 0;
     for (int64_t i = first; i < first + n; i++) {
-        n_accepted += run_case(&(dice){.fuzz_case = (uint64_t)i}, seeds, n_seeds);
+        dice d = dice_of(i);
+        n_accepted += run_case(&d, seeds, n_seeds);
     }
+    free(seeds);
     printf("%" PRId64 " configurations, %" PRId64 " accepted\n", n, n_accepted);
     /* Both ways must have been taken, or the mutations are too wild or too tame. */
     return n >= 1000 && (n_accepted < n / 20 || n_accepted > n * 19 / 20);

@@ -1,26 +1,12 @@
 /* Mutated metrics.jsonl and config.yaml: whatever a crash or an editor leaves in them, the report
    is a page that closes what it opens and shows no "nan". Deterministic: case i is a function of i
    alone. fuzz_report [CASES [FIRST]] */
-#include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "core/alloc.h"
-#include "core/rng.h"
 #include "report/html.h"
+#include "tests/support/fuzz.h"
 #include "tests/support/well_formed.h"
-
-#define PROVE(cond)                                                                                \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            fprintf(stderr, "%s:%d: case %" PRId64 ": not so: %s; message: %s\n", __FILE__,        \
-                    __LINE__, fuzz_case, #cond, sy_error_message());                               \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
-#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
 
 enum { MAX_BYTES = 1 << 13, N_LINES = 6 };
 
@@ -65,48 +51,14 @@ static const char *const pieces[] = {"{",
                                      "/loss",
                                      "perf/forward_ms"};
 
-typedef struct dice {
-    uint64_t fuzz_case, n_drawn;
-} dice;
-
-static size_t below(dice *d, size_t n)
-{
-    return (size_t)(sy_rng_u64(d->fuzz_case, SY_RNG_TEST, d->n_drawn++) % n);
-}
-
-static void mutate(dice *d, char *bytes, size_t *n)
-{
-    for (size_t k = below(d, 5); k > 0 && *n > 0; k--) {
-        const char *piece = pieces[below(d, COUNT_OF(pieces))];
-        const size_t at = below(d, *n), n_piece = strlen(piece);
-        switch (below(d, 4)) {
-        case 0:
-            bytes[at] = (char)(uint8_t)(1 + below(d, 255));
-            break;
-        case 1:
-            *n = below(d, 4) == 0 ? at : *n;
-            break;
-        case 2:
-            memmove(bytes + at, bytes + at + 1, *n - at - 1);
-            (*n)--;
-            break;
-        default:
-            memmove(bytes + at + n_piece, bytes + at, *n - at);
-            memcpy(bytes + at, piece, n_piece);
-            *n += n_piece;
-        }
-    }
-    bytes[*n] = '\0';
-}
-
-static void read_log(int64_t fuzz_case, const char *path, dice *d, sy_metrics_log *out)
+static void read_log(const char *path, dice *d, sy_metrics_log *out)
 {
     char bytes[MAX_BYTES];
     size_t n = 0;
     for (int32_t i = 1; i <= N_LINES; i++) {
         n += (size_t)snprintf(bytes + n, sizeof bytes - n, line, i, i, i, i, i);
     }
-    mutate(d, bytes, &n);
+    mutate_text(d, bytes, &n, pieces, COUNT_OF(pieces));
     FILE *file = fopen(path, "w");
     PROVE(file && fwrite(bytes, 1, n, file) == n && fclose(file) == 0);
     PROVE(sy_metrics_log_read(path, out) == SY_OK);
@@ -131,11 +83,11 @@ int main(int argc, char **argv)
 {
     const int64_t n = argc > 1 ? atoll(argv[1]) : 300, first = argc > 2 ? atoll(argv[2]) : 0;
     char path[] = "/tmp/fuzz_report_XXXXXX";
-    int64_t fuzz_case = -1, n_whole = 0;
+    int64_t n_whole = 0;
     const int fd = mkstemp(path);
     PROVE(fd >= 0);
-    for (fuzz_case = first; fuzz_case < first + n; fuzz_case++) {
-        dice d = {.fuzz_case = (uint64_t)fuzz_case};
+    for (int64_t i = first; i < first + n; i++) {
+        dice d = dice_of(i);
         sy_metrics_log log[2] = {0};
         sy_report_run run[2] = {0};
         char yaml[2][sizeof config + 256], *page = NULL;
@@ -143,8 +95,8 @@ int main(int argc, char **argv)
         for (int32_t r = 0; r < n_runs; r++) {
             size_t n_yaml = sizeof config - 1;
             memcpy(yaml[r], config, n_yaml);
-            mutate(&d, yaml[r], &n_yaml);
-            read_log(fuzz_case, path, &d, &log[r]);
+            mutate_text(&d, yaml[r], &n_yaml, pieces, COUNT_OF(pieces));
+            read_log(path, &d, &log[r]);
             run[r] = (sy_report_run){.log = &log[r],
                                      .name = "a",
                                      .config = yaml[r],

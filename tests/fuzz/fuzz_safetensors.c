@@ -8,25 +8,13 @@
      -fno-sanitize-recover=undefined -I. tests/fuzz/fuzz_safetensors.c \
      checkpoint/safetensors_{json,parse,set,types}.c core/{alloc,status}.c -ljansson -o fuzz
    ./fuzz -max_len=512 -runs=10000000 FOLDER tests/fuzz/corpus/safetensors */
-#include <inttypes.h>
 #include <jansson.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "checkpoint/safetensors.h"
 #include "core/alloc.h"
+#include "tests/support/fuzz.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define PROVE(cond)                                                                                \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            fprintf(stderr, "%s:%d: not so: %s; message: %s\n", __FILE__, __LINE__, #cond,         \
-                    sy_error_message());                                                           \
-            abort();                                                                               \
-        }                                                                                          \
-    } while (0)
 
 /* One line of UTF-8 (as jansson sees it) without control characters. */
 static bool is_harmless(const char *text)
@@ -144,13 +132,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 #ifndef SY_LIBFUZZER
 
-#include <dirent.h>
-
 #include "core/log.h"
-#include "core/rng.h"
 #include "tests/support/scratch.h"
-
-enum { MAX_SEEDS = 1024, MAX_BYTES = 1024 };
 
 static const char *const pieces[] = {
     "{",
@@ -216,35 +199,6 @@ static const char *const shards[2] = {
     "\"c\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[4,8]}}",
 };
 
-#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
-
-typedef struct input {
-    uint8_t bytes[MAX_BYTES];
-    size_t n;
-} input;
-
-typedef struct dice {
-    uint64_t fuzz_case, n_drawn;
-} dice;
-
-static size_t below(dice *d, size_t n)
-{
-    return (size_t)(sy_rng_u64(d->fuzz_case, SY_RNG_TEST, d->n_drawn++) % n);
-}
-
-/* n bytes in the place of n_old at `at`, as far as there is room. */
-static void splice(input *in, size_t at, size_t n_old, const void *bytes, size_t n)
-{
-    uint8_t copy[MAX_BYTES];
-    if (in->n - n_old + n > MAX_BYTES) {
-        return;
-    }
-    memcpy(copy, bytes, n); /* may be a part of it */
-    memmove(in->bytes + at + n, in->bytes + at + n_old, in->n - at - n_old);
-    memcpy(in->bytes + at, copy, n);
-    in->n += n - n_old;
-}
-
 static void mutate_once(dice *d, input *in)
 {
     const size_t at = below(d, in->n + 1), rest = in->n - at, n = rest ? 1 + below(d, rest) : 0;
@@ -278,39 +232,12 @@ static void mutate(dice *d, input *in)
     }
 }
 
-static int is_seed(const struct dirent *entry)
-{
-    return entry->d_name[0] != '.';
-}
-
-static size_t read_corpus(const char *folder, input *seeds)
-{
-    struct dirent **names = NULL;
-    int n = scandir(folder, &names, is_seed, alphasort);
-    PROVE(n > 0 && n <= MAX_SEEDS);
-    for (int i = 0; i < n; i++) {
-        char path[1024];
-        snprintf(path, sizeof path, "%s/%s", folder, names[i]->d_name);
-        FILE *f = fopen(path, "rb");
-        PROVE(f);
-        seeds[i].n = fread(seeds[i].bytes, 1, MAX_BYTES, f);
-        fclose(f);
-        free(names[i]);
-    }
-    free(names);
-    return (size_t)n;
-}
-
 static bool run_header(dice *d, const input *seeds, size_t n_seeds)
 {
-    input in = seeds[below(d, n_seeds)];
+    input in;
+    input_copy(&in, &seeds[below(d, n_seeds)]);
     mutate(d, &in);
-    uint8_t *exact = malloc(in.n ? in.n : 1);
-    PROVE(exact);
-    memcpy(exact, in.bytes, in.n);
-    const bool accepted = try_input(exact, in.n);
-    free(exact);
-    return accepted;
+    return try_exact(try_input, &in);
 }
 
 static bool run_index(dice *d, void **state)
@@ -318,7 +245,8 @@ static bool run_index(dice *d, void **state)
     const char *text = indexes[below(d, COUNT_OF(indexes))];
     char path[2 * SCRATCH_PATH];
     sy_st_set *set = NULL;
-    input in = {.n = strlen(text)};
+    input in;
+    in.n = strlen(text);
     memcpy(in.bytes, text, in.n);
     mutate(d, &in);
     FILE *f = fopen(scratch_path(state, "model.safetensors.index.json", path), "wb");
@@ -355,19 +283,20 @@ int main(int argc, char **argv)
     const uint64_t first = argc > 3 ? strtoull(argv[3], NULL, 10) : 0;
     uint64_t n_accepted = 0, n_indexes = 0, n_index_accepted = 0;
     void *state = NULL;
-    static input seeds[MAX_SEEDS];
+    size_t n_seeds = 0;
     PROVE(argc > 1 && scratch_setup(&state) == 0);
-    const size_t n_seeds = read_corpus(argv[1], seeds);
+    input *seeds = read_corpus(argv[1], &n_seeds);
     put_shards(&state);
     sy_log_setup(0, 1, SY_LOG_ERROR);
     for (uint64_t i = first; i < first + n; i++) {
-        dice d = {.fuzz_case = i};
+        dice d = dice_of((int64_t)i);
         n_accepted += run_header(&d, seeds, n_seeds);
         if (i % 8 == 0) {
             n_indexes++;
             n_index_accepted += run_index(&d, &state);
         }
     }
+    free(seeds);
     PROVE(scratch_teardown(&state) == 0);
     printf("%" PRIu64 " inputs, %" PRIu64 " accepted; %" PRIu64 " indexes, %" PRIu64 " accepted\n",
            n, n_accepted, n_indexes, n_index_accepted);

@@ -1,28 +1,14 @@
 /* Mutated inputs of `tokenize`: lines of JSONL, texts packed by gzip and by zstd. Each is
    tokenized, or refused with one line that names the file; never read past its end, nothing left
    behind. Deterministic: case i is a function of i alone. fuzz_tokenize [CASES [FIRST]] */
-#include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 #include <zlib.h>
 #include <zstd.h>
 
 #include "core/alloc.h"
 #include "core/log.h"
-#include "core/rng.h"
 #include "data/tokenize.h"
-
-#define PROVE(cond)                                                                                \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            fprintf(stderr, "%s:%d: not so: %s; message: %s\n", __FILE__, __LINE__, #cond,         \
-                    sy_error_message());                                                           \
-            abort();                                                                               \
-        }                                                                                          \
-    } while (0)
-#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
+#include "tests/support/fuzz.h"
 
 enum { MAX_BYTES = 1 << 14 };
 
@@ -66,15 +52,6 @@ static const char *const pieces[] = {
     "\t",
     "\x01",
 };
-
-typedef struct dice {
-    uint64_t fuzz_case, n_drawn;
-} dice;
-
-static size_t below(dice *d, size_t n)
-{
-    return (size_t)(sy_rng_u64(d->fuzz_case, SY_RNG_TEST, d->n_drawn++) % n);
-}
 
 /* Bytes [*n] changed, taken out, put in, or cut off. */
 static void mutate(dice *d, char bytes[MAX_BYTES], size_t *n, bool text)
@@ -204,7 +181,7 @@ int main(int argc, char **argv)
     PROVE(mkdtemp(folder));
     sy_log_setup(0, 1, SY_LOG_ERROR);
     for (int64_t i = first; i < first + n; i++) {
-        dice d = {.fuzz_case = (uint64_t)i};
+        dice d = dice_of(i);
         const int kind = (int)(i % 3);
         n_good[kind] += kind == 0 ? try_lines(&d, folder) : try_packed(&d, folder, kind == 1);
         n_all[kind]++;

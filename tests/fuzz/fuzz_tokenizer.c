@@ -4,24 +4,12 @@
    [FIRST]]
 
    With -DSY_LIBFUZZER and clang's -fsanitize=fuzzer it is a target of libFuzzer. */
-#include <inttypes.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "core/alloc.h"
 #include "data/tokenizer.h"
+#include "tests/support/fuzz.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-#define PROVE(cond)                                                                                \
-    do {                                                                                           \
-        if (!(cond)) {                                                                             \
-            fprintf(stderr, "%s:%d: not so: %s; message: %s\n", __FILE__, __LINE__, #cond,         \
-                    sy_error_message());                                                           \
-            abort();                                                                               \
-        }                                                                                          \
-    } while (0)
 
 static const char sample[] =
     "It's the <|endoftext|> <tool>\n\n  x12 \xc3\xa9 e\xcc\x81 \xff \xe3\x80\x80 "
@@ -76,10 +64,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 #ifndef SY_LIBFUZZER
 
-#include "core/rng.h"
-
-enum { MAX_BYTES = 1 << 15 };
-
 /* SentencePiece's own reader is not ours to fuzz. */
 static const char *const seeds[] = {"gpt2.json", "prefix.json", "llama3.json", "qwen2.json",
                                     "toy_cl100k.tiktoken"};
@@ -133,32 +117,6 @@ static const char *const pieces[] = {
     "\\\\1",
 };
 
-#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
-
-typedef struct input {
-    uint8_t bytes[MAX_BYTES];
-    size_t n;
-} input;
-
-typedef struct dice {
-    uint64_t fuzz_case, n_drawn;
-} dice;
-
-static size_t below(dice *d, size_t n)
-{
-    return (size_t)(sy_rng_u64(d->fuzz_case, SY_RNG_TEST, d->n_drawn++) % n);
-}
-
-static void splice(input *in, size_t at, size_t n_old, const void *bytes, size_t n)
-{
-    if (in->n - n_old + n > MAX_BYTES) {
-        return;
-    }
-    memmove(in->bytes + at + n, in->bytes + at + n_old, in->n - at - n_old);
-    memcpy(in->bytes + at, bytes, n);
-    in->n += n - n_old;
-}
-
 /* Half of the places lie outside the long lists, where the keys are. */
 static size_t place(dice *d, const input *in)
 {
@@ -190,16 +148,6 @@ static void mutate_once(dice *d, input *in)
     }
 }
 
-static void read_seed(const char *folder, const char *name, input *in)
-{
-    char path[2048];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE *f = fopen(path, "rb");
-    PROVE(f);
-    in->n = fread(in->bytes, 1, MAX_BYTES, f);
-    fclose(f);
-}
-
 int main(int argc, char **argv)
 {
     static input corpus[COUNT_OF(seeds)], in;
@@ -210,16 +158,12 @@ int main(int argc, char **argv)
     const int64_t n = argc > 2 ? atoll(argv[2]) : 2000, first = argc > 3 ? atoll(argv[3]) : 0;
     int64_t n_accepted = 0;
     for (int64_t i = first; i < first + n; i++) {
-        dice d = {.fuzz_case = (uint64_t)i};
-        in = corpus[below(&d, COUNT_OF(seeds))];
+        dice d = dice_of(i);
+        input_copy(&in, &corpus[below(&d, COUNT_OF(seeds))]);
         for (size_t k = below(&d, 4); k > 0; k--) {
             mutate_once(&d, &in);
         }
-        uint8_t *exact = malloc(in.n > 0 ? in.n : 1); /* so that a sanitizer finds a read past it */
-        PROVE(exact);
-        memcpy(exact, in.bytes, in.n);
-        n_accepted += try_input(exact, in.n);
-        free(exact);
+        n_accepted += try_exact(try_input, &in);
     }
     printf("%" PRId64 " files, %" PRId64 " accepted\n", n, n_accepted);
     /* Both ways must have been taken, or the mutations are too wild or too tame. */

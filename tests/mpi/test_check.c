@@ -7,15 +7,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "core/alloc.h"
-#include "core/rng.h"
-#include "data/token_writer.h"
 #include "train/check_gradients.h"
 #include "train/check_layout.h"
+#include "tests/support/mpi_text.h"
 
-enum { E = 12, H = 16, F_E = 8, N_TOKENS = 3000, MAX_SET = 12 };
+enum { E = 12, H = 16, F_E = 8, MAX_SET = 12 };
 
 static const char config_text[] =
     "run: {seed: 5}\n"
@@ -26,65 +24,12 @@ static const char config_text[] =
     "optim: {lr: 0.01, warmup_steps: 2}\n"
     "train: {steps: 20, global_batch: 8, micro_batch: 2}\n";
 
-static char folder[64];
-
-/* ---- data ---- */
-
-static sy_status write_tokens(const char *prefix)
-{
-    sy_status st = SY_OK;
-    sy_token_writer *writer = NULL;
-    int32_t id = 0;
-    SY_TRY(sy_token_writer_create(prefix, 256, &writer));
-    for (int64_t i = 0; i < N_TOKENS; i++) {
-        id = (int32_t)((id + 1 + (int32_t)(sy_rng_u64(3, SY_RNG_TEST, (uint64_t)i) % 7)) % 256);
-        SY_TRY(sy_token_writer_append(writer, &id, 1));
-    }
-    SY_TRY(sy_token_writer_end_document(writer));
-    SY_TRY(sy_token_writer_finish(writer));
-cleanup:
-    sy_token_writer_destroy(&writer);
-    return st;
-}
-
-static int set_up(void **state)
-{
-    (void)state;
-    sy_comm *world = mpi_test_world();
-    sy_status st = SY_OK;
-    if (world->rank == 0) {
-        char prefix[80];
-        strcpy(folder, "/tmp/sy_check_XXXXXX");
-        st = mkdtemp(folder) != NULL ? SY_OK : SY_ERR_IO;
-        snprintf(prefix, sizeof prefix, "%s/t", folder);
-        st = st == SY_OK ? write_tokens(prefix) : st;
-    }
-    assert_all_ok(st);
-    assert_all_ok(sy_host_broadcast(world, folder, sizeof folder, 0, "folder"));
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    char path[80];
-    bool ok = true;
-    if (mpi_test_world()->rank == 0) {
-        snprintf(path, sizeof path, "%s/t.bin", folder);
-        ok = unlink(path) == 0;
-        snprintf(path, sizeof path, "%s/t.idx", folder);
-        ok = unlink(path) == 0 && rmdir(folder) == 0 && ok;
-    }
-    assert_all(ok);
-    return 0;
-}
-
 static void open_settings(const char *const *set, sy_run_settings *out)
 {
-    char data[96];
+    char data[2 * SCRATCH_PATH];
     const char *overrides[MAX_SET + 1] = {data};
     int32_t n = 1;
-    snprintf(data, sizeof data, "data.train=[{path: %s/t}]", folder);
+    text_setting(data);
     for (int32_t i = 0; i < MAX_SET && set[i] != NULL; i++) {
         overrides[n++] = set[i];
     }
@@ -667,7 +612,7 @@ static void gradients_of_another_backend_with_cut_routers_are_found(void **state
 
 int main(void)
 {
-#define CASE(f) cmocka_unit_test_setup_teardown(f, set_up, tear_down)
+#define CASE(f) cmocka_unit_test_setup_teardown(f, open_text, close_folder)
     enum { N_OWN = 13, N = N_OWN + N_GOOD_LAYOUTS + N_GOOD_GRADIENTS };
     struct CMUnitTest tests[N] = {
         CASE(layout_with_scaled_expert_gradients_is_found),
@@ -690,8 +635,8 @@ int main(void)
         tests[N_OWN + i] =
             (struct CMUnitTest){.name = c->name,
                                 .test_func = layouts ? layouts_agree : gradients_agree,
-                                .setup_func = set_up,
-                                .teardown_func = tear_down,
+                                .setup_func = open_text,
+                                .teardown_func = close_folder,
                                 .initial_state = (void *)(uintptr_t)c};
     }
     return mpi_test_main("check", tests, N);

@@ -6,7 +6,7 @@
 
 #include "checkpoint/diff.h"
 #include "core/alloc.h"
-#include "tests/support/scratch.h"
+#include "tests/support/mpi_scratch.h"
 
 enum { N = 3 << 16 }; /* three blocks, so that other ranks than the first have something to say */
 
@@ -31,27 +31,6 @@ static sy_status walk(void *self, sy_emit *emit, void *to)
         to, &(sy_field){.name = "state/step", .dtype = SY_I64, .n_parts = 1, .parts = &counter}));
 cleanup:
     return st;
-}
-
-static char folder[SCRATCH_PATH];
-
-static int open_folder(void **state)
-{
-    sy_comm *world = mpi_test_world();
-    bool ok = world->rank != 0 || scratch_setup(state) == 0;
-    if (ok && world->rank == 0) {
-        snprintf(folder, sizeof folder, "%s", ((scratch *)*state)->dir);
-    }
-    assert_all(ok);
-    assert_all_ok(sy_host_broadcast(world, folder, sizeof folder, 0, "scratch folder"));
-    return 0;
-}
-
-static int close_folder(void **state)
-{
-    bool ok = mpi_test_world()->rank != 0 || scratch_teardown(state) == 0;
-    assert_all(ok);
-    return 0;
 }
 
 /* A file with one value at element `at`, zero elsewhere. */

@@ -8,7 +8,7 @@
 #include "core/alloc.h"
 #include "core/fault.h"
 #include "tests/support/ckpt_state.h"
-#include "tests/support/scratch.h"
+#include "tests/support/mpi_scratch.h"
 
 /* Several pieces, several ranks in one piece, fewer rows than ranks, nothing at all. */
 static const ckpt_field fields[] = {
@@ -24,33 +24,7 @@ static const ckpt_field fields[] = {
 };
 enum { N_FIELDS = sizeof fields / sizeof fields[0] };
 
-static char folder[SCRATCH_PATH];
 static bool beside; /* saves run in a thread, and the state changes while they do */
-
-static int open_folder(void **state)
-{
-    sy_comm *world = mpi_test_world();
-    bool ok = world->rank != 0 || scratch_setup(state) == 0;
-    if (ok && world->rank == 0) {
-        snprintf(folder, sizeof folder, "%s", ((scratch *)*state)->dir);
-    }
-    assert_all(ok);
-    assert_all_ok(sy_host_broadcast(world, folder, sizeof folder, 0, "scratch folder"));
-    return 0;
-}
-
-static int close_folder(void **state)
-{
-    bool ok = mpi_test_world()->rank != 0 || scratch_teardown(state) == 0;
-    assert_all(ok);
-    return 0;
-}
-
-static const char *path_of(const char *name, char path[2 * SCRATCH_PATH])
-{
-    snprintf(path, 2 * SCRATCH_PATH, "%s/%s", folder, name);
-    return path;
-}
 
 /* The first n ranks of the world, as a mesh with the state dealt to them in the turn-th way; the
    others have none. */

@@ -7,15 +7,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "core/alloc.h"
-#include "core/rng.h"
-#include "data/token_writer.h"
 #include "parallel/agree.h"
 #include "train/trainer.h"
+#include "tests/support/mpi_text.h"
 
-enum { E = 12, L = 2, MAX_STEPS = 20, MAX_SET = 16, N_TOKENS = 3000 };
+enum { E = 12, L = 2, MAX_STEPS = 20, MAX_SET = 16 };
 
 static const char config_text[] =
     "run: {seed: 5}\n"
@@ -25,8 +23,6 @@ static const char config_text[] =
     "moe: {experts: 12, top_k: 2, expert_hidden: 8, min_capacity: 1}\n"
     "optim: {lr: 0.01, warmup_steps: 2}\n"
     "train: {steps: 20, global_batch: 7, micro_batch: 1}\n";
-
-static char folder[64];
 
 typedef struct layout {
     int32_t ranks, ep, zero, chunks; /* padded rows: 1 whatever it says */
@@ -40,65 +36,14 @@ typedef struct record {
     bool finite;
 } record;
 
-/* ---- data ---- */
-
-static sy_status write_tokens(const char *prefix)
-{
-    sy_status st = SY_OK;
-    sy_token_writer *writer = NULL;
-    int32_t id = 0;
-    SY_TRY(sy_token_writer_create(prefix, 256, &writer));
-    for (int64_t i = 0; i < N_TOKENS; i++) { /* there is something to learn: small steps */
-        id = (int32_t)((id + 1 + (int32_t)(sy_rng_u64(3, SY_RNG_TEST, (uint64_t)i) % 7)) % 256);
-        SY_TRY(sy_token_writer_append(writer, &id, 1));
-    }
-    SY_TRY(sy_token_writer_end_document(writer));
-    SY_TRY(sy_token_writer_finish(writer));
-cleanup:
-    sy_token_writer_destroy(&writer);
-    return st;
-}
-
-static int set_up(void **state)
-{
-    (void)state;
-    sy_comm *world = mpi_test_world();
-    sy_status st = SY_OK;
-    if (world->rank == 0) {
-        char prefix[80];
-        strcpy(folder, "/tmp/sy_layout_XXXXXX");
-        st = mkdtemp(folder) != NULL ? SY_OK : SY_ERR_IO;
-        snprintf(prefix, sizeof prefix, "%s/t", folder);
-        st = st == SY_OK ? write_tokens(prefix) : st;
-    }
-    assert_all_ok(st);
-    assert_all_ok(sy_host_broadcast(world, folder, sizeof folder, 0, "folder"));
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    char path[80];
-    bool ok = true;
-    if (mpi_test_world()->rank == 0) {
-        snprintf(path, sizeof path, "%s/t.bin", folder);
-        ok = unlink(path) == 0;
-        snprintf(path, sizeof path, "%s/t.idx", folder);
-        ok = unlink(path) == 0 && rmdir(folder) == 0 && ok;
-    }
-    assert_all(ok);
-    return 0;
-}
-
 /* ---- one run ---- */
 
 static sy_status settings_of(layout at, const char *const *set, sy_run_settings *out)
 {
-    char data[96], ep[32], zero[32], chunks[40];
+    char data[2 * SCRATCH_PATH], ep[32], zero[32], chunks[40];
     const char *overrides[MAX_SET + 4] = {data, ep, zero, chunks};
     int32_t n = 4, n_chunks = at.chunks;
-    snprintf(data, sizeof data, "data.train=[{path: %s/t}]", folder);
+    text_setting(data);
     snprintf(ep, sizeof ep, "parallel.ep=%d", at.ep);
     snprintf(zero, sizeof zero, "parallel.zero=%d", at.zero);
     for (int32_t i = 0; i < MAX_SET && set[i] != NULL; i++) {
@@ -463,24 +408,26 @@ int main(void)
 {
     enum { N_OWN = 7 };
     struct CMUnitTest tests[N_OWN + N_CASES] = {
-        cmocka_unit_test_setup_teardown(losses_global_scope_depend_on_accumulation_only, set_up,
-                                        tear_down),
-        cmocka_unit_test_setup_teardown(losses_global_capacity_do_not_depend_on_the_ranks, set_up,
-                                        tear_down),
+        cmocka_unit_test_setup_teardown(losses_global_scope_depend_on_accumulation_only, open_text,
+                                        close_folder),
+        cmocka_unit_test_setup_teardown(losses_global_capacity_do_not_depend_on_the_ranks,
+                                        open_text, close_folder),
         cmocka_unit_test_setup_teardown(losses_per_sequence_do_not_depend_on_how_the_batch_is_cut,
-                                        set_up, tear_down),
-        cmocka_unit_test_setup_teardown(losses_with_any_recompute_are_the_same_bits, set_up,
-                                        tear_down),
-        cmocka_unit_test_setup_teardown(losses_padded_are_those_of_exact_counts, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(losses_on_cpu_in_fp32_agree_for_five_steps, set_up,
-                                        tear_down),
-        cmocka_unit_test_setup_teardown(one_expert_for_all_tokens_trains_on, set_up, tear_down),
+                                        open_text, close_folder),
+        cmocka_unit_test_setup_teardown(losses_with_any_recompute_are_the_same_bits, open_text,
+                                        close_folder),
+        cmocka_unit_test_setup_teardown(losses_padded_are_those_of_exact_counts, open_text,
+                                        close_folder),
+        cmocka_unit_test_setup_teardown(losses_on_cpu_in_fp32_agree_for_five_steps, open_text,
+                                        close_folder),
+        cmocka_unit_test_setup_teardown(one_expert_for_all_tokens_trains_on, open_text,
+                                        close_folder),
     };
     for (int32_t i = 0; i < N_CASES; i++) {
         tests[N_OWN + i] = (struct CMUnitTest){.name = cases[i].name,
                                                .test_func = losses_do_not_depend_on_the_layout,
-                                               .setup_func = set_up,
-                                               .teardown_func = tear_down,
+                                               .setup_func = open_text,
+                                               .teardown_func = close_folder,
                                                .initial_state = (void *)(uintptr_t)&cases[i]};
     }
     return mpi_test_main("moe_layout", tests, sizeof tests / sizeof tests[0]);

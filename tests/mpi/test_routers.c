@@ -6,16 +6,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "checkpoint/saver.h"
-#include "core/rng.h"
-#include "data/token_writer.h"
 #include "parallel/agree.h"
 #include "train/tell_data.h"
 #include "train/trainer.h"
+#include "tests/support/mpi_text.h"
 
-enum { E = 12, L = 2, N_STEPS = 6, N_FIRST = 3, MAX_SET = 20, N_TOKENS = 1500 };
+enum { E = 12, L = 2, N_STEPS = 6, N_FIRST = 3, MAX_SET = 20 };
 
 static const char config_text[] =
     "run: {seed: 5}\n"
@@ -26,68 +24,11 @@ static const char config_text[] =
     "optim: {lr: 0.01, warmup_steps: 2}\n"
     "train: {steps: 6, global_batch: 7, micro_batch: 2}\n";
 
-static char folder[64];
-
 /* What every rank saw of the steps. */
 typedef struct record {
     double loss[N_STEPS], norm[N_STEPS], sums[N_STEPS][L * SY_N_SUMS];
     int64_t load[N_STEPS][L * E], kept[N_STEPS][L * E];
 } record;
-
-/* ---- data ---- */
-
-static sy_status write_tokens(const char *prefix)
-{
-    sy_status st = SY_OK;
-    sy_token_writer *writer = NULL;
-    int32_t id = 0;
-    SY_TRY(sy_token_writer_create(prefix, 256, &writer));
-    /* No id twice in a sequence: a sequence that begins with one and the same id has tokens that
-       are equal but for rounding, and expert choice has to take one of them. */
-    for (int64_t i = 0; i < N_TOKENS; i++) {
-        id = (int32_t)((id + 1 + (int32_t)(sy_rng_u64(3, SY_RNG_TEST, (uint64_t)i) % 7)) % 256);
-        SY_TRY(sy_token_writer_append(writer, &id, 1));
-    }
-    SY_TRY(sy_token_writer_end_document(writer));
-    SY_TRY(sy_token_writer_finish(writer));
-cleanup:
-    sy_token_writer_destroy(&writer);
-    return st;
-}
-
-static int set_up(void **state)
-{
-    (void)state;
-    sy_comm *world = mpi_test_world();
-    sy_status st = SY_OK;
-    if (world->rank == 0) {
-        char prefix[80];
-        strcpy(folder, "/tmp/sy_routers_XXXXXX");
-        st = mkdtemp(folder) != NULL ? SY_OK : SY_ERR_IO;
-        snprintf(prefix, sizeof prefix, "%s/t", folder);
-        st = st == SY_OK ? write_tokens(prefix) : st;
-    }
-    assert_all_ok(st);
-    assert_all_ok(sy_host_broadcast(world, folder, sizeof folder, 0, "folder"));
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    static const char *const files[] = {"t.bin", "t.idx", "saved.h5"};
-    char path[96];
-    bool ok = true;
-    if (mpi_test_world()->rank == 0) {
-        for (int32_t i = 0; i < 3; i++) {
-            snprintf(path, sizeof path, "%s/%s", folder, files[i]);
-            ok = unlink(path) == 0 && ok;
-        }
-        ok = rmdir(folder) == 0 && ok;
-    }
-    assert_all(ok);
-    return 0;
-}
 
 /* ---- runs ---- */
 
@@ -95,10 +36,10 @@ static sy_status open_trainer(sy_comm *part, int32_t ep, const char *const *set,
                               sy_run_settings *settings, sy_trainer **out)
 {
     sy_status st = SY_OK;
-    char data[96], experts[32];
+    char data[2 * SCRATCH_PATH], experts[32];
     const char *overrides[MAX_SET + 2] = {data, experts};
     int32_t n = 2;
-    snprintf(data, sizeof data, "data.train=[{path: %s/t}]", folder);
+    text_setting(data);
     snprintf(experts, sizeof experts, "parallel.ep=%d", ep);
     for (int32_t i = 0; i < MAX_SET && set[i] != NULL; i++) {
         overrides[n++] = set[i];
@@ -202,9 +143,9 @@ static void training_does_not_depend_on_layout_or_restart(void **state)
     sy_comm *world = mpi_test_world(), *part = NULL;
     const int32_t ep = E % world->size == 0 ? world->size : 1;
     sy_status st = SY_OK;
-    char path[96];
+    char path[2 * SCRATCH_PATH];
     memset(&resumed, 0, sizeof resumed);
-    snprintf(path, sizeof path, "%s/saved.h5", folder);
+    path_of("saved.h5", path);
     assert_all_ok(sy_comm_split(world, world->rank == 0 ? 0 : -1, world->rank, NULL, "one", &part));
     if (part != NULL) {
         st = train(part, 1, c->set, NULL, false, &one);
@@ -226,8 +167,8 @@ static void hash_without_a_table_in_the_checkpoint_deals_evenly(void **state)
     static const char *const balanced[MAX_SET] = {"moe.router=hash", "moe.hash.table=balanced"};
     sy_comm *world = mpi_test_world();
     const int32_t ep = E % world->size == 0 ? world->size : 1;
-    char path[96];
-    snprintf(path, sizeof path, "%s/saved.h5", folder);
+    char path[2 * SCRATCH_PATH];
+    path_of("saved.h5", path);
     assert_all_ok(train(world, ep, even, path, false, &all));
     assert_all_ok(train(world, ep, balanced, path, true, &resumed));
     assert_all(same_bits(&all, &resumed));
@@ -322,11 +263,11 @@ int main(void)
     for (int32_t i = 0; i < N_CASES; i++) {
         tests[i] = (struct CMUnitTest){.name = cases[i].name,
                                        .test_func = training_does_not_depend_on_layout_or_restart,
-                                       .setup_func = set_up,
-                                       .teardown_func = tear_down,
+                                       .setup_func = open_text,
+                                       .teardown_func = close_folder,
                                        .initial_state = (void *)(uintptr_t)&cases[i]};
     }
     tests[N_CASES] = (struct CMUnitTest)cmocka_unit_test_setup_teardown(
-        hash_without_a_table_in_the_checkpoint_deals_evenly, set_up, tear_down);
+        hash_without_a_table_in_the_checkpoint_deals_evenly, open_text, close_folder);
     return mpi_test_main("routers", tests, N_CASES + 1);
 }

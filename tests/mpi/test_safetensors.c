@@ -8,7 +8,7 @@
 #include "core/clock.h"
 #include "core/fault.h"
 #include "tests/support/safetensors_bytes.h"
-#include "tests/support/scratch.h"
+#include "tests/support/mpi_scratch.h"
 
 enum { N_SPECS = 7, N_PIECE = 5 };
 
@@ -49,33 +49,6 @@ static const struct {
      1},
 };
 enum { N_SHARDS = sizeof shards / sizeof shards[0] };
-
-static char folder[SCRATCH_PATH];
-
-static int open_folder(void **state)
-{
-    sy_comm *world = mpi_test_world();
-    bool ok = world->rank != 0 || scratch_setup(state) == 0;
-    if (ok && world->rank == 0) {
-        snprintf(folder, sizeof folder, "%s", ((scratch *)*state)->dir);
-    }
-    assert_all(ok);
-    assert_all_ok(sy_host_broadcast(world, folder, sizeof folder, 0, "scratch folder"));
-    return 0;
-}
-
-static int close_folder(void **state)
-{
-    bool ok = mpi_test_world()->rank != 0 || scratch_teardown(state) == 0;
-    assert_all(ok);
-    return 0;
-}
-
-static const char *path_of(const char *name, char path[2 * SCRATCH_PATH])
-{
-    snprintf(path, 2 * SCRATCH_PATH, "%s/%s", folder, name);
-    return path;
-}
 
 /* Names in the folder that begin with a dot or with "out". */
 static int n_names(void)

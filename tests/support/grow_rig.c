@@ -7,8 +7,7 @@
 #include "checkpoint/checkpoint.h"
 #include "core/alloc.h"
 #include "parallel/agree.h"
-#include "tests/support/mpi_assert.h"
-#include "tests/support/scratch.h"
+#include "tests/support/mpi_scratch.h"
 #include "tests/support/test_device.h"
 
 const char *const grow_none[GROW_SET] = {NULL};
@@ -49,31 +48,19 @@ void grow_close(grow_model *m)
     sy_run_settings_free(&m->settings);
 }
 
-static char folder[SCRATCH_PATH];
-
 int grow_folder_open(void **state)
 {
-    sy_comm *world = mpi_test_world();
-    bool ok = world->rank != 0 || scratch_setup(state) == 0;
-    if (ok && world->rank == 0) {
-        snprintf(folder, sizeof folder, "%s", ((scratch *)*state)->dir);
-    }
-    assert_all(ok);
-    assert_all_ok(sy_host_broadcast(world, folder, sizeof folder, 0, "scratch folder"));
-    return 0;
+    return open_folder(state);
 }
 
 int grow_folder_close(void **state)
 {
-    bool ok = mpi_test_world()->rank != 0 || scratch_teardown(state) == 0;
-    assert_all(ok);
-    return 0;
+    return close_folder(state);
 }
 
-const char *grow_path(const char *name, char path[1024])
+const char *grow_path(const char *name, char path[2 * SCRATCH_PATH])
 {
-    snprintf(path, 1024, "%s/%s", folder, name);
-    return path;
+    return path_of(name, path);
 }
 
 static sy_status walk(void *self, sy_emit *emit, void *to)
