@@ -7,7 +7,7 @@
 #   --no-install   install nothing
 #   --suite NAME   only this one: lint unit ops mpi fuzz parity e2e (suites), check cuda sanitize (passes)
 #
-# check: unit and mpi tests once more on the hostile CPU backend. cuda: unit tests on a GPU, where there is one. sanitize: unit and fuzz tests in a build with address and undefined sanitizers.
+# check: unit and mpi tests of a device once more on the hostile CPU backend. cuda: the unit tests of them on a GPU, where there is one. sanitize: unit and fuzz tests in a build with address and undefined sanitizers.
 # The last line reads `N passed, N failed, N skipped`; exit status 0 only if nothing failed. Logs: build/meson-logs, build-asan/meson-logs.
 set -euo pipefail
 
@@ -120,10 +120,10 @@ main_build() {
     fi
   done
   if wanted check; then
-    SY_TEST_BACKEND=check run check build unit mpi
+    SY_TEST_BACKEND=check run check build unit-device mpi-device
   fi
   if wanted cuda && build/launch/switchyard --version | grep -q ' cuda' && nvidia-smi -L 2>/dev/null | grep -q GPU; then
-    SY_TEST_BACKEND=cuda run cuda build unit
+    SY_TEST_BACKEND=cuda run cuda build unit-device
   fi
 }
 
