@@ -36,7 +36,7 @@ typedef struct sy_comm_args {
 } sy_comm_args;
 
 struct sy_comm {
-    const struct sy__comm_ops *ops;
+    const struct sy_comm_ops *ops;
     sy_device *dev; /* whose memory it moves; NULL: host memory */
     int32_t rank, size;
     char name[16];

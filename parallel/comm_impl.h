@@ -16,12 +16,12 @@ typedef enum sy__collective {
 const char *sy__collective_name(sy__collective which);
 
 /* A kind of communicator. start: a collective whose arguments were checked. */
-typedef struct sy__comm_ops {
+typedef struct sy_comm_ops {
     sy_status (*start)(sy_comm *comm, const sy_comm_args *args, sy__collective which);
     sy_status (*split)(sy_comm *comm, int32_t color, int32_t key, sy_device *dev, sy_comm **out);
     void (*destroy)(sy_comm *comm);
     void (*abort)(sy_comm *comm, int32_t exit_code);
-} sy__comm_ops;
+} sy_comm_ops;
 
 /* Ends every process of the job with this exit status; does not return. */
 typedef void sy__end_job(int32_t exit_code);

@@ -423,7 +423,7 @@ static void mpi_destroy(sy_comm *comm)
 static sy_status mpi_split(sy_comm *comm, int32_t color, int32_t key, sy_device *dev,
                            sy_comm **out);
 
-static const sy__comm_ops mpi_ops = {
+static const sy_comm_ops mpi_ops = {
     .start = start, .split = mpi_split, .destroy = mpi_destroy, .abort = mpi_abort};
 
 /* Takes the handle: it is freed with the communicator, and at once where one rank needs none. */

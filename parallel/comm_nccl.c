@@ -341,7 +341,7 @@ static void nccl_abort(sy_comm *comm, int32_t exit_code)
     self->host->ops->abort(self->host, exit_code);
 }
 
-static const sy__comm_ops nccl_ops = {
+static const sy_comm_ops nccl_ops = {
     .start = start, .split = nccl_split, .destroy = nccl_destroy, .abort = nccl_abort};
 
 static sy_status setup_try(nccl_comm *self, ncclResult_t result, const char *doing)

@@ -63,7 +63,7 @@ static void rehearse_abort(sy_comm *comm, int32_t exit_code)
     sy__end_process(exit_code);
 }
 
-static const sy__comm_ops rehearse_ops = {
+static const sy_comm_ops rehearse_ops = {
     .start = start, .split = rehearse_split, .destroy = rehearse_destroy, .abort = rehearse_abort};
 
 static sy_status create(const char *name, const sy_net *net, sy_comm part, int32_t stride,

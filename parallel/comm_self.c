@@ -87,7 +87,7 @@ static void self_abort(sy_comm *comm, int32_t exit_code)
     self->end(exit_code);
 }
 
-static const sy__comm_ops self_ops = {
+static const sy_comm_ops self_ops = {
     .start = start, .split = self_split, .destroy = self_destroy, .abort = self_abort};
 
 sy_status sy__comm_self_create(const char *name, sy_device *dev, sy__end_job *end, sy_comm **out)
