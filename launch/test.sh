@@ -99,7 +99,8 @@ run() {
   [ "$long" = yes ] || options+=(--no-suite long)
   say "$name"
   rm -f "$folder/meson-logs/testlog-$name.json"
-  meson test -C "$folder" --print-errorlogs --logbase "testlog-$name" "${options[@]}" || rc=$?
+  # Twice as many as cores: most tests wait more than they compute, for ranks that start and for disks.
+  meson test -C "$folder" --num-processes $((2 * $(nproc))) --print-errorlogs --logbase "testlog-$name" "${options[@]}" || rc=$?
   if [ -s "$folder/meson-logs/testlog-$name.json" ]; then
     count "$folder/meson-logs/testlog-$name.json" "$name"
   elif [ $rc -ne 0 ]; then
