@@ -69,7 +69,14 @@ cleanup:
 
 static sy_status await(sy_pass *p, const sy_shipment *s)
 {
-    return s->landed != NULL ? sy_stream_wait(p->stream, s->landed) : SY_OK;
+    sy_status st = SY_OK;
+    const double t = sy_stream_clock(p->stream);
+    if (s->landed != NULL) {
+        SY_TRY(sy_stream_wait(p->stream, s->landed));
+        p->travel->waited_s += sy_stream_clock(p->stream) - t;
+    }
+cleanup:
+    return st;
 }
 
 static sy_status all_to_all(sy_pass *p, const sy_plan_pass *pass, bool back, const sy_tensor *send,

@@ -31,6 +31,7 @@ typedef struct sy_travel {
     sy_event *ready, *landed[SY_TRAVEL_EVENTS];
     int32_t n_landed; /* so far, modulo SY_TRAVEL_EVENTS */
     int32_t chunks;   /* of a micro-batch's tokens that travel one behind the other */
+    double waited_s;  /* that the pass has stood still for it, by the clock of its stream */
 } sy_travel;
 /* Not collective, both. */
 sy_status sy_travel_create(sy_device *dev, int32_t chunks, sy_travel **out);

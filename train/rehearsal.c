@@ -4,6 +4,7 @@
 
 #include "backend/prices.h"
 #include "core/alloc.h"
+#include "moe/exchange.h"
 
 /* Where the prices are asked, what was asked is added up. */
 typedef struct tally {
@@ -89,6 +90,12 @@ static int32_t last_sequences(const sy_rehearsal_spec *spec, int32_t rounds)
     return (int32_t)(left < B ? left : B);
 }
 
+static double rows_waited(const sy_trainer *trainer)
+{
+    const sy_travel *travel = trainer->engine->travel;
+    return travel != NULL ? travel->waited_s : 0;
+}
+
 static sy_status run_step(sy_trainer *trainer, tally *t, const sy_rehearsal_spec *spec,
                           int32_t rounds, int32_t n, sy_rehearsal *out)
 {
@@ -102,7 +109,9 @@ static sy_status run_step(sy_trainer *trainer, tally *t, const sy_rehearsal_spec
         micro[i] = batch_without_contents(B, s->model->seq_len);
     }
     clear(t);
+    out->rows_waited_s = -rows_waited(trainer);
     SY_TRY(sy_trainer_rehearse(trainer, &batch, &r));
+    out->rows_waited_s += rows_waited(trainer);
     out->step_s = r.step_s;
     out->dispatch_s = r.dispatch_s;
     out->experts_s = r.experts_s;
@@ -151,6 +160,7 @@ static void extend_step(sy_rehearsal *x, const sy_rehearsal *y, double times)
     extend(&x->dispatch_s, y->dispatch_s, times);
     extend(&x->experts_s, y->experts_s, times);
     extend(&x->combine_s, y->combine_s, times);
+    extend(&x->rows_waited_s, y->rows_waited_s, times);
     extend(&a->sync_s, b->sync_s, times);
     extend(&a->forward_s, b->forward_s, times);
     extend(&a->backward_s, b->backward_s, times);
@@ -200,14 +210,22 @@ static void describe(const sy_trainer *trainer, const sy_rehearsal_spec *spec, s
     out->memory_total = e->predicted_bytes - workspace + out->memory[SY_MEM_WORKSPACE];
 }
 
-/* Gradients and parameters travel on a stream of their own; whatever else does is waited for. */
-static void add_exchange(sy_rehearsal *out)
+static bool begins(const char *text, const char *with)
 {
-    out->exposed_s = out->time.grad_sync_wait_s + out->time.param_gather_s;
+    return strncmp(text, with, strlen(with)) == 0;
+}
+
+/* Gradients and parameters travel on a stream of their own, and rows where they have one and it
+   is one; whatever else does is waited for. */
+static void add_exchange(sy_rehearsal *out, bool rows_apart)
+{
+    out->exposed_s = out->time.grad_sync_wait_s + out->time.param_gather_s + out->rows_waited_s;
     for (int32_t i = 0; i < out->n_traffic; i++) {
         const sy_traffic_sum *sum = &out->traffic[i];
-        const bool beside = strcmp(sum->traffic.what, "gradients") == 0 ||
-                            strcmp(sum->traffic.what, "parameters") == 0;
+        const char *what = sum->traffic.what;
+        const bool rows = begins(what, "moe dispatch") || begins(what, "moe combine");
+        const bool beside = strcmp(what, "gradients") == 0 || strcmp(what, "parameters") == 0 ||
+                            (rows && rows_apart);
         out->exchange_s += sum->traffic.device ? sum->seconds : 0;
         out->exposed_s += sum->traffic.device && !beside ? sum->seconds : 0;
     }
@@ -237,7 +255,7 @@ sy_status sy_rehearse(const sy_rehearsal_spec *spec, sy_rehearsal *out)
     memset(out, 0, sizeof *out);
     describe(trainer, spec, out);
     SY_TRY(run_steps(trainer, t, spec, out));
-    add_exchange(out);
+    add_exchange(out, trainer->engine->travel != NULL && m->gpu);
 cleanup:
     sy_trainer_destroy(&trainer);
     sy_comm_destroy(&world);

@@ -37,6 +37,7 @@ typedef struct sy_rehearsal {
     double step_s, dispatch_s, experts_s, combine_s;
     sy_step_times time;
     double exchange_s, exposed_s; /* all collectives; of them, those that computing waits for */
+    double rows_waited_s;         /* the same of rows that travel on a stream of their own */
     sy_cost_sum cost[2][SY_N_COSTS];
     sy_traffic_sum traffic[SY_MAX_TRAFFIC];
     int32_t n_traffic;
