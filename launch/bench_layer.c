@@ -258,13 +258,14 @@ sy_status sy__bench_layer(const sy__bench *bench)
     static const char *const one_layer[] = {"model.layers=1",         "moe.layers=all",
                                             "train.freeze=[]",        "model.depth_capacity=null",
                                             "model.peer_keys=0",      "model.peer_layers=all",
-                                            "model.depth_layers=all", "model.mtp_layers=0"};
+                                            "model.depth_layers=all", "model.mtp_layers=0",
+                                            "train.mtp_phases=[]"};
     sy_status st = SY_OK;
     layer_bench b = {.bench = bench,
                      .world = bench->env->world,
                      .n = bench->repeats > 0 ? bench->repeats : DEFAULT_REPEATS};
     SY_TRY(sy_agree(b.world, sy__bench_data_open(&b.data)));
-    SY_TRY(sy__bench_settings(bench, &b.data, one_layer, 8, &b.settings));
+    SY_TRY(sy__bench_settings(bench, &b.data, one_layer, 9, &b.settings));
     SY_REQUIRE(b.settings.moe->experts > 0, SY_ERR_USAGE,
                "bench layer measures a MoE layer: set moe.experts");
     sy_engine_spec spec = {.settings = &b.settings,

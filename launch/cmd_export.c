@@ -80,6 +80,7 @@ static void print_receipt(const sy_export_spec *spec, const sy_transfer_receipt 
 
 static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
 {
+    static const char *const without[] = {"model.mtp_layers=0", "train.mtp_phases=null"};
     sy_status st = SY_OK;
     sy_comm *world = env->world;
     sy_output_progress progress = {.what = "export"};
@@ -93,7 +94,8 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     SY_TRY(sy_cli_i64(cli, "max-shard-bytes", 1, INT64_MAX, &spec.max_shard_bytes));
     SY_TRY(sy_output_path(cli, world, true, &spec.out));
     SY_TRY(sy_find_model(cli->operand[0], world, &path));
-    SY_TRY(sy_checkpoint_settings(path, NULL, 0, world, &settings));
+    SY_TRY(sy_checkpoint_settings(path, without, sy_cli_given(cli, "drop-mtp") ? 2 : 0, world,
+                                  &settings));
     SY_TRY(choose(cli, path, &settings, world, &spec.arch));
     spec.checkpoint = path;
     spec.model = settings.model;
@@ -118,6 +120,9 @@ static const sy_option options[] = {
     {"architecture", SY_OPTION_VALUE, "NAME",
      "MixtralForCausalLM, ... (default: the one it was imported from, else the first that holds "
      "the model without loss)."},
+    {"drop-mtp", SY_OPTION_FLAG, NULL,
+     "Leave out the modules that predict further tokens (model.mtp_layers), which only training "
+     "and speculative decoding need."},
     {"max-shard-bytes", SY_OPTION_VALUE, "N", "Largest file of weights (default 5e9)."},
     {0},
 };

@@ -149,6 +149,7 @@ static sy_status configure(const sy_compare_spec *spec, bool moe, sy__layer *l)
     l->n_slices = (int32_t)((l->F + l->F_slice - 1) / l->F_slice);
     set(&o, "model.layers", "1");
     set(&o, "model.mtp_layers", "0");
+    set(&o, "train.mtp_phases", "null");
     set(&o, "model.tie_embeddings", "true");
     set(&o, "moe.layers", "all");
     set(&o, "model.depth_capacity", "null"); /* who comes to a layer is not looked at */

@@ -118,7 +118,8 @@ static bool routing_fits(const sy__hf_arch *a, const sy_model_config *model,
 static bool depth_fits(const sy__hf_arch *a, const sy_model_config *model, char *why)
 {
     if (model->mtp_layers > 0 && !a->router_bias) {
-        snprintf(why, SY__HF_WHY, "model.mtp_layers is %d", model->mtp_layers);
+        snprintf(why, SY__HF_WHY, "model.mtp_layers is %d (--drop-mtp leaves its modules out)",
+                 model->mtp_layers);
         return false;
     }
     if (model->peer_keys > 0) {

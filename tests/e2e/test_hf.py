@@ -79,6 +79,8 @@ class RoundTrip(Folders):
             self.assertEqual(hf_files.read(self.folder / f"out{count}/model.safetensors"), wanted)
             ours = json.loads((self.folder / f"out{count}/config.json").read_text())
             self.assertEqual(ours["num_nextn_predict_layers"], count)
+        self.exports("1.h5", "dropped", "--drop-mtp")
+        self.assertEqual(hf_files.read(self.folder / "dropped/model.safetensors"), tensors)
 
     def test_any_number_of_ranks_writes_the_same_files(self):
         self.imports(FIXTURES / "qwen2_moe", "one.h5")

@@ -255,6 +255,36 @@ static void flops_count_modules_and_active_parameters_do_not(void **state)
     assert_true(fabs(flops[1] - flops[0] - 6.0 * (double)per * 11 / 7 - pairs) < 6 * 4);
 }
 
+/* ---- settings ---- */
+
+static void settings_that_do_not_go_together_are_refused_with_the_mend(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *set[3];
+        const char *word[2];
+    } cases[] = {
+        {{"model.mtp_layers=1", "model.depth_capacity=0.5"}, {"depth_capacity", "to null"}},
+        {{"model.mtp_layers=7", NULL}, {"model.seq_len 7", "6 or less"}},
+        {{"model.mtp_layers=1", "model.layers=999"}, {"999 blocks", "model.layers"}},
+        {{"model.mtp_loss_coeff=0.1", NULL}, {"model.mtp_loss_coeff", "model.mtp_layers"}},
+        {{"train.mtp_phases=[1 constant 1]", NULL}, {"train.mtp_phases", "model.mtp_layers"}},
+        {{"model.mtp_layers=1", "train.mtp_phases=[0.5 flat 1]"}, {"0.5 flat 1", "constant"}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        sy_run_settings s = {0};
+        assert_int_equal(sy_run_settings_parse(config_text, sizeof config_text - 1, "test",
+                                               cases[i].set, cases[i].set[1] != NULL ? 2 : 1, &s),
+                         SY_ERR_USAGE);
+        for (int32_t k = 0; k < 2; k++) {
+            if (strstr(sy_error_message(), cases[i].word[k]) == NULL) {
+                fail_msg("case %zu: '%s' is not in: %s", i, cases[i].word[k], sy_error_message());
+            }
+        }
+        sy_error_clear();
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -262,6 +292,7 @@ int main(void)
         cmocka_unit_test(losses_are_those_of_the_plain_formula),
         cmocka_unit_test(model_with_modules_says_what_it_says_without),
         cmocka_unit_test(flops_count_modules_and_active_parameters_do_not),
+        cmocka_unit_test(settings_that_do_not_go_together_are_refused_with_the_mend),
     };
     return cmocka_run_group_tests_name("mtp", tests, NULL, NULL);
 }
