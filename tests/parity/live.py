@@ -283,12 +283,12 @@ class Live(unittest.TestCase):
 
     # ---- trained here ----
 
-    def train(self, name, precision):
+    def train(self, name, precision, **more):
         text = (ROOT / "data/samples/prose.txt").read_bytes()[:20000]
         (self.dir / "text.txt").write_bytes(text)
         run(PROGRAM, "tokenize", self.dir / "text.txt", "-o", self.dir / "text", "--tokenizer", "bytes")
         model, moe, _ = TRAINED[name]
-        config = {"device": {"backend": "cpu", "precision": precision, "threads": 1}, "model": {**MODEL, **model},
+        config = {"device": {"backend": "cpu", "precision": precision, "threads": 1}, "model": {**MODEL, **model, **more},
                   "moe": moe, "optim": {"lr": 0.01}, "train": {"steps": 8, "global_batch": 4, "micro_batch": 2},
                   "data": {"train": [{"path": str(self.dir / "text")}]}}
         (self.dir / "config.yaml").write_text(json.dumps(config))
@@ -316,6 +316,44 @@ class Live(unittest.TestCase):
         self.valid = text[:20 * MODEL["seq_len"] + 1]
         (self.dir / "valid.txt").write_bytes(self.valid)
         run(PROGRAM, "tokenize", self.dir / "valid.txt", "-o", self.dir / "valid", "--tokenizer", "bytes")
+
+    def test_module_that_predicts_further_is_deepseeks_own_layer(self):
+        """Its loss in a step of ours, and that of the exported weights by DeepSeek's names: enorm of the next token's embedding before
+        hnorm of what the model says, through eh_proj, a layer of transformers, shared_head."""
+        S = MODEL["seq_len"]
+        ckpt, out, again = self.train("deepseek_v3", "fp32", mtp_layers=1), self.path("ahead"), self.path("again")
+        run(PROGRAM, "export", ckpt, "-o", out)
+        text = (ROOT / "data/samples/prose_valid.txt").read_bytes()[:S + 1]
+        (self.dir / "one.txt").write_bytes(text)
+        run(PROGRAM, "tokenize", self.dir / "one.txt", "-o", self.dir / "one", "--tokenizer", "bytes")
+        run(PROGRAM, "train", self.dir / "config.yaml", "--run-dir", again, "--init-from", ckpt, *EXACT, "--set", "train.steps=1",
+            "--set", "train.global_batch=1", "--set", "train.micro_batch=1", "--set", f"data.train=[{{path: {self.dir / 'one'}}}]")
+        ours = json.loads((again / "metrics.jsonl").read_text().splitlines()[0])
+        model, w = load(out), tensors(out)
+        n, H = model.config.num_hidden_layers, model.config.hidden_size
+        ahead = {k[len(f"model.layers.{n}."):]: t for k, t in w.items() if k.startswith(f"model.layers.{n}.")}
+        config = transformers.AutoConfig.from_pretrained(out, num_hidden_layers=1, first_k_dense_replace=0)
+        module = type(model)._from_config(config, attn_implementation="eager").eval()
+        fused = {}
+        for which in ("gate", "up", "down"):
+            fused[which] = torch.stack([ahead[f"mlp.experts.{e}.{which}_proj.weight"] for e in range(config.n_routed_experts)])
+        state = {f"model.layers.0.{k}": t for k, t in ahead.items() if ".experts." not in k and k.split(".")[0] in
+                 ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")}
+        state |= {"model.layers.0.mlp.experts.gate_up_proj": torch.cat([fused["gate"], fused["up"]], 1),
+                  "model.layers.0.mlp.experts.down_proj": fused["down"], "model.norm.weight": ahead["shared_head.norm.weight"],
+                  "lm_head.weight": ahead["shared_head.head.weight"], "model.embed_tokens.weight": ahead["embed_tokens.weight"]}
+        module.load_state_dict(state)
+        norm = lambda x, weight: torch.nn.functional.rms_norm(x, (H,), weight, config.rms_norm_eps)
+        ids = torch.tensor([list(text)])
+        with torch.no_grad():
+            main = model.model(ids[:, :-1]).last_hidden_state
+            said = torch.nn.functional.cross_entropy(model.lm_head(main)[0], ids[0, 1:]).item()
+            e = norm(ahead["embed_tokens.weight"][ids[:, 1:-1]], ahead["enorm.weight"])
+            x = torch.cat([e, norm(main[:, :-1], ahead["hnorm.weight"])], -1) @ ahead["eh_proj.weight"].T
+            theirs = torch.nn.functional.cross_entropy(module(inputs_embeds=x).logits[0], ids[0, 2:]).item()
+        print(f"mtp            losses {ours['train/loss']:.6f} {said:.6f}, further {ours['train/mtp_loss_1']:.6f} {theirs:.6f}", flush=True)
+        self.assertAlmostEqual(ours["train/loss"], said, delta=1e-5)
+        self.assertAlmostEqual(ours["train/mtp_loss_1"], theirs, delta=1e-5)
 
     def test_export_of_a_trained_model_says_the_same(self):
         """Loss in double of both, on the same text: ours of the checkpoint, theirs of the folder. Then the folder as
