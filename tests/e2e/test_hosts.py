@@ -110,7 +110,7 @@ class Hosts(harness.Case):
         self.assertEqual(self.losses("run")[:10], self.losses("whole")[:10], "three hosts and one compute the same")
 
     def test_doctor_names_the_host_behind_a_slow_link(self):
-        sh(f"ip netns exec {HOSTS[1]} tc qdisc add dev eth0 root tbf rate 20mbit burst 32k latency 400ms")
+        sh(f"ip netns exec {HOSTS[1]} tc qdisc add dev eth0 root tbf rate 4mbit burst 32k latency 400ms")
         self.addCleanup(sh, f"ip netns exec {HOSTS[1]} tc qdisc del dev eth0 root")
         job = self.on_first("mpirun.sh", "-n", 3, harness.PROGRAM, "doctor", "--run-dir", self.folder).wait(60)
         self.assertIn("3 ranks on 3 hosts", job.stdout, job.text())
