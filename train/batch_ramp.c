@@ -113,13 +113,29 @@ static int32_t nearest_divisor(int32_t n, int32_t x)
     }
 }
 
+/* What a ramp would need, and nothing that it begins with: written down as 0, it is not wanted. */
+static sy_status check_none(const sy_run_settings *s)
+{
+    const sy_train_config *c = s->train;
+    const char *key = c->batch_ramp_tokens > 0 ? "train.batch_ramp_tokens"
+                      : c->batch_ramp_by > 0   ? "train.batch_ramp_by"
+                                               : NULL;
+    if (key == NULL || sy_config_was_set(s->config, "train.batch_ramp_from")) {
+        return SY_OK;
+    }
+    return sy_config_error(s->config, key,
+                           "%s without train.batch_ramp_from says nothing; set that too, or leave "
+                           "it out",
+                           key);
+}
+
 sy_status sy_batch_ramp_check(const sy_run_settings *s)
 {
     sy_status st = SY_OK;
     const sy_train_config *c = s->train;
     const int32_t from = c->batch_ramp_from, all = c->global_batch - from;
     if (from == 0) {
-        return SY_OK;
+        return check_none(s);
     }
     if (all <= 0) {
         SY_TRY(sy_config_error(s->config, "train.batch_ramp_from",

@@ -58,6 +58,7 @@ static bool is_by_override(const char *key)
                                         "train.batch_ramp_from",
                                         "train.batch_ramp_by",
                                         "train.batch_ramp_tokens",
+                                        "train.mtp_phases",
                                         NULL};
     return is_one_of(key, names) && !is_fixed(key) && strcmp(key, "moe.expert_labels") != 0;
 }

@@ -126,6 +126,25 @@ static void ramp_that_cannot_be_is_refused_with_the_nearest(void **state)
     check_refused(-1, 4, 1000, "batch_ramp_from", "0");
 }
 
+/* A forgotten key trains at another batch than was meant; a written 0 turns a ramp off. */
+static void ramp_that_begins_with_nothing_is_refused_unless_it_says_so(void **state)
+{
+    static const char text[] =
+        "model: {vocab_size: 256, hidden: 16, layers: 1, heads: 2, ffn_hidden: 24, seq_len: 8}\n"
+        "train: {steps: 100, batch_ramp_by: 4, batch_ramp_tokens: 100000}\n";
+    const char *off = "train.batch_ramp_from=0";
+    sy_run_settings s = {0};
+    (void)state;
+    assert_int_equal(sy_run_settings_parse(text, sizeof text - 1, "c.yaml", NULL, 0, &s),
+                     SY_ERR_USAGE);
+    assert_non_null(
+        strstr(sy_error_message(), "train.batch_ramp_tokens without train.batch_ramp_"));
+    sy_error_clear();
+    assert_int_equal(sy_run_settings_parse(text, sizeof text - 1, "c.yaml", &off, 1, &s), SY_OK);
+    assert_int_equal(sy_batch_ramp_steps(&s), 0);
+    sy_run_settings_free(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -133,6 +152,7 @@ int main(void)
         cmocka_unit_test(ramp_of_none_is_the_same_batch_always),
         cmocka_unit_test(ramp_of_the_largest_numbers_ends_at_the_whole_batch),
         cmocka_unit_test(ramp_that_cannot_be_is_refused_with_the_nearest),
+        cmocka_unit_test(ramp_that_begins_with_nothing_is_refused_unless_it_says_so),
     };
     return cmocka_run_group_tests_name("batch_ramp", tests, NULL, NULL);
 }

@@ -11,9 +11,10 @@
 #include "train/train_config.h"
 
 static const char text[] =
-    "model: {vocab_size: 256, hidden: 16, layers: 3, heads: 2, ffn_hidden: 24, seq_len: 8}\n"
+    "model: {vocab_size: 256, hidden: 16, layers: 3, heads: 2, ffn_hidden: 24, seq_len: 8,"
+    "        mtp_layers: 1}\n"
     "moe: {experts: 4, top_k: 2}\n"
-    "train: {steps: 100}\n";
+    "train: {steps: 100, batch_ramp_from: 0}\n";
 
 static sy_status parse(const char *set, sy_run_settings *out)
 {
@@ -136,6 +137,8 @@ static void resume_course_of_training_changes_by_name_only(void **state)
                                           "train.global_batch=4",
                                           "train.micro_batch=2",
                                           "train.batch_ramp_tokens=2",
+                                          "train.mtp_phases=[1 constant 0.5]",
+                                          "model.mtp_loss_coeff=0.1",
                                           "data.mask_documents=true",
                                           "model.output_z_loss_coeff=1e-4"};
     (void)state;
