@@ -11,6 +11,7 @@ typedef struct attention {
     const sy_model_config *config;
     int64_t n_q, n_kv; /* N_h * D, N_kv * D */
     sy_param *qkv, *bias, *q_norm, *k_norm, *o;
+    sy_sublayer on[2]; /* what keys and values pass through; ops NULL: nothing */
 } attention;
 
 typedef struct attention_saved {
@@ -18,6 +19,8 @@ typedef struct attention_saved {
     sy_tensor raw_q, raw_k;   /* before the norm, where there is one */
     sy_tensor rstd_q, rstd_k; /* [T, G] wide */
     sy_tensor out, lse;       /* [T, n_q]; [T, N_h] wide */
+    sy_tensor in[2];          /* [T, n_kv] what on[i] read */
+    void *on[2];
 } attention_saved;
 
 /* The q, k and v parts of a [T, n_q + 2 n_kv] matrix. */
@@ -97,7 +100,53 @@ static sy_status attention_declare(void *self, const char *prefix, sy_params *pa
     matrix.shape_glb[1] = at->n_q;
     matrix.init_std = c->init_std / sqrt(2.0 * c->layers);
     SY_TRY(sy_params_declare(params, &matrix, &at->o));
+    for (int32_t i = 0; i < 2; i++) {
+        SY_TRY(at->on[i].ops == NULL ? SY_OK
+                                     : at->on[i].ops->declare(at->on[i].self, prefix, params));
+    }
 cleanup:
+    return st;
+}
+
+/* Keys (i = 0) or values through their sublayer, in place; what it reads is copied out first. */
+static sy_status pass_on(attention *at, sy_pass *p, sy_arena *arena, int32_t i,
+                         const sy_tensor *part, attention_saved *s)
+{
+    sy_status st = SY_OK;
+    const sy_sublayer *sub = &at->on[i];
+    const int64_t T = part->shape[0];
+    sy_tensor out;
+    if (sub->ops == NULL) {
+        return SY_OK;
+    }
+    SY_TRY(sy_arena_2d(arena, p->compute, T, at->n_kv, &s->in[i]));
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, T, at->n_kv, &out));
+    SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = *part, .y = s->in[i]}));
+    SY_TRY(
+        sub->ops->forward(sub->self, p, &s->in[i], &out, arena == p->scratch ? NULL : &s->on[i]));
+    SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = out, .y = *part}));
+cleanup:
+    return st;
+}
+
+/* The gradient of what came out becomes that of what went in. */
+static sy_status pass_back(attention *at, sy_pass *p, int32_t i, const attention_saved *s,
+                           const sy_tensor *d)
+{
+    sy_status st = SY_OK;
+    const sy_sublayer *sub = &at->on[i];
+    const int64_t mark = sy_arena_mark(p->scratch), T = d->shape[0];
+    sy_tensor dy, dx;
+    if (sub->ops == NULL) {
+        return SY_OK;
+    }
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, T, at->n_kv, &dy));
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, T, at->n_kv, &dx));
+    SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = *d, .y = dy}));
+    SY_TRY(sub->ops->backward(sub->self, p, s->on[i], &s->in[i], &dy, &dx));
+    SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = dx, .y = *d}));
+cleanup:
+    sy_arena_release(p->scratch, mark);
     return st;
 }
 
@@ -132,6 +181,8 @@ static sy_status project(attention *at, sy_pass *p, sy_arena *arena, const sy_te
         SY_TRY(sy_add_bias(p->stream, &(sy_add_bias_args){.y = s->qkv, .bias = at->bias->value}));
     }
     view = split(at, &s->qkv);
+    SY_TRY(pass_on(at, p, arena, 0, &view.k, s));
+    SY_TRY(pass_on(at, p, arena, 1, &view.v, s));
     if (at->q_norm != NULL) {
         SY_TRY(norm_part(at, p, arena, at->q_norm, &view.q, c->heads, &s->raw_q, &s->rstd_q));
         SY_TRY(norm_part(at, p, arena, at->k_norm, &view.k, c->kv_heads, &s->raw_k, &s->rstd_k));
@@ -264,6 +315,8 @@ static sy_status attention_backward(void *self, sy_pass *p, void *saved, const s
     d = split(at, &dqkv);
     SY_TRY(unproject_part(at, p, at->q_norm, c->heads, &s->raw_q, &s->rstd_q, &d.q));
     SY_TRY(unproject_part(at, p, at->k_norm, c->kv_heads, &s->raw_k, &s->rstd_k, &d.k));
+    SY_TRY(pass_back(at, p, 0, s, &d.k));
+    SY_TRY(pass_back(at, p, 1, s, &d.v));
     if (at->bias != NULL && at->bias->grad.data != NULL) {
         SY_TRY(sy_column_sum(p->stream, &(sy_column_sum_args){.x = dqkv, .out = at->bias->grad}));
     }
@@ -279,6 +332,11 @@ cleanup:
 static void attention_destroy(void *self)
 {
     attention *at = self;
+    for (int32_t i = 0; i < 2; i++) {
+        if (at->on[i].ops != NULL) {
+            at->on[i].ops->destroy(at->on[i].self);
+        }
+    }
     sy_free(&at);
 }
 
@@ -301,4 +359,16 @@ sy_status sy_attention_create(const sy_model_config *config, sy_sublayer *out)
     *out = (sy_sublayer){&attention_ops, at};
 cleanup:
     return st;
+}
+
+void sy_attention_on_keys(sy_sublayer *attention_sub, sy_sublayer sub)
+{
+    attention *at = attention_sub->self;
+    at->on[0] = sub;
+}
+
+void sy_attention_on_values(sy_sublayer *attention_sub, sy_sublayer sub)
+{
+    attention *at = attention_sub->self;
+    at->on[1] = sub;
 }

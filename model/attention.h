@@ -14,6 +14,12 @@ extern "C" {
  * head), OLMoE (norm over all heads). */
 sy_status sy_attention_create(const sy_model_config *config, sy_sublayer *out);
 
+/* Let keys or values [T, kv_heads * head_dim] pass through a sublayer (declare, forward, backward,
+   destroy) behind projection and bias, before norm and rotation. Ownership moves. Once for each,
+   before declaring. Not collective. */
+void sy_attention_on_keys(sy_sublayer *attention, sy_sublayer sub);
+void sy_attention_on_values(sy_sublayer *attention, sy_sublayer sub);
+
 #ifdef __cplusplus
 }
 #endif

@@ -17,6 +17,12 @@ bool sy_moe_mixes(const sy_moe_config *config)
            (config->adapter_kind == SY_ADAPTER_MOV || config->adapter_kind == SY_ADAPTER_MOLORA);
 }
 
+bool sy_moe_has_kv_vectors(const sy_moe_config *config)
+{
+    return sy_moe_has_adapters(config) && config->adapter_kind == SY_ADAPTER_MOV &&
+           config->adapter_attention;
+}
+
 bool sy_moe_has_bottlenecks(const sy_moe_config *config)
 {
     return sy_moe_has_adapters(config) && config->adapter_kind == SY_ADAPTER_BOTTLENECK;
@@ -73,6 +79,25 @@ static sy_status check_rank(const sy_moe_config *m, const sy_config *config)
     return SY_OK;
 }
 
+/* Latent attention has no keys and values of its own that could be rescaled alone. */
+static sy_status check_attention(const sy_moe_config *m, const sy_config *config)
+{
+    const sy_model_config *model = sy_config_get(config, "model");
+    if (m->adapter_attention && m->adapter_kind != SY_ADAPTER_MOV) {
+        return sy_config_error(config, "moe.adapter_attention",
+                               "moe.adapter_attention rescales keys and values as "
+                               "moe.adapter_kind mov does; set the kind to mov, or this to false");
+    }
+    if (m->adapter_attention && model != NULL && model->kv_lora_rank > 0) {
+        return sy_config_error(config, "moe.adapter_attention",
+                               "moe.adapter_attention with latent attention (model.kv_lora_rank "
+                               "%d), whose keys and values are made of one latent; set it to "
+                               "false",
+                               model->kv_lora_rank);
+    }
+    return SY_OK;
+}
+
 /* Rows of NF4 hold whole scales. */
 static sy_status check_base(const sy_moe_config *m, const sy_config *config)
 {
@@ -105,6 +130,7 @@ sy_status sy_moe_adapters_settle(const sy_config *config)
     SY_TRY(check_rank(m, config));
     SY_TRY(check_base(m, config));
     SY_TRY(check_activation(m, config));
+    SY_TRY(check_attention(m, config));
     if (sy_moe_mixes(m) && strcmp(m->router, "soft") != 0) {
         SY_TRY(sy_config_error(config, "moe.router",
                                "moe.router %s with moe.adapter_kind mov or molora, which mix all "

@@ -13,6 +13,8 @@ extern "C" {
 bool sy_moe_has_adapters(const sy_moe_config *config);
 /* Are they mixed before the product, by every token, on every rank (moe/mixed.h)? */
 bool sy_moe_mixes(const sy_moe_config *config);
+/* Do they rescale keys and values too (moe/vectors.h)? */
+bool sy_moe_has_kv_vectors(const sy_moe_config *config);
 /* Do they change what the shared MLP gives (moe/experts/bottleneck.c)? */
 bool sy_moe_has_bottlenecks(const sy_moe_config *config);
 /* Parameters of base and adapters that a token uses, in a model of that width, where it visits so

@@ -3,9 +3,12 @@
 #include <math.h>
 
 #include "core/alloc.h"
+#include "model/attention.h"
 #include "model/mlp.h"
+#include "moe/adapters.h"
 #include "moe/moe.h"
 #include "moe/peer.h"
+#include "moe/vectors.h"
 
 /* Routed, PEER or dense, and where moe.extra_ffn asks for it a dense one beside what is routed. */
 static sy_status create_ffn(const sy_model_config *config, const sy_moe_config *moe,
@@ -42,6 +45,23 @@ static void destroy(sy_sublayer **list, int32_t n)
     sy_free(list);
 }
 
+/* What adapters change in the attention of layers with experts. */
+static sy_status adapt_attention(const sy_moe_config *moe, sy_model *model)
+{
+    sy_status st = SY_OK;
+    for (int32_t i = 0; i < model->config->layers && sy_moe_has_kv_vectors(moe); i++) {
+        sy_sublayer sub;
+        if (sy_moe_config_layer(moe, i)) {
+            SY_TRY(sy_vectors_create(model->config, moe, "k", &sub));
+            sy_attention_on_keys(&model->block[i].attn, sub);
+            SY_TRY(sy_vectors_create(model->config, moe, "v", &sub));
+            sy_attention_on_values(&model->block[i].attn, sub);
+        }
+    }
+cleanup:
+    return st;
+}
+
 sy_status sy_decoder_create(const sy_model_config *config, const sy_moe_config *moe,
                             sy_model **model, sy_params **params)
 {
@@ -55,6 +75,7 @@ sy_status sy_decoder_create(const sy_model_config *config, const sy_moe_config *
     sy_free(&ffn); /* they are the model's, whatever became of it */
     sy_free(&extra);
     SY_TRY(st);
+    SY_TRY(adapt_attention(moe, *model));
     SY_TRY(sy_params_create(params));
     SY_TRY(sy_model_declare(*model, *params));
 cleanup:

@@ -9,6 +9,7 @@
 #include "core/rng.h"
 #include "moe/adapters.h"
 #include "moe/capacity.h"
+#include "moe/vectors.h"
 #include "moe/widths.h"
 
 static sy_status declare(void *self, const char *prefix, sy_params *params)
@@ -708,5 +709,6 @@ int64_t sy_moe_active_params(const sy_model_config *model, const sy_moe_config *
     own += layout.reads_x ? 0 : H * layout.M;
     double routed = sy_moe_has_adapters(config) ? sy_moe_adapter_params(config, H, computed)
                                                 : computed * expert;
+    routed += sy_vectors_active_params(model, config);
     return own + (int64_t)llround(routed) + n * H * shared;
 }

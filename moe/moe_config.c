@@ -50,6 +50,9 @@ static const sy_config_key keys[] = {
         "Rank, or inner width, of experts that are adapters on one MLP that they share, which "
         "train.freeze: [layers/*/moe/base/*] keeps as it is. 0: every expert has matrices of its "
         "own."),
+    KEY(adapter_attention, SY_CFG_BOOL, "false", 0, 0, NULL,
+        "adapter_kind mov: vectors on the keys and values too, as published, mixed by routers of "
+        "their own."),
     KEY(layers, SY_CFG_STR_LIST, "all", 0, 0, NULL,
         "Which layers are MoE: all, every:N (layers i with i mod N = N-1), from:N (layers i >= N), "
         "or a list of layer numbers from 0."),

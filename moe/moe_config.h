@@ -40,6 +40,7 @@ typedef enum sy_aux_scope { SY_AUX_MICRO_BATCH, SY_AUX_SEQUENCE, SY_AUX_GLOBAL_B
 
 typedef struct sy_moe_config {
     int32_t experts, top_k, expert_hidden, adapter_kind, adapter_base, adapter_rank;
+    bool adapter_attention;
     sy_str_list layers, expert_widths;
     int32_t shared_experts, shared_hidden;
     bool shared_gate, extra_ffn;

@@ -26,6 +26,7 @@ static bool is_fixed(const char *key)
                                         "moe.expert_hidden",
                                         "moe.expert_widths",
                                         "moe.adapter_kind",
+                                        "moe.adapter_attention",
                                         "moe.adapter_base",
                                         "moe.adapter_rank",
                                         "moe.layers",

@@ -140,7 +140,8 @@ class Receipt(harness.Case):
                             (("--set", "moe.adapter_kind=bottleneck", "--set", "moe.adapter_rank=2", "--top-k", 1,
                               "--set", "moe.aux_loss_coeff=0.01"), "experts/adapter_out"),
                             ((*soft, "moe.adapter_kind=molora", "--set", "moe.adapter_rank=2"), "adapters/down_b"),
-                            ((*soft, "moe.adapter_kind=mov"), "adapters/scale")):
+                            ((*soft, "moe.adapter_kind=mov"), "adapters/scale"),
+                            ((*soft, "moe.adapter_kind=mov", "--set", "moe.adapter_attention=true"), "adapters/k_router")):
             out, _ = self.upcycle(*args, ranks=2)
             receipt = self.receipt(out)
             self.assertIn("layers/001/moe/" + drawn, receipt["drawn"])

@@ -73,6 +73,7 @@ static void settings_that_do_not_go_together_are_refused(void **state)
         {{"moe.adapter_base=nf4", "moe.adapter_rank=2", "moe.expert_hidden=12"}, "multiples of 8"},
         {{"moe.adapter_kind=bottleneck"}, "needs moe.adapter_rank"},
         {{"moe.router=soft", "moe.adapter_kind=mov", "moe.adapter_rank=2"}, "set it to 0"},
+        {{"moe.adapter_attention=true"}, "set the kind to mov"},
         {{"moe.adapter_rank=2", "model.activation=geglu"}, "set model.activation to swiglu"},
         {{"moe.router=soft", "moe.adapter_kind=mov", "model.activation=gelu"},
          "leave the adapters"},
