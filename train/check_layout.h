@@ -30,7 +30,7 @@ typedef struct sy_layout {
     sy_layout_variant variant;
 } sy_layout;
 
-enum { SY_LAYOUT_TEXT = 64, SY_LAYOUT_OVERRIDES = 4 };
+enum { SY_LAYOUT_TEXT = 64, SY_LAYOUT_OVERRIDES = 5 };
 
 /* RANKS:EP[:ZERO][:mbN][:VARIANT], as in 4:2, 4:2:0, 4:2:1:mb2, 4:2:1:padded. SY_ERR_USAGE names
    what is wrong. Not collective. */

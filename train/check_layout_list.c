@@ -99,6 +99,9 @@ int32_t sy_layout_overrides(const sy_layout *layout, char buf[][SY_LAYOUT_TEXT],
     if (layout->variant != SY_LAYOUT_AS_IS) {
         snprintf(buf[n++], SY_LAYOUT_TEXT, "%s", variants[layout->variant].override);
     }
+    if (layout->variant == SY_LAYOUT_PADDED) {
+        snprintf(buf[n++], SY_LAYOUT_TEXT, "parallel.overlap_chunks=1"); /* others cannot be */
+    }
     for (int32_t i = 0; i < n; i++) {
         overrides[i] = buf[i];
     }

@@ -124,7 +124,7 @@ typedef struct layout_case {
 static const layout_case good_layouts[] = {
     {.name = "layouts_of_a_dropless_run_agree", .list = {"all"}},
     {.name = "layouts_of_a_run_with_capacity_agree",
-     .set = {"moe.capacity_factor=0.8", "moe.drop_policy=probability",
+     .set = {"parallel.overlap_chunks=2", "moe.capacity_factor=0.8", "moe.drop_policy=probability",
              "moe.normalize_weights=false"}},
     {.name = "layouts_of_a_padded_run_agree",
      .set = {"moe.capacity_factor=0.8", "moe.pad_to_capacity=true", "train.recompute=block",
