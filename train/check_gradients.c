@@ -139,7 +139,7 @@ static sy_status check_coordinate(sy_gradient_check *out, sy__subject *s, const 
         row->index = at->index;
         row->gradient = at->slope;
         row->difference = best_found;
-        row->param.expert = t->n_dim == 3 ? (int32_t)(at->index / (t->n / t->shape[0])) : -1;
+        row->param.expert = t->each > 0 ? (int32_t)(at->index / t->each) : -1;
         snprintf(row->param.name, sizeof row->param.name, "%s", t->name);
     }
 cleanup:

@@ -44,6 +44,7 @@ typedef struct sy__sampled_tensor {
     char name[SY_PARAM_NAME];
     int32_t n_dim;
     int64_t shape[SY_MAX_DIM], n;
+    int64_t each;    /* elements of an expert, where experts come first; else 0 */
     int64_t largest; /* index of the largest gradient */
     int32_t first, n_coordinates;
 } sy__sampled_tensor;

@@ -72,7 +72,11 @@ static sy_status list_tensors(const sy__subject *s, void *h_grad, sy__samples *o
     SY_TRY(sy_host_all_reduce(params->mesh->host, place, out->n_tensors, SY_I64, SY_MIN,
                               "largest gradients"));
     for (int32_t i = 0; i < out->n_tensors; i++) {
-        out->tensor[i].largest = place[i] < out->tensor[i].n ? place[i] : 0;
+        sy__sampled_tensor *t = &out->tensor[i];
+        t->largest = place[i] < t->n ? place[i] : 0;
+        t->each = t->n_dim == 3 && t->shape[0] == sy_engine_experts(s->t->engine)
+                      ? t->n / t->shape[0]
+                      : 0;
     }
 cleanup:
     sy_free(&place);
@@ -120,7 +124,7 @@ static int64_t pick_index(const sy__subject *s, const sy__sampled_tensor *t, int
     const uint64_t draw = sy_rng_u64(SEED, stream, (uint64_t)(2 * k));
     const uint64_t which = sy_rng_u64(SEED, stream, (uint64_t)(2 * k + 1));
     const int64_t each = t->n_dim > 0 && t->shape[0] > 0 ? t->n / t->shape[0] : 1;
-    if (t->n_dim == 3) {
+    if (t->each > 0) {
         return pick_expert(s, t->name, k, which) * each + (int64_t)(draw % (uint64_t)each);
     }
     if (ends_with(t->name, "moe/router")) {
