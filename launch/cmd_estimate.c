@@ -1,5 +1,6 @@
 /* estimate: what a run would need and reach on a machine that is not here. Nothing is trained and
    no data is read. */
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -12,7 +13,7 @@
 #include "train/batch_ramp.h"
 #include "train/machine.h"
 
-enum { MAX_RANKS = 1 << 20, TEXT_BYTES = 64, OWN_OVERRIDES = 8 };
+enum { MMAP_BYTES = 1 << 18, MAX_RANKS = 1 << 20, TEXT_BYTES = 64, OWN_OVERRIDES = 8 };
 
 /* ---- one variant ---- */
 
@@ -254,6 +255,9 @@ static sy_status run(const sy_cli *cli, sy_env *env, int *exit_code)
     sy__estimate e = {0};
     json_t *all = NULL;
     (void)exit_code;
+    /* Gigabytes of a rank's buffers stand for nothing here: as pages of their own nobody touches
+       them, while what the heap uses again would be zeroed. */
+    (void)mallopt(M_MMAP_THRESHOLD, MMAP_BYTES);
     SY_TRY(take_options(cli, env, &e));
     SY_TRY(estimate(&e, &all));
     if (sy_cli_given(cli, "json")) {

@@ -31,7 +31,9 @@ sy_status sy_host_arena_alloc(sy_host_arena *arena, int64_t bytes, void **out)
         SY_TRY(add_chunk(arena, bytes > HOST_CHUNK_BYTES ? bytes : HOST_CHUNK_BYTES));
     }
     *out = arena->chunk[arena->chunk_idx] + arena->used;
-    memset(*out, 0, (size_t)bytes);
+    if (arena->reused) { /* fresh chunks are zero, and pages nobody touches cost nothing */
+        memset(*out, 0, (size_t)bytes);
+    }
     arena->used += bytes;
 cleanup:
     return st;
@@ -41,6 +43,7 @@ void sy_host_arena_reset(sy_host_arena *arena)
 {
     arena->chunk_idx = 0;
     arena->used = 0;
+    arena->reused = true;
 }
 
 void sy_host_arena_free(sy_host_arena *arena)

@@ -79,6 +79,7 @@ typedef struct sy_host_arena {
     int64_t *chunk_bytes;
     int32_t n_chunks, chunk_idx;
     int64_t used;
+    bool reused; /* it has been reset: chunks may hold something */
 } sy_host_arena;
 sy_status sy_host_arena_alloc(sy_host_arena *arena, int64_t bytes,
                               void **out); /* zeroed. Not collective. */

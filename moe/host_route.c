@@ -60,7 +60,7 @@ static sy_status wait_for(sy_pass *p, const fetched *f)
 {
     sy_status st = SY_OK;
     SY_TRY(sy_stream_sync(p->stream));
-    for (int32_t i = 0; i < f->n; i++) {
+    for (int32_t i = 0; i < f->n && !p->mesh->dev->dry; i++) {
         sy_convert(SY_F64, f->item[i].to, f->item[i].dtype, f->item[i].raw, f->item[i].n);
     }
 cleanup:
@@ -76,7 +76,9 @@ static sy_status put(sy_pass *p, const double *from, const sy_tensor *t)
     void *narrow = NULL;
     if (t->dtype != SY_F64) {
         SY_TRY(sy_host_arena_alloc(p->host, sy_tensor_bytes(t), &narrow));
-        sy_convert(t->dtype, narrow, SY_F64, from, sy_tensor_numel(t));
+        if (!p->mesh->dev->dry) {
+            sy_convert(t->dtype, narrow, SY_F64, from, sy_tensor_numel(t));
+        }
         raw = narrow;
     }
     SY_TRY(sy_copy_h2d(p->stream, t->data, raw, sy_tensor_bytes(t)));
