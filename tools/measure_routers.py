@@ -30,12 +30,13 @@ def variant(name, config, **settings):
 
 def experiments():
     """Group -> [(name, configuration, settings)]. R numbers are those of the published findings."""
-    groups = {"routers": [variant("dense", TOP_K, moe__experts=0), variant("topk", TOP_K)]}
+    heads = {"model__kv_heads": 4}  # as the configurations of the other routers have
+    groups = {"routers": [variant("dense", TOP_K, moe__experts=0, **heads), variant("topk", TOP_K, **heads)]}
     groups["routers"] += [variant(path.stem, path.stem) for path in sorted(ROUTERS.glob("*.yaml"))]
     adapters = [path.stem for path in sorted(EXPERTS.glob("*.yaml")) if "adapter_" in path.read_text()]
     groups["routers"] += [variant(path.stem, path.stem) for path in sorted(EXPERTS.glob("*.yaml")) if path.stem not in adapters]
     groups["presets"] = [variant(path.stem, path.stem) for path in sorted(SMALL.glob("*.yaml"))]
-    groups["adapters"] = [variant("dense, trained on", TOP_K, moe__experts=0)]
+    groups["adapters"] = [variant("dense, trained on", TOP_K, moe__experts=0, **heads)]
     groups["adapters"] += [variant(name, name) for name in adapters]
     groups["R4 z-loss"] = [variant(f"z-loss {z}", TOP_K, moe__z_loss_coeff=z, moe__aux_loss_coeff=0.01)
                            for z in (0.0, 0.001, 0.01)]
@@ -46,7 +47,8 @@ def experiments():
     groups["R6 capacity in evaluation"] = [
         variant(f"top-{k}, CF 1.25, evaluated with 2", TOP_K, moe__top_k=k, moe__expert_hidden=384 // k,
                 moe__normalize_weights="false", moe__capacity_factor=1.25 / k, moe__eval_capacity_factor=2 / k) for k in (1, 2)]
-    groups["R10 bias"] = [
+    groups["R10 and R12 balance"] = [
+        variant("none", TOP_K, moe__aux_loss_coeff=0.0),
         variant("loss 0.01", TOP_K, moe__aux_loss_coeff=0.01),
         variant("loss 0.0005", TOP_K),
         variant("bias 0.001, sigmoid", TOP_K, moe__aux_loss_coeff=0.0, moe__score="sigmoid", moe__bias_update_rate=0.001),
@@ -54,12 +56,10 @@ def experiments():
     groups["R11 scope"] = [variant(f"{scope}", TOP_K, moe__aux_loss_coeff=0.01, moe__aux_loss_scope=scope)
                            for scope in ("sequence", "micro_batch", "global_batch")]
     groups["R22 MoE++"] = [variant(f"tau {tau}", "moepp", **{"moe__moepp__tau": tau}) for tau in (0.25, 0.5, 0.75, 1.0)]
-    groups["R12 no balance"] = [variant("none", TOP_K, moe__aux_loss_coeff=0.0),
-                                variant("loss 0.01", TOP_K, moe__aux_loss_coeff=0.01)]
     groups["R19 top-p"] = [variant(f"entropy {c}", "top_p", **{"moe__top_p__entropy_coeff": c})
                            for c in (0.0, 1e-3, 1e-2, 3e-2)]
     groups["R23 weights"] = [variant(f"after upcycling, weights {what}", TOP_K, moe__expert_hidden=384, train__log_every=1,
-                                     moe__normalize_weights=value)
+                                     moe__normalize_weights=value, **heads)
                              for what, value in (("normalised", "true"), ("not normalised", "false"))]
     return groups
 
