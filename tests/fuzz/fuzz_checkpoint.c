@@ -161,7 +161,6 @@ static void begin(void)
 {
     static void *state;
     static const int deaths[] = {SIGSEGV, SIGBUS, SIGFPE, SIGALRM, SIGABRT};
-    struct rlimit memory = {MEMORY_BYTES, MEMORY_BYTES};
     if (io) {
         return;
     }
@@ -172,6 +171,7 @@ static void begin(void)
     PROVE(scratch_setup(&state) == 0 && sy_comm_world(false, &io) == SY_OK);
     scratch_path(&state, "a.h5", path);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(SY_LIBFUZZER)
+    const struct rlimit memory = {MEMORY_BYTES, MEMORY_BYTES};
     PROVE(setrlimit(RLIMIT_DATA, &memory) == 0);
 #endif
 }
