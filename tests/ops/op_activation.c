@@ -185,7 +185,7 @@ static const op_test tests[] = {
     {.op = SY_OP_activation,
      .build = build_activation,
      OP_CASES(activation_cases),
-     .tol = {.f32 = 4e-6, .bf16 = 4e-3}},
+     .tol = {.f32 = 2e-6, .bf16 = 4e-3}},
     {.op = SY_OP_activation_backward,
      .build = build_activation_backward,
      OP_CASES(activation_backward_cases),
