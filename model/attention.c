@@ -35,29 +35,23 @@ static qkv_view split(const attention *at, const sy_tensor *qkv)
                       .v = sy_tensor_cols(qkv, at->n_q + at->n_kv, at->n_kv)};
 }
 
-static sy_status declare_vector(sy_params *params, const char *name, int64_t n, sy_param **out)
+static sy_status declare_norm(sy_params *params, const char *prefix, const char *name, int64_t n,
+                              sy_param **out)
 {
-    sy_param_spec spec = {.n_dim = 1,
-                          .shape_glb = {n},
-                          .shard_dim = -1,
-                          .replicas = SY_DENSE,
-                          .init = SY_INIT_ONES,
-                          .trainable = true};
-    snprintf(spec.name, sizeof spec.name, "%s", name);
+    const sy_param_spec spec = sy_param_vector(n, SY_INIT_ONES, "%s/attn/%s", prefix, name);
     return sy_params_declare(params, &spec, out);
 }
 
-/* One parameter of three pieces: <prefix>/q<suffix>, k, v. */
+/* One parameter of three pieces: <prefix>/attn/q<suffix>, k, v. */
 static sy_status declare_qkv(attention *at, const char *prefix, const char *suffix,
                              sy_param_spec spec, sy_params *params, sy_param **out)
 {
     const char *part[3] = {"q", "k", "v"};
     int64_t extent[3] = {at->n_q, at->n_kv, at->n_kv};
-    snprintf(spec.name, sizeof spec.name, "%s/qkv%s", prefix, suffix);
-    spec.shape_glb[0] = at->n_q + 2 * at->n_kv;
     spec.n_pieces = 3;
     for (int32_t i = 0; i < 3; i++) {
-        snprintf(spec.piece[i].name, sizeof spec.piece[i].name, "%s/%s%s", prefix, part[i], suffix);
+        snprintf(spec.piece[i].name, sizeof spec.piece[i].name, "%s/attn/%s%s", prefix, part[i],
+                 suffix);
         spec.piece[i].extent = extent[i];
     }
     return sy_params_declare(params, &spec, out);
@@ -68,38 +62,22 @@ static sy_status attention_declare(void *self, const char *prefix, sy_params *pa
     sy_status st = SY_OK;
     attention *at = self;
     const sy_model_config *c = at->config;
-    char name[48];
-    sy_param_spec matrix = {.n_dim = 2,
-                            .shape_glb = {0, c->hidden},
-                            .shard_dim = -1,
-                            .replicas = SY_DENSE,
-                            .init = SY_INIT_NORMAL,
-                            .init_std = c->init_std,
-                            .trainable = true,
-                            .decay = true};
-    sy_param_spec vector = {.n_dim = 1,
-                            .shard_dim = -1,
-                            .replicas = SY_DENSE,
-                            .init = SY_INIT_ZEROS,
-                            .trainable = true};
+    const int64_t n_qkv = at->n_q + 2 * at->n_kv;
+    const sy_param_spec qkv = sy_param_matrix(n_qkv, c->hidden, c->init_std, "%s/attn/qkv", prefix);
+    const sy_param_spec bias = sy_param_vector(n_qkv, SY_INIT_ZEROS, "%s/attn/qkv_bias", prefix);
+    const sy_param_spec o = sy_param_matrix(c->hidden, at->n_q, c->init_std / sqrt(2.0 * c->layers),
+                                            "%s/attn/o", prefix);
 
-    snprintf(name, sizeof name, "%s/attn", prefix);
-    SY_TRY(declare_qkv(at, name, "", matrix, params, &at->qkv));
+    SY_TRY(declare_qkv(at, prefix, "", qkv, params, &at->qkv));
     if (c->attention_bias) {
-        SY_TRY(declare_qkv(at, name, "_bias", vector, params, &at->bias));
+        SY_TRY(declare_qkv(at, prefix, "_bias", bias, params, &at->bias));
     }
     if (c->qk_norm != SY_QK_NORM_NONE) {
-        bool head = c->qk_norm == SY_QK_NORM_HEAD;
-        snprintf(name, sizeof name, "%s/attn/q_norm", prefix);
-        SY_TRY(declare_vector(params, name, head ? c->head_dim : at->n_q, &at->q_norm));
-        snprintf(name, sizeof name, "%s/attn/k_norm", prefix);
-        SY_TRY(declare_vector(params, name, head ? c->head_dim : at->n_kv, &at->k_norm));
+        const bool head = c->qk_norm == SY_QK_NORM_HEAD;
+        SY_TRY(declare_norm(params, prefix, "q_norm", head ? c->head_dim : at->n_q, &at->q_norm));
+        SY_TRY(declare_norm(params, prefix, "k_norm", head ? c->head_dim : at->n_kv, &at->k_norm));
     }
-    snprintf(matrix.name, sizeof matrix.name, "%s/attn/o", prefix);
-    matrix.shape_glb[0] = c->hidden;
-    matrix.shape_glb[1] = at->n_q;
-    matrix.init_std = c->init_std / sqrt(2.0 * c->layers);
-    SY_TRY(sy_params_declare(params, &matrix, &at->o));
+    SY_TRY(sy_params_declare(params, &o, &at->o));
     for (int32_t i = 0; i < 2; i++) {
         SY_TRY(at->on[i].ops == NULL ? SY_OK
                                      : at->on[i].ops->declare(at->on[i].self, prefix, params));

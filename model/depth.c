@@ -33,28 +33,18 @@ sy_status sy_depth_declare(sy_block *block, sy_params *params)
 {
     sy_status st = SY_OK;
     const sy_model_config *c = block->config;
-    sy_param_spec spec = {.wide = true,
-                          .n_dim = 2,
-                          .shape_glb = {1, c->hidden},
-                          .shard_dim = -1,
-                          .replicas = SY_DENSE,
-                          .init = SY_INIT_NORMAL,
-                          .init_std = c->init_std,
-                          .trainable = true,
-                          .decay = true};
-    if (!has_depth(c, block->layer)) {
+    const int32_t layer = block->layer;
+    const double std = c->init_std;
+    sy_param_spec router = sy_param_matrix(1, c->hidden, std, "layers/%03d/depth/router", layer);
+    sy_param_spec guess = sy_param_matrix(1, c->hidden, std, "layers/%03d/depth/predictor", layer);
+    sy_param_spec bias = sy_param_vector(1, SY_INIT_ZEROS, "layers/%03d/depth/bias", layer);
+    if (!has_depth(c, layer)) {
         return SY_OK;
     }
-    snprintf(spec.name, sizeof spec.name, "layers/%03d/depth/router", block->layer);
-    SY_TRY(sy_params_declare(params, &spec, &block->depth.router));
-    snprintf(spec.name, sizeof spec.name, "layers/%03d/depth/predictor", block->layer);
-    SY_TRY(sy_params_declare(params, &spec, &block->depth.predictor));
-    snprintf(spec.name, sizeof spec.name, "layers/%03d/depth/bias", block->layer);
-    spec.n_dim = 1;
-    spec.shape_glb[1] = 0;
-    spec.init = SY_INIT_ZEROS;
-    spec.decay = false;
-    SY_TRY(sy_params_declare(params, &spec, &block->depth.bias));
+    router.wide = guess.wide = bias.wide = true;
+    SY_TRY(sy_params_declare(params, &router, &block->depth.router));
+    SY_TRY(sy_params_declare(params, &guess, &block->depth.predictor));
+    SY_TRY(sy_params_declare(params, &bias, &block->depth.bias));
 cleanup:
     return st;
 }

@@ -51,16 +51,14 @@ static sy_tensor some_heads(const sy_tensor *x, int64_t first, int64_t n)
 static sy_status declare(sy_params *params, const char *prefix, const char *name, int64_t n_out,
                          int64_t n_in, double std, sy_param **out)
 {
-    const bool vector = n_in == 0;
-    sy_param_spec spec = {.n_dim = vector ? 1 : 2,
-                          .shape_glb = {n_out, n_in},
-                          .shard_dim = -1,
-                          .replicas = SY_DENSE,
-                          .init = vector ? SY_INIT_ONES : SY_INIT_NORMAL,
-                          .init_std = std,
-                          .trainable = true,
-                          .decay = !vector};
-    snprintf(spec.name, sizeof spec.name, "%s/attn/%s", prefix, name);
+    const sy_param_spec spec = sy_param_matrix(n_out, n_in, std, "%s/attn/%s", prefix, name);
+    return sy_params_declare(params, &spec, out);
+}
+
+static sy_status declare_norm(sy_params *params, const char *prefix, const char *name, int64_t n,
+                              sy_param **out)
+{
+    const sy_param_spec spec = sy_param_vector(n, SY_INIT_ONES, "%s/attn/%s", prefix, name);
     return sy_params_declare(params, &spec, out);
 }
 
@@ -74,13 +72,13 @@ static sy_status mla_declare(void *self, const char *prefix, sy_params *params)
 
     if (m->R_q > 0) {
         SY_TRY(declare(params, prefix, "q_a", m->R_q, H, std, &m->q_a));
-        SY_TRY(declare(params, prefix, "q_a_norm", m->R_q, 0, 0, &m->q_a_norm));
+        SY_TRY(declare_norm(params, prefix, "q_a_norm", m->R_q, &m->q_a_norm));
         SY_TRY(declare(params, prefix, "q_b", n_q, m->R_q, std, &m->q));
     } else {
         SY_TRY(declare(params, prefix, "q", n_q, H, std, &m->q));
     }
     SY_TRY(declare(params, prefix, "kv_a", m->R_kv + m->D_r, H, std, &m->kv_a));
-    SY_TRY(declare(params, prefix, "kv_a_norm", m->R_kv, 0, 0, &m->kv_a_norm));
+    SY_TRY(declare_norm(params, prefix, "kv_a_norm", m->R_kv, &m->kv_a_norm));
     SY_TRY(declare(params, prefix, "kv_b", m->N * (m->D_n + m->D_v), m->R_kv, std, &m->kv_b));
     SY_TRY(declare(params, prefix, "o", H, m->N * m->D_v, o_std, &m->o));
 cleanup:

@@ -49,24 +49,14 @@ sy_status sy_mlp_activate_backward(sy_pass *p, sy_act act, const sy_swiglu_backw
 sy_status sy_mlp_declare(sy_mlp *mlp, const char *prefix, sy_params *params)
 {
     sy_status st = SY_OK;
-    sy_param_spec spec = {.n_dim = 2,
-                          .shape_glb = {sy_act_parts(mlp->act) * mlp->ffn, mlp->hidden},
-                          .shard_dim = -1,
-                          .replicas = SY_DENSE,
-                          .init = SY_INIT_NORMAL,
-                          .init_std = mlp->init_std,
-                          .trainable = true,
-                          .decay = true};
-    snprintf(spec.name, sizeof spec.name, "%s/gate_up", prefix);
-    sy_mlp_pieces(&spec, mlp->act, prefix, 0, mlp->ffn);
-    SY_TRY(sy_params_declare(params, &spec, &mlp->gate_up));
-
-    snprintf(spec.name, sizeof spec.name, "%s/down", prefix);
-    spec.n_pieces = 0;
-    spec.shape_glb[0] = mlp->hidden;
-    spec.shape_glb[1] = mlp->ffn;
-    spec.init_std = mlp->down_std;
-    SY_TRY(sy_params_declare(params, &spec, &mlp->down));
+    const int64_t inner = sy_act_parts(mlp->act) * mlp->ffn;
+    sy_param_spec gate_up =
+        sy_param_matrix(inner, mlp->hidden, mlp->init_std, "%s/gate_up", prefix);
+    const sy_param_spec down =
+        sy_param_matrix(mlp->hidden, mlp->ffn, mlp->down_std, "%s/down", prefix);
+    sy_mlp_pieces(&gate_up, mlp->act, prefix, 0, mlp->ffn);
+    SY_TRY(sy_params_declare(params, &gate_up, &mlp->gate_up));
+    SY_TRY(sy_params_declare(params, &down, &mlp->down));
 cleanup:
     return st;
 }

@@ -81,33 +81,13 @@ void sy_model_destroy(sy_model **model)
     sy_free(model);
 }
 
-static sy_param_spec matrix_spec(const char *name, int64_t n0, int64_t n1, double std)
-{
-    sy_param_spec spec = {.n_dim = 2,
-                          .shape_glb = {n0, n1},
-                          .shard_dim = -1,
-                          .replicas = SY_DENSE,
-                          .init = SY_INIT_NORMAL,
-                          .init_std = std,
-                          .trainable = true,
-                          .decay = true};
-    snprintf(spec.name, sizeof spec.name, "%s", name);
-    return spec;
-}
-
 sy_status sy_model_declare(sy_model *model, sy_params *params)
 {
     sy_status st = SY_OK;
     const sy_model_config *c = model->config;
-    sy_param_spec embed = matrix_spec("embed", c->vocab_size, c->hidden, c->init_std);
-    sy_param_spec head = matrix_spec("head", c->vocab_size, c->hidden, c->init_std);
-    sy_param_spec norm = {.name = "norm",
-                          .n_dim = 1,
-                          .shape_glb = {c->hidden},
-                          .shard_dim = -1,
-                          .replicas = SY_DENSE,
-                          .init = SY_INIT_ONES,
-                          .trainable = true};
+    const sy_param_spec embed = sy_param_matrix(c->vocab_size, c->hidden, c->init_std, "embed");
+    const sy_param_spec head = sy_param_matrix(c->vocab_size, c->hidden, c->init_std, "head");
+    const sy_param_spec norm = sy_param_vector(c->hidden, SY_INIT_ONES, "norm");
 
     SY_TRY(sy_params_declare(params, &embed, &model->embed));
     for (int32_t i = 0; i < model->n_layers; i++) {

@@ -28,30 +28,20 @@ sy_status sy_mtp_declare(sy_model *model, int32_t k, sy_params *params)
     const sy_model_config *c = model->config;
     sy_mtp *m = &model->mtp[k - 1];
     const int32_t layer = m->block->layer;
-    sy_param_spec norm = {.n_dim = 1,
-                          .shape_glb = {c->hidden},
-                          .shard_dim = -1,
-                          .replicas = SY_DENSE,
-                          .init = SY_INIT_ONES,
-                          .trainable = true};
-    sy_param_spec proj = {.n_dim = 2,
-                          .shape_glb = {c->hidden, 2 * (int64_t)c->hidden},
-                          .shard_dim = -1,
-                          .replicas = SY_DENSE,
-                          .init = SY_INIT_NORMAL,
-                          .init_std = c->init_std,
-                          .trainable = true,
-                          .decay = true};
-    snprintf(norm.name, sizeof norm.name, "layers/%03d/mtp/embed_norm", layer);
-    SY_TRY(sy_params_declare(params, &norm, &m->embed_norm));
-    snprintf(norm.name, sizeof norm.name, "layers/%03d/mtp/hidden_norm", layer);
-    SY_TRY(sy_params_declare(params, &norm, &m->hidden_norm));
-    snprintf(proj.name, sizeof proj.name, "layers/%03d/mtp/proj", layer);
+    const int64_t H = c->hidden;
+    const sy_param_spec embed_norm =
+        sy_param_vector(H, SY_INIT_ONES, "layers/%03d/mtp/embed_norm", layer);
+    const sy_param_spec hidden_norm =
+        sy_param_vector(H, SY_INIT_ONES, "layers/%03d/mtp/hidden_norm", layer);
+    const sy_param_spec proj =
+        sy_param_matrix(H, 2 * H, c->init_std, "layers/%03d/mtp/proj", layer);
+    const sy_param_spec norm = sy_param_vector(H, SY_INIT_ONES, "mtp/%03d/norm", layer);
+    SY_TRY(sy_params_declare(params, &embed_norm, &m->embed_norm));
+    SY_TRY(sy_params_declare(params, &hidden_norm, &m->hidden_norm));
     SY_TRY(sy_params_declare(params, &proj, &m->proj));
     SY_TRY(sy_block_declare(m->block, params));
     /* Its gradient comes in forward already, so it is none of those that a layer's backward makes
        and that may share memory with other layers' (parallel/grad_sync.h). */
-    snprintf(norm.name, sizeof norm.name, "mtp/%03d/norm", layer);
     SY_TRY(sy_params_declare(params, &norm, &m->norm));
 cleanup:
     return st;

@@ -18,25 +18,13 @@ static sy_status declare(void *self, const char *prefix, sy_params *params)
     sy__moe *moe = self;
     int64_t E = moe->config->experts;
     char name[SY_PARAM_NAME];
-    sy_param_spec router = {.wide = true,
-                            .n_dim = 2,
-                            .shape_glb = {E, moe->model->hidden},
-                            .shard_dim = -1,
-                            .replicas = SY_DENSE,
-                            .init = SY_INIT_NORMAL,
-                            .init_std = moe->model->init_std,
-                            .trainable = true,
-                            .decay = true};
-    sy_param_spec bias = {.wide = true,
-                          .n_dim = 1,
-                          .shape_glb = {E},
-                          .shard_dim = -1,
-                          .replicas = SY_DENSE,
-                          .init = SY_INIT_ZEROS};
+    sy_param_spec router =
+        sy_param_matrix(E, moe->model->hidden, moe->model->init_std, "%s/moe/router", prefix);
+    sy_param_spec bias = sy_param_vector(E, SY_INIT_ZEROS, "%s/moe/bias", prefix);
 
     snprintf(name, sizeof name, "%s/moe", prefix);
-    snprintf(router.name, sizeof router.name, "%s/moe/router", prefix);
-    snprintf(bias.name, sizeof bias.name, "%s/moe/bias", prefix);
+    router.wide = bias.wide = true;
+    bias.trainable = false;
     if (moe->router->host != NULL) {
         SY_TRY(sy__host_route_declare(moe, prefix, &router, params));
     } else {

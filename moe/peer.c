@@ -29,15 +29,7 @@ typedef struct peer_saved {
 static sy_status declare(const char *prefix, const char *name, int64_t n0, int64_t n1, double std,
                          sy_params *params, sy_param **out)
 {
-    sy_param_spec spec = {.n_dim = 2,
-                          .shape_glb = {n0, n1},
-                          .shard_dim = -1,
-                          .replicas = SY_DENSE,
-                          .init = SY_INIT_NORMAL,
-                          .init_std = std,
-                          .trainable = true,
-                          .decay = true};
-    snprintf(spec.name, sizeof spec.name, "%s/peer/%s", prefix, name);
+    const sy_param_spec spec = sy_param_matrix(n0, n1, std, "%s/peer/%s", prefix, name);
     return sy_params_declare(params, &spec, out);
 }
 
@@ -49,13 +41,7 @@ static sy_status peer_declare(void *self, const char *prefix, sy_params *params)
     const sy_model_config *c = m->config;
     const int64_t H = c->hidden, half = m->d / 2;
     const double key_std = 1 / sqrt((double)half), u_std = 1 / sqrt((double)H);
-    sy_param_spec norm = {.n_dim = 1,
-                          .shape_glb = {m->d},
-                          .shard_dim = -1,
-                          .replicas = SY_DENSE,
-                          .init = SY_INIT_ONES,
-                          .trainable = true};
-    snprintf(norm.name, sizeof norm.name, "%s/peer/query_norm", prefix);
+    const sy_param_spec norm = sy_param_vector(m->d, SY_INIT_ONES, "%s/peer/query_norm", prefix);
     SY_TRY(declare(prefix, "query", m->heads * m->d, H, c->init_std, params, &m->query));
     SY_TRY(sy_params_declare(params, &norm, &m->norm));
     SY_TRY(declare(prefix, "keys_0", m->n, half, key_std, params, &m->keys[0]));

@@ -12,19 +12,12 @@ sy_status sy_shared_declare(sy_shared *s, const char *prefix, sy_params *params)
 {
     sy_status st = SY_OK;
     char name[SY_PARAM_NAME];
-    sy_param_spec spec = {.n_dim = 2,
-                          .shape_glb = {1, s->mlp.hidden},
-                          .shard_dim = -1,
-                          .replicas = SY_DENSE,
-                          .init = SY_INIT_NORMAL,
-                          .init_std = s->mlp.init_std,
-                          .trainable = true,
-                          .decay = true};
+    const sy_param_spec gate =
+        sy_param_matrix(1, s->mlp.hidden, s->mlp.init_std, "%s/shared/router", prefix);
     snprintf(name, sizeof name, "%s/shared", prefix);
     SY_TRY(sy_mlp_declare(&s->mlp, name, params));
     if (s->gated) {
-        snprintf(spec.name, sizeof spec.name, "%s/shared/router", prefix);
-        SY_TRY(sy_params_declare(params, &spec, &s->gate));
+        SY_TRY(sy_params_declare(params, &gate, &s->gate));
     }
 cleanup:
     return st;

@@ -27,22 +27,15 @@ static sy_status declare(void *self, const char *prefix, sy_params *params)
 {
     sy_status st = SY_OK;
     vectors *v = self;
-    sy_param_spec router = {.wide = true,
-                            .n_dim = 2,
-                            .shape_glb = {v->E, v->D},
-                            .shard_dim = -1,
-                            .replicas = SY_DENSE,
-                            .init = SY_INIT_NORMAL,
-                            .init_std = v->init_std,
-                            .trainable = true,
-                            .decay = true};
+    sy_param_spec router =
+        sy_param_matrix(v->E, v->D, v->init_std, "%s/moe/adapters/%s_router", prefix, v->name);
     sy_param_spec scale = {.n_dim = 3,
                            .shape_glb = {v->G, v->E, v->D},
                            .shard_dim = -1,
                            .replicas = SY_DENSE,
                            .init = SY_INIT_ONES,
                            .trainable = true};
-    snprintf(router.name, sizeof router.name, "%s/moe/adapters/%s_router", prefix, v->name);
+    router.wide = true;
     snprintf(scale.name, sizeof scale.name, "%s/moe/adapters/%s_scale", prefix, v->name);
     SY_TRY(sy_params_declare(params, &router, &v->router));
     SY_TRY(sy_params_declare(params, &scale, &v->scale));

@@ -4,6 +4,7 @@
 
 #include <fnmatch.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -167,6 +168,38 @@ static sy_status check_names(const sy_params *params, const sy_param_spec *s)
     }
 cleanup:
     return st;
+}
+
+sy_param_spec sy_param_matrix(int64_t rows, int64_t columns, double init_std, const char *name, ...)
+{
+    va_list args;
+    sy_param_spec spec = {.n_dim = 2,
+                          .shape_glb = {rows, columns},
+                          .shard_dim = -1,
+                          .replicas = SY_DENSE,
+                          .init = SY_INIT_NORMAL,
+                          .init_std = init_std,
+                          .trainable = true,
+                          .decay = true};
+    va_start(args, name);
+    vsnprintf(spec.name, sizeof spec.name, name, args);
+    va_end(args);
+    return spec;
+}
+
+sy_param_spec sy_param_vector(int64_t n, sy_init init, const char *name, ...)
+{
+    va_list args;
+    sy_param_spec spec = {.n_dim = 1,
+                          .shape_glb = {n},
+                          .shard_dim = -1,
+                          .replicas = SY_DENSE,
+                          .init = init,
+                          .trainable = true};
+    va_start(args, name);
+    vsnprintf(spec.name, sizeof spec.name, name, args);
+    va_end(args);
+    return spec;
 }
 
 sy_status sy_params_declare(sy_params *params, const sy_param_spec *spec, sy_param **out)

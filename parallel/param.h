@@ -103,6 +103,13 @@ typedef struct sy_params {
     sy_device *dev; /* borrowed */
 } sy_params;
 
+/* What most parameters are: whole on every rank, trained, its gradient summed over all. A matrix is
+   drawn with init_std and decays; a vector begins as `init` says and does not. */
+sy_param_spec sy_param_matrix(int64_t rows, int64_t columns, double init_std, const char *name, ...)
+    __attribute__((format(printf, 4, 5)));
+sy_param_spec sy_param_vector(int64_t n, sy_init init, const char *name, ...)
+    __attribute__((format(printf, 3, 4)));
+
 /* An empty table. Not collective. Destroying frees values and gradients too. */
 sy_status sy_params_create(sy_params **out);
 void sy_params_destroy(sy_params **params);
