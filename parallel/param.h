@@ -104,9 +104,11 @@ typedef struct sy_params {
 } sy_params;
 
 /* What most parameters are: whole on every rank, trained, its gradient summed over all. A matrix is
-   drawn with init_std and decays; a vector begins as `init` says and does not. */
+   drawn with init_std and decays; a vector begins as `init` says and does not. The name is a
+   format. Neither is collective. */
 sy_param_spec sy_param_matrix(int64_t rows, int64_t columns, double init_std, const char *name, ...)
     __attribute__((format(printf, 4, 5)));
+/* See sy_param_matrix. Not collective. */
 sy_param_spec sy_param_vector(int64_t n, sy_init init, const char *name, ...)
     __attribute__((format(printf, 3, 4)));
 
