@@ -3,6 +3,26 @@
 #include "core/alloc.h"
 #include "core/span.h"
 
+sy_status sy_exchange_order(sy_pass *p, const sy_plan *plan, const int32_t *h_count,
+                            sy_plan_pass *pass)
+{
+    sy_status st = SY_OK;
+    sy_tensor count;
+    SY_TRY(sy_arena_2d(p->keep, SY_I32, plan->ep, plan->E_loc, &count));
+    SY_TRY(sy_arena_1d(p->keep, SY_I32, plan->E_loc + 1, &pass->expert_start));
+    SY_TRY(sy_arena_1d(p->keep, SY_I32, pass->R, &pass->computed_from));
+    SY_TRY(sy_arena_1d(p->keep, SY_I32, pass->n_arrive, &pass->arrival_to));
+    SY_TRY(sy_copy_h2d(p->stream, count.data, h_count, sy_tensor_bytes(&count)));
+    SY_TRY(
+        sy_plan_receive(p->stream, &(sy_plan_receive_args){.count = count,
+                                                           .expert_start = pass->expert_start,
+                                                           .computed_from = pass->computed_from,
+                                                           .arrival_to = pass->arrival_to,
+                                                           .align = p->mesh->dev->row_multiple}));
+cleanup:
+    return st;
+}
+
 const sy_exchange_ops *sy_exchange_of(const sy_plan *plan)
 {
     return plan->capacity > 0 ? &sy_exchange_padded : &sy_exchange_exact;

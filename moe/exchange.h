@@ -18,6 +18,11 @@ typedef struct sy_exchange_ops {
     sy_status (*prepare)(sy_pass *p, int64_t recv_rows, sy_plan *plan, int32_t n);
 } sy_exchange_ops;
 
+/* The computed order of what arrives in a pass, from h_count [ep, E_loc], the rows of each source
+   and local expert. Requires pass->R and pass->n_arrive. Not collective. */
+sy_status sy_exchange_order(sy_pass *p, const sy_plan *plan, const int32_t *h_count,
+                            sy_plan_pass *pass);
+
 extern const sy_exchange_ops sy_exchange_exact, sy_exchange_padded;
 /* The exchange that a plan asks for. Not collective. */
 const sy_exchange_ops *sy_exchange_of(const sy_plan *plan);

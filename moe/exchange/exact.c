@@ -99,26 +99,6 @@ static int64_t aligned_rows(const int32_t *h_count, int32_t ep, int32_t E_loc, i
     return R;
 }
 
-static sy_status finish_pass(sy_pass *p, const sy_plan *plan, const int32_t *h_count,
-                             sy_plan_pass *pass)
-{
-    sy_status st = SY_OK;
-    int64_t align = p->mesh->dev->row_multiple;
-    sy_tensor count;
-    SY_TRY(sy_arena_2d(p->keep, SY_I32, plan->ep, plan->E_loc, &count));
-    SY_TRY(sy_arena_1d(p->keep, SY_I32, plan->E_loc + 1, &pass->expert_start));
-    SY_TRY(sy_arena_1d(p->keep, SY_I32, pass->R, &pass->computed_from));
-    SY_TRY(sy_arena_1d(p->keep, SY_I32, pass->n_arrive, &pass->arrival_to));
-    SY_TRY(sy_copy_h2d(p->stream, count.data, h_count, sy_tensor_bytes(&count)));
-    SY_TRY(sy_plan_receive(p->stream, &(sy_plan_receive_args){.count = count,
-                                                              .expert_start = pass->expert_start,
-                                                              .computed_from = pass->computed_from,
-                                                              .arrival_to = pass->arrival_to,
-                                                              .align = align}));
-cleanup:
-    return st;
-}
-
 static sy_status build_pass(sy_pass *p, const sy_plan *plan, const count_matrix *m, int64_t lo,
                             int64_t hi, sy_plan_pass *pass)
 {
@@ -138,7 +118,7 @@ static sy_status build_pass(sy_pass *p, const sy_plan *plan, const count_matrix 
         pass->n_arrive = hi - lo;
         pass->R = hi - lo + (int64_t)plan->E_loc * (p->mesh->dev->row_multiple - 1);
     }
-    SY_TRY(finish_pass(p, plan, h_count, pass));
+    SY_TRY(sy_exchange_order(p, plan, h_count, pass));
 cleanup:
     return st;
 }

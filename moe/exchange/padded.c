@@ -10,12 +10,10 @@ static sy_status prepare(sy_pass *p, int64_t recv_rows, sy_plan *plan, int32_t n
     int64_t per_expert = (plan->ep * plan->capacity + align - 1) / align * align;
     int32_t *h_count = NULL;
     sy_plan_pass *pass = NULL;
-    sy_tensor count;
 
     (void)recv_rows, (void)n; /* the shapes are their own bound; there is one plan */
     SY_TRY(sy_host_arena_alloc(p->host, sizeof *pass, (void **)&pass));
-    SY_TRY(sy_arena_2d(p->keep, SY_I32, plan->ep, plan->E_loc, &count));
-    SY_TRY(sy_host_arena_alloc(p->host, sy_tensor_bytes(&count), (void **)&h_count));
+    SY_TRY(sy_host_arena_alloc(p->host, plan->E * (int64_t)sizeof *h_count, (void **)&h_count));
     SY_TRY(
         sy_host_arena_alloc(p->host, plan->ep * (int64_t)sizeof(int64_t), (void **)&pass->h_first));
     for (int32_t i = 0; i < plan->E; i++) {
@@ -27,15 +25,7 @@ static sy_status prepare(sy_pass *p, int64_t recv_rows, sy_plan *plan, int32_t n
     pass->n_each = block;
     pass->n_send = pass->n_arrive = plan->ep * block;
     pass->R = plan->E_loc * per_expert;
-    SY_TRY(sy_arena_1d(p->keep, SY_I32, plan->E_loc + 1, &pass->expert_start));
-    SY_TRY(sy_arena_1d(p->keep, SY_I32, pass->R, &pass->computed_from));
-    SY_TRY(sy_arena_1d(p->keep, SY_I32, pass->n_arrive, &pass->arrival_to));
-    SY_TRY(sy_copy_h2d(p->stream, count.data, h_count, sy_tensor_bytes(&count)));
-    SY_TRY(sy_plan_receive(p->stream, &(sy_plan_receive_args){.count = count,
-                                                              .expert_start = pass->expert_start,
-                                                              .computed_from = pass->computed_from,
-                                                              .arrival_to = pass->arrival_to,
-                                                              .align = align}));
+    SY_TRY(sy_exchange_order(p, plan, h_count, pass));
     plan->pass = pass;
     plan->n_passes = 1;
 cleanup:
