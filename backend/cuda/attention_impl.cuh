@@ -117,7 +117,7 @@ __device__ inline int64_t end_of_keys(const attention_shape &s, int64_t b, int64
 
 inline sy_status require_shared(const char *op, const sy_stream *stream, size_t bytes, int64_t D)
 {
-    return bytes <= sy__cuda_device_of(stream->dev)->shared_bytes
+    return bytes + SHARED_OWN <= sy__cuda_device_of(stream->dev)->shared_bytes
                ? SY_OK
                : sy_error(SY_ERR_UNSUPPORTED,
                           "op %s on cuda: heads of %lld do not fit into this GPU's shared memory",

@@ -137,7 +137,9 @@ static sy_status describe(const sy_cublas *lib, plan *p)
 {
     sy_status st = SY_OK;
     const form *f = &p->about;
-    const uint64_t N = (uint64_t)f->N, K = (uint64_t)f->K, M = PLANNED_ROWS;
+    /* Rows that stand side by side are no more than the pitch. */
+    const int64_t most = f->trans_a && f->lda < PLANNED_ROWS ? f->lda : PLANNED_ROWS;
+    const uint64_t N = (uint64_t)f->N, K = (uint64_t)f->K, M = (uint64_t)most;
     const cublasOperation_t op_a = f->trans_b ? CUBLAS_OP_T : CUBLAS_OP_N;
     const cublasOperation_t op_b = f->trans_a ? CUBLAS_OP_T : CUBLAS_OP_N;
     const char *what = "a product";

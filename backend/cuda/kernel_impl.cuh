@@ -23,6 +23,9 @@ namespace
 
 /* ---- launching ---- */
 
+/* A kernel gets 48 KiB of shared memory unasked, for its own arrays too: SHARED_OWN at most. */
+enum { SHARED_OWN = 12 << 10, SHARED_UNASKED = (48 << 10) - SHARED_OWN };
+
 /* Every kernel is started here. A grid without blocks starts nothing. */
 template <class... P, class... A>
 sy_status launch(sy_stream *stream, const char *name, dim3 grid, int32_t threads,
@@ -37,7 +40,7 @@ sy_status launch(sy_stream *stream, const char *name, dim3 grid, int32_t threads
     config.dynamicSmemBytes = shared_bytes;
     config.stream = sy__cuda_stream_of(stream)->stream;
     cudaError_t error = cudaSuccess;
-    if (shared_bytes > (48u << 10)) {
+    if (shared_bytes > SHARED_UNASKED) {
         error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                      (int)shared_bytes);
     }

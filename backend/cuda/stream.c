@@ -70,9 +70,12 @@ static void arrive(void *arg)
     __atomic_store_n(&slot->busy, 0, __ATOMIC_RELEASE);
 }
 
-static sy_status send_slot(sy__cuda_stream *s, sy__cuda_slot *slot)
+/* st: of what the slot is for; where that was refused, nothing will arrive. */
+static sy_status send_slot(sy__cuda_stream *s, sy__cuda_slot *slot, sy_status st)
 {
-    const sy_status st = sy__cuda_try(cudaLaunchHostFunc(s->stream, arrive, slot), "a host call");
+    SY_TRY(st);
+    SY_TRY(sy__cuda_try(cudaLaunchHostFunc(s->stream, arrive, slot), "a host call"));
+cleanup:
     if (st != SY_OK) {
         __atomic_store_n(&slot->busy, 0, __ATOMIC_RELEASE);
     }
@@ -165,10 +168,10 @@ static sy_status stage_h2d(sy__cuda_stream *s, void *dst, const void *src, int64
     slot->fn = NULL;
     slot->h_dst = NULL;
     memcpy(slot->pinned, src, (size_t)bytes);
-    SY_TRY(sy__cuda_try(
+    st = sy__cuda_try(
         cudaMemcpyAsync(dst, slot->pinned, (size_t)bytes, cudaMemcpyHostToDevice, s->stream),
-        "a copy to the GPU"));
-    SY_TRY(send_slot(s, slot));
+        "a copy to the GPU");
+    SY_TRY(send_slot(s, slot, st));
 cleanup:
     return st;
 }
@@ -181,10 +184,10 @@ static sy_status stage_d2h(sy__cuda_stream *s, void *dst, const void *src, int64
     slot->fn = NULL;
     slot->h_dst = dst;
     slot->bytes = bytes;
-    SY_TRY(sy__cuda_try(
+    st = sy__cuda_try(
         cudaMemcpyAsync(slot->pinned, src, (size_t)bytes, cudaMemcpyDeviceToHost, s->stream),
-        "a copy from the GPU"));
-    SY_TRY(send_slot(s, slot));
+        "a copy from the GPU");
+    SY_TRY(send_slot(s, slot, st));
 cleanup:
     return st;
 }
@@ -230,7 +233,7 @@ sy_status sy__cuda_call(sy_stream *stream, sy_call *fn, const void *args, int64_
     if (args_bytes > 0) {
         memcpy(slot->args, args, (size_t)args_bytes);
     }
-    SY_TRY(send_slot(s, slot));
+    SY_TRY(send_slot(s, slot, SY_OK));
 cleanup:
     return st;
 }

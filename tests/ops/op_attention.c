@@ -90,6 +90,7 @@ static const op_case attention_cases[] = {
     {.B = 2, .S = 70, .Nh = 2, .Nkv = 2, .D = 48, .N = 32, .pad = 16, .mode = DOCS},
     {.B = 2, .S = 7, .Skv = 70, .Nh = 2, .Nkv = 1, .D = 24, .N = 80, .mode = Q_START},
     {.B = 1, .S = 40, .Nh = 2, .Nkv = 2, .D = 192, .N = 128},
+    {.B = 1, .S = 5, .Nh = 1, .Nkv = 1, .D = 88},
 };
 
 /* o and lse of the rounded q, k, v, and rounded themselves. */
@@ -157,6 +158,8 @@ static const op_case attention_backward_cases[] = {
     {.B = 2, .S = 70, .Nh = 2, .Nkv = 2, .D = 48, .N = 32, .pad = 16, .mode = DOCS},
     {.B = 1, .S = 40, .Nh = 2, .Nkv = 1, .D = 24, .N = 80},
     {.B = 1, .S = 40, .Nh = 2, .Nkv = 2, .D = 192, .N = 128},
+    {.B = 1, .S = 5, .Nh = 1, .Nkv = 1, .D = 60},
+    {.B = 1, .S = 5, .Nh = 1, .Nkv = 1, .D = 72},
 };
 
 static const op_test tests[] = {
