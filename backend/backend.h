@@ -62,9 +62,10 @@ struct sy_device {
     const sy_prices *prices;     /* dry: it rehearses */
     const sy_observer *observer; /* told of every op and what it took; usually NULL */
     double host_s;               /* rehearsing: the host's clock */
-    int32_t place, n_places; /* as in the spec; n_places at least 1 */
-    char unit[32]; /* what computes, where no other rank of the node may use the same; "": no
-                      matter */
+    int32_t place, n_places;     /* as in the spec; n_places at least 1 */
+    char unit[32];   /* what computes, where no other rank of the node may use the same; "": no
+                        matter */
+    char model[144]; /* what all ranks must compute with; "": no matter */
     sy_ledger ledger;
     const sy_ops *ops; /* NULL slots: lacking */
     const struct sy_device_vt *vt;
@@ -93,9 +94,9 @@ sy_status sy_device_capacity(sy_device *dev, int64_t *free_bytes, int64_t *total
  * the memory report has it. Not collective. */
 void sy_device_book_host(sy_device *dev, sy_mem_tag tag, int64_t bytes);
 
-/* Large copies between the device and these bytes of the host's, allocated by others, may skip a copy
-   of the driver's (pinned memory). Slow, so for memory that stays; a hint: where it fails, copies
-   are as they were. unpin before the memory is freed. Not collective. */
+/* Large copies between the device and these bytes of the host's, allocated by others, may skip a
+   copy of the driver's (pinned memory). Slow, so for memory that stays; a hint: where it fails,
+   copies are as they were. unpin before the memory is freed. Not collective. */
 void sy_device_pin(sy_device *dev, void *h_ptr, int64_t bytes);
 void sy_device_unpin(sy_device *dev, void *h_ptr);
 

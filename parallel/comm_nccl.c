@@ -11,6 +11,9 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 #include "backend/cuda/native.h"
 #include "core/alloc.h"
@@ -358,9 +361,23 @@ cleanup:
     return st;
 }
 
+/* NCCL refuses a GPU that it sees twice on a host: ranks that are to share one are hosts of their
+   own, which talk over sockets. */
+static void share_gpu(void)
+{
+    char host[128] = "", id[192];
+    const char *shared = getenv("SY_SHARE_GPU");
+    if (shared && strcmp(shared, "1") == 0) {
+        gethostname(host, sizeof host - 1);
+        snprintf(id, sizeof id, "%s %ld", host, (long)getpid());
+        setenv("NCCL_HOSTID", id, 0); /* before NCCL begins; what the user has set stays */
+    }
+}
+
 static sy_status load(nccl_comm *self, int *version)
 {
     sy_status st = SY_OK;
+    share_gpu();
     SY_TRY(sy_nccl_load(&self->lib));
     SY_TRY(setup_try(self, self->lib.ncclGetVersion(version), "ask for the version of NCCL"));
 cleanup:

@@ -11,9 +11,9 @@ extern "C" {
 /* This rank's number among the ranks of host on its node, and how many they are. Collective over
  * host. */
 sy_status sy_units_place(sy_comm *host, int32_t *place, int32_t *n_places);
-/* SY_ERR_USAGE on every rank where two ranks have different backends, or two of one node the same
-   unit ("": does not matter): which. Collective over host. */
-sy_status sy_units_apart(sy_comm *host, const char *backend, const char *unit);
+/* SY_ERR_USAGE on every rank where two ranks have different backends or models of GPU, or two of
+   one node the same unit ("": does not matter): which. Collective over host. */
+sy_status sy_units_apart(sy_comm *host, const sy_device *dev);
 
 #ifdef __cplusplus
 }

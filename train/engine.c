@@ -284,7 +284,7 @@ static sy_status build(sy_engine *e)
     int32_t place = 0, n_places = 1;
     SY_TRY(real ? sy_units_place(world, &place, &n_places) : SY_OK);
     SY_TRY(sy_agree(world, open_device(e, place, n_places)));
-    SY_TRY(real ? sy_units_apart(world, e->dev->name, e->dev->unit) : SY_OK);
+    SY_TRY(real ? sy_units_apart(world, e->dev) : SY_OK);
     SY_TRY(create_mesh(e));
     SY_TRY(sy_agree(world, measure_work(e, &twin)));
     SY_TRY(sy_agree(world, create_memory(e)));

@@ -39,6 +39,13 @@ static void format(const sy_engine *twin, char *buf, size_t buf_bytes)
     }
 }
 
+/* NCCL's buffers, kernels that are loaded at their first use, and what rounding takes of each
+   block: of 80 GiB, 1.25. */
+static int64_t set_apart(int64_t total_bytes)
+{
+    return total_bytes / 64;
+}
+
 sy_status sy_room_check(sy_device *dev, sy_engine *twin)
 {
     sy_status st = SY_OK;
@@ -54,10 +61,11 @@ sy_status sy_room_check(sy_device *dev, sy_engine *twin)
         SY_TRY(add_training(twin, &opt, &grads));
     }
     const int64_t needed = twin->dev->ledger.total_now + arena_bytes(twin);
-    const int64_t room = free_bytes + dev->ledger.total_now; /* what is ours already counts twice */
+    /* What is ours already counts twice. */
+    const int64_t room = free_bytes + dev->ledger.total_now - set_apart(total_bytes);
     format(twin, parts, sizeof parts);
     SY_REQUIRE(needed <= room, SY_ERR_USAGE,
-               "a rank needs %.1f MiB of GPU memory (%s) and %.1f of %.1f are free: lower "
+               "a rank needs %.1f MiB of GPU memory (%s) and %.1f of %.1f are free for it: lower "
                "train.micro_batch, set train.recompute: block, or take more ranks (parallel.ep; "
                "parallel.zero: 2)",
                (double)needed / (1 << 20), parts, (double)room / (1 << 20),

@@ -96,6 +96,9 @@ sy_status sy__cuda_stream_wait(sy_stream *stream, sy_event *event);
 sy_status sy__cuda_event_sync(sy_event *event);
 bool sy__cuda_event_done(sy_event *event);
 
+/* Can this GPU run what the kernels were compiled to (elementwise.cu)? */
+bool sy__cuda_has_kernels(void);
+
 /* out[n] += the sum of part[p][n] over the parts in order (reduce.cu). All in device memory. */
 sy_status sy__cuda_total_columns(sy_stream *stream, const float *part, int64_t n_parts, int64_t N,
                                  float *out);

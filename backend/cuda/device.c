@@ -98,17 +98,30 @@ static sy_status attribute(int32_t ordinal, enum cudaDeviceAttr attr, int *value
     return sy__cuda_try(cudaDeviceGetAttribute(value, attr, ordinal), "attributes of the GPU");
 }
 
+#ifndef SY__CUDA_ARCHS
+#define SY__CUDA_ARCHS "none"
+#endif
+
 static sy_status look_at(sy_device *dev)
 {
     sy_status st = SY_OK;
     sy__cuda_device *self = sy__cuda_device_of(dev);
-    int major = 0, shared = 0, sms = 0;
+    int major = 0, minor = 0, shared = 0, sms = 0;
+    struct cudaDeviceProp about;
+    SY_TRY(sy__cuda_try(cudaGetDeviceProperties(&about, self->ordinal), "name of the GPU"));
     SY_TRY(attribute(self->ordinal, cudaDevAttrComputeCapabilityMajor, &major));
+    SY_TRY(attribute(self->ordinal, cudaDevAttrComputeCapabilityMinor, &minor));
     SY_TRY(attribute(self->ordinal, cudaDevAttrMaxSharedMemoryPerBlockOptin, &shared));
     SY_TRY(attribute(self->ordinal, cudaDevAttrMultiProcessorCount, &sms));
     SY_REQUIRE(major >= 8, SY_ERR_UNSUPPORTED,
-               "GPU %d has compute capability %d.x; this program needs 8.0 (A100) or later",
-               self->ordinal, major);
+               "GPU %d has compute capability %d.%d; this program needs 8.0 (A100) or later",
+               self->ordinal, major, minor);
+    SY_REQUIRE(sy__cuda_has_kernels(), SY_ERR_UNSUPPORTED,
+               "GPU %d (%s) has compute capability %d.%d and cannot run this program's kernels, "
+               "which were built for " SY__CUDA_ARCHS "; reconfigure with -Dgpu_arch=%d%d",
+               self->ordinal, about.name, major, minor, major, minor);
+    snprintf(dev->model, sizeof dev->model, "%.90s, %d.%d, %d processors", about.name, major, minor,
+             sms);
     self->shared_bytes = (size_t)shared;
     self->n_sms = sms;
 cleanup:
@@ -156,27 +169,36 @@ sy_status sy_cuda_enter(const sy_device *dev)
 
 /* ---- memory ---- */
 
-static sy_status cuda_alloc(sy_device *dev, int64_t bytes, void **out)
+/* Calls in streams take the lock: no function of the runtime under it, which may wait for them. */
+static sy_status enlist(sy__cuda_device *self, void *ptr, int64_t bytes)
 {
     sy_status st = SY_OK;
-    sy__cuda_device *self = sy__cuda_device_of(dev);
-    void *ptr = NULL;
     pthread_mutex_lock(&self->lock);
-    SY_TRY(sy_cuda_enter(dev));
     if (self->n_blocks == self->max_blocks) {
         const int32_t more = self->max_blocks > 0 ? 2 * self->max_blocks : 64;
         SY_TRY(sy_realloc(more, sizeof *self->blocks, (void **)&self->blocks));
         self->max_blocks = more;
     }
+    self->blocks[self->n_blocks++] = (sy__cuda_block){ptr, bytes};
+cleanup:
+    pthread_mutex_unlock(&self->lock);
+    return st;
+}
+
+static sy_status cuda_alloc(sy_device *dev, int64_t bytes, void **out)
+{
+    sy_status st = SY_OK;
+    sy__cuda_device *self = sy__cuda_device_of(dev);
+    void *ptr = NULL;
+    SY_TRY(sy_cuda_enter(dev));
     SY_TRY(sy__cuda_try(cudaMalloc(&ptr, bytes > 0 ? (size_t)bytes : 1), "allocating"));
     SY_TRY(sy__cuda_try(cudaMemset(ptr, 0, (size_t)bytes), "clearing"));
     SY_TRY(
         sy__cuda_try(cudaStreamSynchronize(NULL), "clearing")); /* our streams do not wait for it */
-    self->blocks[self->n_blocks++] = (sy__cuda_block){ptr, bytes > 0 ? bytes : 1};
+    SY_TRY(enlist(self, ptr, bytes > 0 ? bytes : 1));
     *out = ptr;
     ptr = NULL;
 cleanup:
-    pthread_mutex_unlock(&self->lock);
     cudaFree(ptr);
     return st;
 }

@@ -282,6 +282,14 @@ __global__ void gate_backward_kernel(const T *x, const float *s, const T *dy, T 
 
 } // namespace
 
+bool sy__cuda_has_kernels(void)
+{
+    cudaFuncAttributes about;
+    const bool found = cudaFuncGetAttributes(&about, fill_kernel<float>) == cudaSuccess;
+    cudaGetLastError();
+    return found;
+}
+
 sy_status sy__cuda_fill(sy_stream *stream, const sy_fill_args *args)
 {
     const double v = args->value;
@@ -380,8 +388,8 @@ sy_status sy__cuda_gate(sy_stream *stream, const sy_gate_args *args)
         using T = decltype(zero);
         const int64_t n = sy_tensor_numel(&args->y);
         return launch(stream, "gate", blocks_for(n, THREADS), THREADS, 0, gate_kernel<T>,
-                      data<T>(args->x), data<float>(args->s), data<T>(args->y), n,
-                      args->x.shape[1], args->plain);
+                      data<T>(args->x), data<float>(args->s), data<T>(args->y), n, args->x.shape[1],
+                      args->plain);
     });
 }
 
@@ -391,7 +399,7 @@ sy_status sy__cuda_gate_backward(sy_stream *stream, const sy_gate_backward_args 
         using T = decltype(zero);
         return launch(stream, "gate_backward", (unsigned)args->x.shape[0], THREADS, 0,
                       gate_backward_kernel<T>, data<T>(args->x), data<float>(args->s),
-                      data<T>(args->dy), data<T>(args->dx), data<float>(args->ds),
-                      args->x.shape[1], args->plain);
+                      data<T>(args->dy), data<T>(args->dx), data<float>(args->ds), args->x.shape[1],
+                      args->plain);
     });
 }

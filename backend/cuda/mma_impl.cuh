@@ -18,6 +18,8 @@ __device__ inline void copy16_async(void *to_shared, const void *from, int valid
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid)
                  : "memory");
 #else
+    emulator_require_aligned(to_shared, EMULATOR_SITE);
+    emulator_require_aligned(from, EMULATOR_SITE);
     memset(to_shared, 0, 16);
     memcpy(to_shared, from, (size_t)valid);
 #endif
@@ -56,6 +58,7 @@ template <bool TRANSPOSED> __device__ void load_matrices(unsigned out[4], const 
                      : "memory");
     }
 #else
+    emulator_require_aligned(row_in_shared, EMULATOR_SITE);
     const char *rows = emulator_exchange(&row_in_shared, sizeof row_in_shared, EMULATOR_SITE);
     const unsigned lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     for (unsigned j = 0; j < 4; j++) {

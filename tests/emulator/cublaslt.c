@@ -2,6 +2,7 @@
    Odd leading dimensions of bf16 are declined, so that the way around the library is taken too. */
 #include "backend/cuda/cublas.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "core/dtype.h"
@@ -96,8 +97,14 @@ cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p
     return CUBLAS_STATUS_SUCCESS;
 }
 
+/* Nobody asks for a way to compute what cannot be. */
 static bool declined(cublasLtMatrixLayout_t layout)
 {
+    if (layout->rows > layout->ld) {
+        fprintf(stderr, "emulator: a product of columns of %lld, %lld apart\n",
+                (long long)layout->rows, (long long)layout->ld);
+        abort();
+    }
     return layout->type == CUDA_R_16BF && layout->ld % 2 != 0;
 }
 
@@ -185,7 +192,11 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc
                               const cublasLtMatmulAlgo_t *algo, void *workspace,
                               size_t workspace_bytes, cudaStream_t stream)
 {
-    (void)handle, (void)algo, (void)workspace, (void)workspace_bytes;
+    (void)handle, (void)algo, (void)workspace_bytes;
+    emulator_require_visible(a_data, "a product");
+    emulator_require_visible(b_data, "a product");
+    emulator_require_visible(d_data, "a product");
+    emulator_require_visible(workspace, "a product");
     const product p = {.op_a = desc->op_a,
                        .op_b = desc->op_b,
                        .a = *a,

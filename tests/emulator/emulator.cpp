@@ -234,6 +234,66 @@ void *emulator_dynamic_shared()
     return m.shared;
 }
 
+void emulator_require_aligned(const void *ptr, emulator_site site)
+{
+    if ((uintptr_t)ptr % 16 != 0) {
+        fail("16 bytes that are not aligned", site, site);
+    }
+}
+
+/* ---- shared memory that a kernel has asked for ---- */
+
+namespace
+{
+
+/* What a kernel has of its own is not known here: the most that kernel_impl.cuh allows. */
+enum { MAX_KERNELS = 512, OWN_BYTES = 12 << 10, UNASKED_BYTES = 48 << 10 };
+struct asked {
+    void (*kernel)();
+    int bytes;
+} asked_for[MAX_KERNELS];
+int32_t n_asked;
+pthread_mutex_t asking = PTHREAD_MUTEX_INITIALIZER;
+
+/* Its entry, made where there is none. */
+asked *find(void (*kernel)())
+{
+    int32_t i = 0;
+    while (i < n_asked && asked_for[i].kernel != kernel) {
+        i++;
+    }
+    if (i == MAX_KERNELS) {
+        abort();
+    }
+    n_asked = i == n_asked ? i + 1 : n_asked;
+    asked_for[i].kernel = kernel;
+    return &asked_for[i];
+}
+
+bool may_have(void (*kernel)(), size_t bytes)
+{
+    if (bytes + OWN_BYTES <= UNASKED_BYTES) {
+        return true;
+    }
+    pthread_mutex_lock(&asking);
+    const bool may = bytes <= (size_t)find(kernel)->bytes;
+    pthread_mutex_unlock(&asking);
+    return may;
+}
+
+} // namespace
+
+cudaError_t emulator_allow_shared(void (*kernel)(), int bytes)
+{
+    if (bytes < 0 || bytes + OWN_BYTES > SHARED_BYTES) {
+        return cudaErrorInvalidValue;
+    }
+    pthread_mutex_lock(&asking);
+    find(kernel)->bytes = bytes;
+    pthread_mutex_unlock(&asking);
+    return cudaSuccess;
+}
+
 namespace
 {
 
@@ -271,12 +331,16 @@ void run_kernel(const void *args)
 
 } // namespace
 
-cudaError_t emulator_launch(const cudaLaunchConfig_t *config, void (*thread)(const void *),
-                            const void *closure, size_t bytes)
+cudaError_t emulator_launch(const cudaLaunchConfig_t *config, void (*kernel)(),
+                            void (*thread)(const void *), const void *closure, size_t bytes)
 {
     launch l;
-    if (config->dynamicSmemBytes > SHARED_BYTES || config->gridDim.y > 65535 ||
-        config->gridDim.z > 65535 || bytes > CLOSURE_BYTES) {
+    const dim3 &grid = config->gridDim;
+    if (grid.x == 0 || grid.x > 0x7fffffff || grid.y == 0 || grid.y > 65535 || grid.z == 0 ||
+        grid.z > 65535) {
+        return cudaErrorInvalidConfiguration;
+    }
+    if (!may_have(kernel, config->dynamicSmemBytes) || bytes > CLOSURE_BYTES) {
         return cudaErrorInvalidValue;
     }
     l.grid = config->gridDim;

@@ -20,6 +20,9 @@ void emulator_enqueue(cudaStream_t stream, void (*run)(const void *args), const 
 /* Until all streams have run all they were given. */
 void emulator_finish_all(void);
 
+/* Is this thread in a function that cudaLaunchHostFunc runs? It may call nothing of the runtime. */
+bool emulator_in_host_function(void);
+
 typedef struct emulator_call {
     cudaHostFn_t fn;
     void *arg;

@@ -3,6 +3,7 @@
    page are checked when the block is freed. */
 #include "tests/emulator/emulator_impl.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,8 +43,17 @@ cudaError_t cudaGetDeviceCount(int *count)
     return cudaSuccess;
 }
 
+static void complain(const char *who, const char *what)
+{
+    fprintf(stderr, "emulator: %s %s\n", who, what);
+    abort();
+}
+
 cudaError_t cudaSetDevice(int device)
 {
+    if (emulator_in_host_function()) {
+        complain("a host function in a stream", "calls the runtime");
+    }
     return device == 0 ? cudaSuccess : cudaErrorInvalidValue;
 }
 
@@ -64,6 +74,16 @@ cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int device)
         *value = 0;
         break;
     }
+    return cudaSuccess;
+}
+
+/* EMULATOR_GPU: what rank 1 of the job has, where not what all have. */
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *prop, int device)
+{
+    const char *rank = getenv("OMPI_COMM_WORLD_RANK"), *name = getenv("EMULATOR_GPU");
+    const bool mine = rank && name && strcmp(rank, "1") == 0;
+    (void)device;
+    snprintf(prop->name, sizeof prop->name, "%s", mine ? name : "an emulation");
     return cudaSuccess;
 }
 
@@ -95,6 +115,71 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
 
 /* ---- memory ---- */
 
+/* What was given out, of the device's and of the host's that it sees. */
+typedef struct range {
+    const char *begin;
+    size_t bytes;
+    bool host;
+} range;
+enum { MAX_RANGES = 1 << 14 };
+static struct {
+    pthread_mutex_t lock;
+    range range[MAX_RANGES];
+    int32_t n;
+} given = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static void enlist(const void *begin, size_t bytes, bool host)
+{
+    pthread_mutex_lock(&given.lock);
+    if (given.n == MAX_RANGES) {
+        complain("the runtime", "has too many blocks of memory");
+    }
+    given.range[given.n++] = (range){begin, bytes, host};
+    pthread_mutex_unlock(&given.lock);
+}
+
+static void strike_off(const void *begin)
+{
+    pthread_mutex_lock(&given.lock);
+    for (int32_t i = 0; i < given.n; i++) {
+        if (given.range[i].begin == begin) {
+            given.range[i] = given.range[--given.n];
+            break;
+        }
+    }
+    pthread_mutex_unlock(&given.lock);
+}
+
+/* Is it in (or just behind) a block: on the device, of the host? */
+static void look_up(const void *ptr, bool *device, bool *host)
+{
+    *device = *host = false;
+    pthread_mutex_lock(&given.lock);
+    for (int32_t i = 0; i < given.n; i++) {
+        const range *r = &given.range[i];
+        if ((const char *)ptr >= r->begin && (const char *)ptr <= r->begin + r->bytes) {
+            *(r->host ? host : device) = true;
+        }
+    }
+    pthread_mutex_unlock(&given.lock);
+}
+
+static bool on_device(const void *ptr)
+{
+    bool device, host;
+    look_up(ptr, &device, &host);
+    return device;
+}
+
+void emulator_require_visible(const void *ptr, const char *who)
+{
+    bool device, host;
+    look_up(ptr, &device, &host);
+    if (ptr && !device && !host) {
+        complain(who, "is given memory that a GPU does not see");
+    }
+}
+
 static size_t up(size_t bytes, size_t to)
 {
     return (bytes + to - 1) / to * to;
@@ -113,6 +198,7 @@ cudaError_t cudaMalloc(void **out, size_t bytes)
     *(head *)(void *)base = (head){bytes, mapped};
     __atomic_fetch_add(&n_given, (int64_t)bytes, __ATOMIC_RELAXED);
     memset(ptr + bytes, CANARY, room - bytes);
+    enlist(ptr, bytes, false);
     *out = ptr;
     return cudaSuccess;
 }
@@ -123,6 +209,7 @@ cudaError_t cudaFree(void *ptr)
         return cudaSuccess;
     }
     emulator_finish_all(); /* as the real one */
+    strike_off(ptr);
     char *base = (char *)ptr - (uintptr_t)ptr % PAGE - PAGE;
     const head h = *(const head *)(void *)base;
     for (size_t i = h.bytes; i < up(h.bytes, ALIGN); i++) {
@@ -140,12 +227,17 @@ cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned flags)
 {
     (void)flags;
     *out = calloc(bytes > 0 ? bytes : 1, 1);
-    return *out ? cudaSuccess : cudaErrorMemoryAllocation;
+    if (!*out) {
+        return cudaErrorMemoryAllocation;
+    }
+    enlist(*out, bytes, true);
+    return cudaSuccess;
 }
 
 cudaError_t cudaFreeHost(void *ptr)
 {
     emulator_finish_all();
+    strike_off(ptr);
     free(ptr);
     return cudaSuccess;
 }
@@ -233,7 +325,10 @@ cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpy
                             cudaStream_t stream)
 {
     const move m = {.dst = dst, .src = src, .bytes = bytes};
-    (void)kind;
+    if (on_device(dst) != (kind != cudaMemcpyDeviceToHost) ||
+        on_device(src) != (kind != cudaMemcpyHostToDevice)) {
+        complain("a copy", "goes another way than it says");
+    }
     emulator_enqueue(stream, run_move, &m, sizeof m);
     return cudaSuccess;
 }

@@ -223,10 +223,19 @@ cudaError_t cudaStreamQuery(cudaStream_t stream)
     return done ? cudaSuccess : cudaErrorNotReady;
 }
 
+static _Thread_local bool in_host_function;
+
+bool emulator_in_host_function(void)
+{
+    return in_host_function;
+}
+
 static void call(const void *args)
 {
     const emulator_call *c = args;
+    in_host_function = true;
     c->fn(c->arg);
+    in_host_function = false;
 }
 
 cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t fn, void *arg)

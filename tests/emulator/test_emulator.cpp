@@ -61,6 +61,54 @@ __global__ void near_write_kernel(int *x)
         1; /* the block has one element less: found when it is freed */
 }
 
+__global__ void sixteen_bytes_kernel(int *x)
+{
+    emulator_require_aligned(x + 1, EMULATOR_SITE);
+}
+
+/* Does the runtime take it? */
+bool takes(dim3 grid, size_t shared_bytes, int asked)
+{
+    int *x = nullptr;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = dim3(N);
+    config.dynamicSmemBytes = shared_bytes;
+    cudaMalloc((void **)&x, N * sizeof *x);
+    cudaMemset(x, 0, N * sizeof *x);
+    cudaError_t error = cudaSuccess;
+    if (asked > 0) {
+        error =
+            cudaFuncSetAttribute(sums_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, asked);
+    }
+    error = error == cudaSuccess ? cudaLaunchKernelEx(&config, sums_kernel, x) : error;
+    cudaFree(x);
+    return error == cudaSuccess;
+}
+
+/* The other faults of a host: a thread of its own process. */
+void host_pointer()
+{
+    cudaLaunchConfig_t config = {};
+    int x[N] = {};
+    config.gridDim = dim3(1);
+    config.blockDim = dim3(N);
+    cudaLaunchKernelEx(&config, sums_kernel, x);
+}
+
+void copy_the_other_way()
+{
+    int *x = nullptr, y = 0;
+    cudaMalloc((void **)&x, sizeof *x);
+    cudaMemcpyAsync(&y, x, sizeof y, cudaMemcpyHostToDevice, nullptr);
+}
+
+void call_in_a_stream()
+{
+    cudaLaunchHostFunc(
+        nullptr, [](void *) { cudaSetDevice(0); }, nullptr);
+}
+
 int run(void (*kernel)(int *), int n)
 {
     int *x = nullptr;
@@ -79,7 +127,7 @@ int run(void (*kernel)(int *), int n)
 }
 
 /* Does the process that runs it end well? */
-bool survives(void (*kernel)(int *), int n)
+template <class F> bool survives(F about)
 {
     fflush(stdout);
     const pid_t child = fork();
@@ -87,18 +135,30 @@ bool survives(void (*kernel)(int *), int n)
         if (!freopen("/dev/null", "w", stderr)) {
             _exit(1);
         }
-        _exit(run(kernel, n));
+        _exit(about());
     }
     int status = 0;
     waitpid(child, &status, 0);
     return WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-bool expect(const char *what, bool wanted, void (*kernel)(int *), int n)
+bool say(const char *what, bool ok)
 {
-    const bool ok = survives(kernel, n) == wanted;
     printf("%s: %s\n", what, ok ? "ok" : "FAILED");
     return ok;
+}
+
+bool expect(const char *what, bool wanted, void (*kernel)(int *), int n)
+{
+    return say(what, survives([&] { return run(kernel, n); }) == wanted);
+}
+
+bool expect_end(const char *what, void (*host)())
+{
+    return say(what, !survives([&] {
+                   host();
+                   return 0;
+               }));
 }
 
 /* The process' first stream writes 1s, another copies them to the host. What the host finds: 1, or
@@ -145,9 +205,7 @@ int copied(const char *order, bool waits, bool host_waits)
 
 bool expect_copied(const char *what, int wanted, const char *order, bool waits, bool host_waits)
 {
-    const int got = copied(order, waits, host_waits);
-    printf("%s: %s\n", what, got == wanted ? "ok" : "FAILED");
-    return got == wanted;
+    return say(what, copied(order, waits, host_waits) == wanted);
 }
 
 } // namespace
@@ -160,6 +218,16 @@ int main()
     ok &= expect("shuffle_that_lanes_miss_ends_it", false, shuffle_of_half_a_warp_kernel, N);
     ok &= expect("write_far_behind_the_end_ends_it", false, far_write_kernel, N);
     ok &= expect("write_just_behind_the_end_ends_it", false, near_write_kernel, N - 1);
+    ok &= expect("vector_that_is_not_aligned_ends_it", false, sixteen_bytes_kernel, N);
+    ok &= expect_end("kernel_given_memory_of_the_host_ends_it", host_pointer);
+    ok &= expect_end("copy_that_goes_another_way_ends_it", copy_the_other_way);
+    ok &= expect_end("runtime_called_from_a_stream_ends_it", call_in_a_stream);
+    ok &= say("grid_of_nothing_is_refused", !takes(dim3(0), 0, 0));
+    ok &= say("grid_too_deep_is_refused", !takes(dim3(1, 1, 65536), 0, 0));
+    ok &= say("shared_memory_within_the_default_is_given", takes(dim3(1), 36 << 10, 0));
+    ok &= say("shared_memory_beyond_it_is_refused_unasked", !takes(dim3(1), 40 << 10, 0));
+    ok &= say("shared_memory_beyond_it_is_given_if_asked_for", takes(dim3(1), 40 << 10, 40 << 10));
+    ok &= say("shared_memory_that_no_gpu_has_is_refused", !takes(dim3(1), 40 << 10, 228 << 10));
     ok &= expect_copied("streams_at_once_hide_a_missing_wait", 1, "", false, true);
     ok &= expect_copied("streams_that_run_late_keep_to_waits", 1, "late", true, true);
     ok &= expect_copied("streams_that_run_late_show_a_missing_wait", 0, "late", false, true);

@@ -59,6 +59,9 @@ void emulator_barrier(emulator_site site);
 const char *emulator_exchange(const void *mine, size_t bytes, emulator_site site);
 void *emulator_dynamic_shared();
 
+/* What a GPU does with 16 bytes at once wants them at a multiple of 16. */
+void emulator_require_aligned(const void *ptr, emulator_site site);
+
 #define EMULATOR_SITE                                                                              \
     emulator_site                                                                                  \
     {                                                                                              \
@@ -167,14 +170,31 @@ struct cudaLaunchConfig_t {
     unsigned numAttrs;
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
-template <class... P> cudaError_t cudaFuncSetAttribute(void (*)(P...), cudaFuncAttribute, int)
+cudaError_t emulator_allow_shared(void (*kernel)(), int bytes);
+template <class... P>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute, int bytes)
+{
+    return emulator_allow_shared(reinterpret_cast<void (*)()>(kernel), bytes);
+}
+struct cudaFuncAttributes {
+    int numRegs;
+};
+template <class... P> cudaError_t cudaFuncGetAttributes(cudaFuncAttributes *, void (*)(P...))
 {
     return cudaSuccess;
 }
 
+/* A kernel's pointers are to memory that a GPU sees. */
+template <class T> void emulator_check_argument(const T &arg)
+{
+    if constexpr (std::is_pointer<T>::value) {
+        emulator_require_visible((const void *)arg, "a kernel");
+    }
+}
+
 /* The closure is copied, byte by byte. */
-cudaError_t emulator_launch(const cudaLaunchConfig_t *config, void (*thread)(const void *),
-                            const void *closure, size_t bytes);
+cudaError_t emulator_launch(const cudaLaunchConfig_t *config, void (*kernel)(),
+                            void (*thread)(const void *), const void *closure, size_t bytes);
 
 template <class... P, class... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(P...), A &&...args)
@@ -183,8 +203,9 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t *config, void (*kernel)(
         void (*kernel)(P...);
         std::tuple<P...> args;
     } c = {kernel, std::tuple<P...>(args...)};
+    (emulator_check_argument<P>(args), ...);
     return emulator_launch(
-        config,
+        config, reinterpret_cast<void (*)()>(kernel),
         [](const void *about) {
             const closure *mine = (const closure *)about;
             std::apply(mine->kernel, mine->args);
