@@ -18,6 +18,7 @@ esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 runs=runs/quickstart data=runs/quickstart/data samples=runs/quickstart/samples
 program=build/launch/switchyard
+export CUDA_VISIBLE_DEVICES= # the CPU, for as many ranks as it likes, also where there is a GPU
 stop_at=80 # finished steps of the MoE run when it is asked to stop
 begun=$SECONDS
 training=

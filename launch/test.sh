@@ -7,12 +7,13 @@
 #   --no-install   install nothing
 #   --suite NAME   only this one: lint unit ops mpi fuzz parity e2e (suites), check cuda sanitize (passes)
 #
-# check: unit and mpi tests of a device once more on the hostile CPU backend. cuda: the unit tests of them on a GPU, where there is one. sanitize: unit and fuzz tests in a build with address and undefined sanitizers.
+# check: unit and mpi tests of a device once more on the hostile CPU backend. cuda: those of ops, unit, mpi, parity and e2e that have a device on a GPU, where there is one.
+# sanitize: unit and fuzz tests in a build with address and undefined sanitizers.
 # The last line reads `N passed, N failed, N skipped`; exit status 0 only if nothing failed. Logs: build/meson-logs, build-asan/meson-logs.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-usage() { sed -n '2,11s/^# \{0,1\}//p' launch/test.sh >&2; exit 2; }
+usage() { sed -n '2,12s/^# \{0,1\}//p' launch/test.sh >&2; exit 2; }
 
 suites=(lint unit ops mpi fuzz parity e2e)
 passes=(check cuda sanitize)
@@ -41,7 +42,7 @@ finish() {
     printf '     %s\n' "${failures[@]}"
   fi
   printf '%d passed, %d failed, %d skipped\n' $passed $failed $skipped
-  [ $failed -eq 0 ] && [ $passed -gt 0 ]
+  [ $failed -eq 0 ] && [ $((passed + skipped)) -gt 0 ]
   exit
 }
 give_up() {
@@ -100,7 +101,7 @@ run() {
   say "$name"
   rm -f "$folder/meson-logs/testlog-$name.json"
   # Twice as many as cores: most tests wait more than they compute, for ranks that start and for disks.
-  meson test -C "$folder" --num-processes $((2 * $(nproc))) --print-errorlogs --logbase "testlog-$name" "${options[@]}" || rc=$?
+  meson test -C "$folder" --num-processes "${processes:-$((2 * $(nproc)))}" --print-errorlogs --logbase "testlog-$name" "${options[@]}" || rc=$?
   if [ -s "$folder/meson-logs/testlog-$name.json" ]; then
     count "$folder/meson-logs/testlog-$name.json" "$name"
   elif [ $rc -ne 0 ]; then
@@ -108,6 +109,8 @@ run() {
     failed=$((failed + 1))
   fi
 }
+
+has_gpu() { build/launch/switchyard --version | grep -q ' cuda' && nvidia-smi -L 2>/dev/null | grep -q GPU; }
 
 main_build() {
   local werror=()
@@ -123,8 +126,13 @@ main_build() {
   if wanted check; then
     SY_TEST_BACKEND=check run check build unit-device mpi-device
   fi
-  if wanted cuda && build/launch/switchyard --version | grep -q ' cuda' && nvidia-smi -L 2>/dev/null | grep -q GPU; then
-    SY_TEST_BACKEND=cuda run cuda build unit-device
+  if wanted cuda && has_gpu; then
+    # Ranks share the GPU; each process takes some of its memory.
+    SY_TEST_BACKEND=cuda SY_SHARE_GPU=1 NCCL_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1 processes=8 \
+      run cuda build ops-device unit-device mpi-device parity-device e2e-device
+  elif wanted cuda; then
+    say "cuda: skipped, there is no GPU or the program was built without CUDA"
+    skipped=$((skipped + 1))
   fi
 }
 

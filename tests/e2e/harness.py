@@ -1,6 +1,7 @@
 """What the end-to-end tests share: a job on some ranks, what it must say when it fails, run directories, token files.
 
-Every test drives the real program. SWITCHYARD names it; MPIRUN may name another mpirun.
+Every test drives the real program. SWITCHYARD names it; MPIRUN may name another mpirun. SY_TEST_BACKEND names what the
+tests' configurations compute on: cpu, a GPU (cuda), or its emulation (cuda_emulated, in the program SWITCHYARD_EMULATED).
 """
 
 import hashlib
@@ -19,9 +20,11 @@ import uuid
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = os.environ.get("SWITCHYARD", str(ROOT / "build/launch/switchyard"))
+BACKEND = os.environ.get("SY_TEST_BACKEND") or "cpu"
+EMULATED = os.environ.get("SWITCHYARD_EMULATED")
+PROGRAM = EMULATED if BACKEND == "cuda_emulated" else os.environ.get("SWITCHYARD", str(ROOT / "build/launch/switchyard"))
 LONG = bool(os.environ.get("SY_TEST_LONG"))
-DEADLINE = 60 * (4 if LONG else 1)  # seconds for any one job: beyond it, it hangs
+DEADLINE = 60 * (4 if LONG or BACKEND == "cuda_emulated" else 1)  # seconds for any one job: beyond it, it hangs
 UNSET = object()  # in Case.config: leave this key out
 
 MPI_ENV = {
@@ -30,21 +33,28 @@ MPI_ENV = {
     "OMPI_MCA_mpi_yield_when_idle": "1", "OMPI_MCA_btl_vader_single_copy_mechanism": "none",
     "OMP_NUM_THREADS": "1",
 }
+# All ranks on one GPU.
+GPU_ENV = {"SY_SHARE_GPU": "1", "NCCL_SOCKET_IFNAME": "lo", "NCCL_IB_DISABLE": "1"}
+if BACKEND != "cuda":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # `auto` is the CPU on every machine
 
 
 class Job:
     """The program on `ranks` ranks (0: without mpirun). Its processes are known by a mark in their environment."""
 
-    def __init__(self, args, ranks=0, fault=None, env=None, cwd=None, preexec=None, program=None):
+    def __init__(self, args, ranks=0, fault=None, env=None, cwd=None, preexec=None, program=None, backend=BACKEND):
         self.mark = "SY_E2E_JOB=" + uuid.uuid4().hex
         self.ranks = ranks
-        self.env = {**os.environ, **MPI_ENV, **(env or {}), "SY_E2E_JOB": self.mark.split("=")[1]}
+        program = program or [EMULATED if backend == "cuda_emulated" else PROGRAM]
+        self.names = {os.path.basename(word) for word in program}
+        shared = GPU_ENV if backend.startswith("cuda") else {}
+        self.env = {**os.environ, **MPI_ENV, **shared, **(env or {}), "SY_E2E_JOB": self.mark.split("=")[1]}
         for name in ("SY_FAULT", "SY_IO_FAULTS"):
             self.env.pop(name, None)
         if fault:
             self.env["SY_FAULT"] = fault
         mpirun = [os.environ.get("MPIRUN", "mpirun"), "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
-        command = (mpirun if ranks else []) + (program or [PROGRAM]) + [a if isinstance(a, bytes) else str(a) for a in args]
+        command = (mpirun if ranks else []) + program + [a if isinstance(a, bytes) else str(a) for a in args]
         self.out, self.err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
         self.begun = time.monotonic()
         # restore_signals=False: a file size limit shows as EFBIG, as a full disk shows as ENOSPC
@@ -62,7 +72,7 @@ class Job:
                     exe = os.readlink(f"/proc/{entry}/exe")
                 except OSError:
                     continue
-                if self.mark in environ and os.path.basename(exe).split(" ")[0] == os.path.basename(PROGRAM):
+                if self.mark in environ and os.path.basename(exe).split(" ")[0] in self.names:
                     rank = [e.split("=")[1] for e in environ if e.startswith("OMPI_COMM_WORLD_RANK=")]
                     found[int(rank[0]) if rank else 0] = int(entry)
         return found
@@ -120,6 +130,8 @@ class Job:
 class Case(unittest.TestCase):
     """A folder of its own, small token files, and the questions every test asks."""
 
+    backend = BACKEND
+
     @classmethod
     def setUpClass(cls):
         cls.home = Path(tempfile.mkdtemp(prefix="switchyard-e2e-"))
@@ -142,7 +154,7 @@ class Case(unittest.TestCase):
     def config(self, name="config.yaml", **sections):
         """A file with the small configuration of these tests, section by section changed."""
         config = {
-            "device": {"backend": "cpu", "threads": 1},
+            "device": {"backend": self.backend, "threads": 1},
             "model": {"vocab_size": 256, "hidden": 32, "layers": 2, "heads": 4, "kv_heads": 2, "ffn_hidden": 48,
                       "seq_len": 32},
             "moe": {"experts": 4, "top_k": 2},
@@ -153,6 +165,8 @@ class Case(unittest.TestCase):
         }
         for section, keys in sections.items():
             config.setdefault(section, {}).update(keys)
+        if config["device"]["backend"].startswith("cuda"):
+            config["device"].setdefault("precision", "fp32")  # as on the CPU
         for keys in config.values():
             for key in [k for k, value in keys.items() if value is UNSET]:
                 del keys[key]
@@ -162,8 +176,14 @@ class Case(unittest.TestCase):
 
     # ---- jobs ----
 
+    def with_device(self, args):
+        """What reads a run's configuration reads all but its device."""
+        if self.backend == "cpu" or args[0] not in ("eval", "generate") or any("device." in str(a) for a in args):
+            return args
+        return (*args, "--set", f"device.backend={self.backend}", "--set", "device.precision=fp32")
+
     def start(self, *args, **options):
-        job = Job(args, **options)
+        job = Job(self.with_device(args), backend=self.backend, **options)
         self.jobs.append(job)
         return job
 

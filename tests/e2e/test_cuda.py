@@ -1,17 +1,18 @@
 #!/usr/bin/env python3
-"""The CUDA backend without a GPU: what a machine without a driver says, and whole runs on the emulator of the tests."""
+"""The CUDA backend: what a machine without a driver says; whole runs on a GPU where SY_TEST_BACKEND asks for it, else on the
+emulator of the tests."""
 
-import os
 import subprocess
 
 import harness
 
-EMULATED = os.environ.get("SWITCHYARD_EMULATED")
-# What is enqueued on all streams, or on the first, runs once somebody waits for it: a missing wait shows.
+# What is enqueued on all streams of the emulator, or on the first, runs once somebody waits for it: a missing wait shows.
 LATE, UNEVEN = {"EMULATOR_ORDER": "late"}, {"EMULATOR_ORDER": "uneven"}
 
 
 class NoDriver(harness.Case):
+    backend = "cpu"
+
     def setUp(self):
         super().setUp()
         shown = subprocess.run([harness.PROGRAM, "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout
@@ -28,53 +29,62 @@ class NoDriver(harness.Case):
         self.fails(2, words, "train", self.config(device={"backend": "cuda"}), "--run-dir", self.folder / "run", ranks=2)
 
 
-class Emulated(harness.Case):
+class OnDevice(harness.Case):
+    backend = harness.BACKEND if harness.BACKEND == "cuda" else "cuda_emulated"
+    CPU = {"backend": "cpu"}
+
     def setUp(self):
         super().setUp()
-        if not EMULATED:
+        if self.backend == "cuda_emulated" and not harness.EMULATED:
             self.skipTest("no C++ compiler, so no emulator")
 
+
+class Runs(OnDevice):
     def test_run_has_the_losses_of_the_cpu_and_its_checkpoint_goes_on_there(self):
         config = {"train": {"steps": 3, "checkpoint_every": 2}}
-        self.train(self.config(**config), "cpu")
-        emulated = self.config(**config, device={"backend": "cuda_emulated"})
-        self.train(emulated, "run", program=[EMULATED], env=LATE)
+        self.train(self.config(**config, device=self.CPU), "cpu")
+        self.train(self.config(**config), "run", env=LATE)
         self.near(self.losses("run"), self.losses("cpu"), 2e-4)
-        self.train(self.config(train={"steps": 4, "checkpoint_every": 2}), "run", "--resume")
+        self.train(self.config(train={"steps": 4, "checkpoint_every": 2}, device=self.CPU), "run", "--resume")
         self.assertEqual(len(self.losses("run")), 4)
-
-    def test_model_too_large_is_refused_with_what_takes_how_much(self):
-        path = self.config(device={"backend": "cuda_emulated"})
-        self.fails(2, ["GPU memory", "params", "train.micro_batch", "are free"], "train", path, "--run-dir",
-                   self.folder / "run", program=[EMULATED], env={"EMULATOR_MIB": "65"})
-
-    def test_two_ranks_on_one_gpu_are_refused_unless_asked_for(self):
-        path = self.config(device={"backend": "cuda_emulated"})
-        self.fails(2, ["ranks 0 and 1", "the same GPU", "SY_SHARE_GPU"], "train", path, "--run-dir",
-                   self.folder / "run", program=[EMULATED], ranks=2)
-
-    def several(self, ranks=2, **env):
-        return {"program": [EMULATED], "ranks": ranks, "env": {"SY_SHARE_GPU": "1", **env}}
 
     def test_several_ranks_over_nccl_have_the_losses_of_the_cpu(self):
         padded = {"capacity_factor": 1.0, "pad_to_capacity": True}
         rows = [(4, 1, 3, {"shared_experts": 1}, LATE), (2, 0, 1, padded, {**UNEVEN, "EMULATOR_NCCL_OLD": "1"})]
         for i, (ranks, zero, chunks, moe, env) in enumerate(rows):
             config = {"train": {"steps": 3}, "parallel": {"ep": 2, "zero": zero}, "moe": moe}
-            self.train(self.config(**config), f"cpu{i}", ranks=ranks)
+            self.train(self.config(**config, device=self.CPU), f"cpu{i}", ranks=ranks)
             config["parallel"]["overlap_chunks"] = chunks
-            self.train(self.config(**config, device={"backend": "cuda_emulated"}), f"run{i}", **self.several(ranks, **env))
+            self.train(self.config(**config), f"run{i}", ranks=ranks, env=env)
             self.near(self.losses(f"run{i}"), self.losses(f"cpu{i}"), 2e-4)
 
+    def test_two_ranks_on_one_gpu_are_refused_unless_asked_for(self):
+        self.fails(2, ["ranks 0 and 1", "the same GPU", "SY_SHARE_GPU"], "train", self.config(), "--run-dir", self.folder / "run",
+                   ranks=2, env={"SY_SHARE_GPU": "0", "CUDA_VISIBLE_DEVICES": "0"})
+
+
+class Refused(OnDevice):
+    """What only an emulator can be told to do."""
+
+    backend = "cuda_emulated"
+
+    def refused(self, status, words, config, **options):
+        self.fails(status, words, "train", config, "--run-dir", self.folder / "run", **options)
+
+    def test_model_too_large_is_refused_with_what_takes_how_much(self):
+        self.refused(2, ["GPU memory", "params", "train.micro_batch", "are free for it"], self.config(), env={"EMULATOR_MIB": "65"})
+
+    def test_gpus_that_differ_are_refused(self):
+        self.refused(2, ["another GPU (an emulation, 9.0", "rank 1", "(an older one, 9.0"], self.config(parallel={"ep": 2}),
+                     ranks=2, env={"EMULATOR_GPU": "an older one"})
+
     def test_versions_of_nccl_that_differ_are_refused(self):
-        path = self.config(device={"backend": "cuda_emulated"}, parallel={"ep": 2})
-        self.fails(2, ["the version of NCCL", "21800", "22809"], "train", path, "--run-dir", self.folder / "run",
-                   **self.several(EMULATOR_NCCL_VERSION="21800"))
+        self.refused(2, ["the version of NCCL", "21800", "22809"], self.config(parallel={"ep": 2}), ranks=2,
+                     env={"EMULATOR_NCCL_VERSION": "21800"})
 
     def test_error_that_nobody_waits_for_ends_the_job_and_is_named(self):
-        path = self.config(device={"backend": "cuda_emulated"}, parallel={"ep": 2, "timeout_s": 30})
-        self.fails(1, ["step 2", "over ep", "of layer", "failed under way on rank 1 of 2", "unhandled system error"],
-                   "train", path, "--run-dir", self.folder / "run", **self.several(EMULATOR_NCCL_FAULT="60"))
+        words = ["step 2", "over ep", "of layer", "failed under way on rank 1 of 2", "unhandled system error"]
+        self.refused(1, words, self.config(parallel={"ep": 2, "timeout_s": 30}), ranks=2, env={"EMULATOR_NCCL_FAULT": "60"})
 
 
 if __name__ == "__main__":

@@ -16,8 +16,9 @@
     X(N)                                                                                           \
     X(K)                                                                                           \
     X(E)                                                                                           \
-    X(G) X(D) X(B) X(S) X(Skv) X(Nh) X(Nkv) X(V) X(F) X(R) X(C) X(src) X(align) X(scopes) X(pad)   \
-        X(ta) X(tb) X(beta) X(form) X(alias) X(mode) X(scaled)
+    X(G)                                                                                           \
+    X(D) X(B) X(S) X(Skv) X(Nh) X(Nkv) X(V) X(F) X(R) X(C) X(src) X(align) X(scopes) X(pad) X(ta)  \
+        X(tb) X(beta) X(form) X(alias) X(mode) X(scaled)
 #define OP_CASE_DECLARE(field) int64_t field;
 typedef struct op_case {
     OP_CASE_FIELDS(OP_CASE_DECLARE)
@@ -110,6 +111,7 @@ OP_GROUPS(OP_GROUP_DECLARE)
 
 struct op_runner {
     const char *backend, *only_op;
+    bool quick;
     int32_t n_devices;
     sy_device *dev[OP_MAX_THREADS]; /* one per number of threads */
     sy_stream *stream[OP_MAX_THREADS];
