@@ -19,6 +19,7 @@ typedef struct sy_block {
     sy_param *attn_norm, *ffn_norm, *extra_norm;
     sy_sublayer attn, ffn, extra; /* owned; extra.ops NULL: none */
     sy_depth depth;
+    const sy_param *last; /* of its parameters, in the order of declaration */
 } sy_block;
 
 /* Declare norms and sublayers under "layers/<i>". Not collective. */

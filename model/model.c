@@ -92,6 +92,7 @@ sy_status sy_model_declare(sy_model *model, sy_params *params)
     SY_TRY(sy_params_declare(params, &embed, &model->embed));
     for (int32_t i = 0; i < model->n_layers; i++) {
         SY_TRY(sy_block_declare(&model->block[i], params));
+        model->block[i].last = params->param[params->n - 1];
     }
     SY_TRY(sy_params_declare(params, &norm, &model->norm));
     for (int32_t k = 1; k <= c->mtp_layers; k++) {
@@ -108,6 +109,7 @@ cleanup:
 sy_status sy__model_embed(sy_model *model, sy_pass *p, sy_tensor *x)
 {
     sy_status st = SY_OK;
+    SY_TRY(sy_value_sync_need(p->values, model->embed));
     SY_TRY(sy_embed(p->stream,
                     &(sy_embed_args){.w = model->embed->value, .ids = p->batch->ids, .y = *x}));
     SY_TRY(sy_scale_in_place(p, model->config->embedding_multiplier, x));
@@ -129,6 +131,16 @@ cleanup:
     return st;
 }
 
+static sy_status run_block(sy_block *block, sy_pass *p, const sy_tensor *x, sy_tensor *y,
+                           void **saved)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy_value_sync_need(p->values, block->last));
+    SY_TRY(sy_block_forward(block, p, x, y, saved));
+cleanup:
+    return st;
+}
+
 /* All blocks without saving: two buffers in turn. *y is one of them. */
 static sy_status run_blocks(sy_model *model, sy_pass *p, sy_tensor *y)
 {
@@ -140,7 +152,7 @@ static sy_status run_blocks(sy_model *model, sy_pass *p, sy_tensor *y)
     }
     SY_TRY(sy__model_embed(model, p, &buf[0]));
     for (i = 0; i < model->n_layers; i++) {
-        SY_TRY(sy_block_forward(&model->block[i], p, &buf[i % 2], &buf[(i + 1) % 2], NULL));
+        SY_TRY(run_block(&model->block[i], p, &buf[i % 2], &buf[(i + 1) % 2], NULL));
     }
     *y = buf[i % 2];
 cleanup:
@@ -156,7 +168,7 @@ static sy_status run_blocks_saving(sy_model *model, sy_pass *p, sy_model_saved *
     for (int32_t i = 0; i < model->n_layers; i++) {
         sy_tensor *out = i + 1 < model->n_layers ? &s->x[i + 1] : y;
         SY_TRY(sy_arena_2d(p->keep, p->compute, T, H, out));
-        SY_TRY(sy_block_forward(&model->block[i], p, &s->x[i], out, &s->block[i]));
+        SY_TRY(run_block(&model->block[i], p, &s->x[i], out, &s->block[i]));
         SY_TRY(sy_corrupt(p->stream, "model.activation", out, 0));
     }
 cleanup:
@@ -201,6 +213,7 @@ sy_status sy_model_forward(sy_model *model, sy_pass *p, sy_model_saved **saved)
     } else {
         SY_TRY(run_blocks(model, p, &y));
     }
+    SY_TRY(sy_value_sync_finish(p->values));
     SY_TRY(sy_head_loss(&head, p, &y, s != NULL ? &s->g : &no_grad));
     if (p->stats != NULL) {
         SY_TRY(
@@ -244,6 +257,7 @@ sy_status sy_model_decode(sy_model *model, sy_pass *p, sy_tensor *logits)
     int64_t mark = sy_arena_mark(p->scratch);
     sy_tensor y;
     SY_TRY(run_blocks(model, p, &y));
+    SY_TRY(sy_value_sync_finish(p->values));
     if (p->batch->T > 0) {
         SY_TRY(sy_head_logits(&head, p, &y, logits));
     }

@@ -9,6 +9,7 @@
 #include "backend/ops.h"
 #include "core/batch.h"
 #include "parallel/grad_sync.h"
+#include "parallel/value_sync.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -110,13 +111,14 @@ typedef struct sy_pass {
     double mtp_factor;                       /* of model.mtp_loss_coeff at this step */
     double per_loss_token, per_routed_token; /* 1 / count over the step's global batch, known before
                                                 the first backward */
-    sy_grad_sync *grads; /* told how far backward is; NULL: nobody waits for gradients */
-    sy_tensor rope;      /* [P, D] wide, see sy_rope_args */
-    sy_tensor nll;       /* [T] wide, written by the head */
-    struct sy_kv *kv;    /* DECODE */
-    int32_t layer;       /* the block that now runs */
-    void *carry;         /* between layers of one family, its gradient on the way back */
-    sy_stats *stats;     /* NULL: count nothing */
+    sy_grad_sync *grads;   /* told how far backward is; NULL: nobody waits for gradients */
+    sy_value_sync *values; /* asked by forward before it reads parameters; NULL: all are there */
+    sy_tensor rope;        /* [P, D] wide, see sy_rope_args */
+    sy_tensor nll;         /* [T] wide, written by the head */
+    struct sy_kv *kv;      /* DECODE */
+    int32_t layer;         /* the block that now runs */
+    void *carry;           /* between layers of one family, its gradient on the way back */
+    sy_stats *stats;       /* NULL: count nothing */
 } sy_pass;
 
 /* x = factor * x; nothing is enqueued where factor is 1. Not collective. */

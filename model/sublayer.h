@@ -19,7 +19,8 @@ typedef struct sy_step_end {
     int64_t vocab;       /* ids there are; set by the sublayer for its router */
     const double *share; /* [L] of the routed tokens that come to a layer; NULL: all */
     bool skipped;
-    sy_stream *stream; /* has passed all of the step, and may be waited for */
+    sy_value_sync *values; /* asked for trainable values first; NULL: all are there */
+    sy_stream *stream;     /* has passed all of the step, and may be waited for */
 } sy_step_end;
 
 /* What sublayers are told of the training data before a run's first step, the same on all ranks. */

@@ -111,6 +111,7 @@ static sy_status adapt(sy__moe *moe, const sy_step_end *end)
     bool changed = false;
     for (int32_t i = 0; i < moe->layout.n_params; i++) {
         if (moe->own[i] != NULL) {
+            SY_TRY(sy_value_sync_need(end->values, moe->own[i]));
             SY_TRY(take(moe, end->stream, &moe->own[i]->value, moe->h_own[i]));
         }
     }

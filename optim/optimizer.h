@@ -36,7 +36,7 @@ sy_status sy_optimizer_sync_masters(sy_optimizer *opt, sy_stream *stream);
 /* Forget the past: moments zero, no update done. Masters stay. Enqueued. Not collective. */
 sy_status sy_optimizer_reset(sy_optimizer *opt, sy_stream *stream);
 /* One update of this rank's ranges; their gradients are zero afterwards, as sy_grad_sync_finish
- * left the others. The values of the ranges change; zero 1 wants sy_grad_sync_gather next.
+ * left the others. The values of the ranges change; with ZeRO they want sy_value_sync_begin next.
  * Enqueued; the stream passes before the next call. Collective over the groups of replicas with
  * Adafactor and ZeRO-1, else not. */
 sy_status sy_optimizer_step(sy_optimizer *opt, const sy_update *update, sy_stream *stream);

@@ -7,7 +7,6 @@
 
 typedef struct bucket_state {
     sy_comm *replicas;
-    int32_t needs;   /* index of the parameter that must be reached */
     bool fired;      /* in this step */
     sy_event *ready; /* its gradients are complete on the compute stream; NULL: one replica */
 } bucket_state;
@@ -32,7 +31,6 @@ static sy_status setup_buckets(sy_grad_sync *gs)
     for (int32_t b = 0; b < params->n_buckets; b++) {
         const sy_segment *g = &params->segment[params->bucket[b].segment];
         bucket_state *state = &gs->bucket[b];
-        state->needs = params->n;
         state->replicas = params->mesh->group[g->replicas];
         if (state->replicas->size > 1) {
             SY_TRY(sy_event_create(params->dev, &state->ready));
@@ -44,17 +42,6 @@ static sy_status setup_buckets(sy_grad_sync *gs)
                 SY_TRY(sy_event_create(params->dev, &window[i]));
             }
             gs->any_windows = true;
-        }
-    }
-    for (int32_t i = params->n - 1; i >= 0; i--) {
-        const sy_param *p = params->param[i];
-        const sy_segment *g = &params->segment[p->segment];
-        const int64_t end = p->offset + sy_box_numel(&p->box);
-        for (int32_t b = g->first_bucket; b < g->first_bucket + g->n_buckets; b++) {
-            const sy_bucket *k = &params->bucket[b];
-            if (p->offset < k->offset + k->n && end > k->offset) {
-                gs->bucket[b].needs = i;
-            }
         }
     }
 cleanup:
@@ -193,7 +180,7 @@ static sy_status fire(sy_grad_sync *gs, int32_t index)
     for (int32_t i = 0; i < n; i++) {
         bucket_state *b = &gs->bucket[i];
         const bool now = gs->last || gs->params->bucket[i].turn >= 0;
-        if (!b->ready || b->fired || b->needs < index || !now) {
+        if (!b->ready || b->fired || gs->params->bucket[i].first_param < index || !now) {
             continue;
         }
         b->fired = true;
@@ -258,39 +245,6 @@ double sy_grad_sync_take_s(sy_grad_sync *gs)
 }
 
 /* ---- after backward ---- */
-
-static sy_status gather_bucket(sy_grad_sync *gs, int32_t bucket_idx)
-{
-    const sy_bucket *b = &gs->params->bucket[bucket_idx];
-    const sy_segment *g = &gs->params->segment[b->segment];
-    sy_comm *replicas = gs->bucket[bucket_idx].replicas;
-    const int64_t own_n = b->n / replicas->size;
-    sy_comm_args args = {.stream = gs->comm,
-                         .send = at(g->value, g->dtype, b->offset + replicas->rank * own_n),
-                         .recv = at(g->value, g->dtype, b->offset),
-                         .n = own_n,
-                         .dtype = g->dtype,
-                         .what = "parameters",
-                         .layer = -1};
-    return sy_all_gather(replicas, &args);
-}
-
-sy_status sy_grad_sync_gather(sy_grad_sync *gs)
-{
-    sy_status st = SY_OK;
-    if (gs->params->zero == 0 || !gs->any_replicas) {
-        goto cleanup;
-    }
-    SY_TRY(order_streams(gs, gs->compute, gs->comm));
-    for (int32_t i = 0; i < gs->params->n_buckets; i++) {
-        if (gs->bucket[i].replicas->size > 1) {
-            SY_TRY(gather_bucket(gs, i));
-        }
-    }
-    SY_TRY(order_streams(gs, gs->comm, gs->compute));
-cleanup:
-    return st;
-}
 
 sy_status sy_grad_sync_norm(sy_grad_sync *gs, sy_tensor *out)
 {

@@ -28,9 +28,6 @@ sy_status sy_grad_sync_reached(sy_grad_sync *gs, const sy_param *param);
    reduced gradients in params->range. Collective. zero 1 and 2: every gradient that another rank
    updates is zero here, ready for the next step. */
 sy_status sy_grad_sync_finish(sy_grad_sync *gs);
-/* zero 1 and 2: gather updated values of all buckets (zero 0: nothing). The compute stream waits for it.
- * Collective. */
-sy_status sy_grad_sync_gather(sy_grad_sync *gs);
 /* Set out [1] F64 to the sum over this rank's ranges of grad^2, on the compute stream, such that
    the sum over the WORLD of all ranks' values is the squared norm of the whole gradient (a range
    that k ranks hold counts on one of them only). After finish. Not collective. */

@@ -67,7 +67,9 @@ typedef struct sy_param {
 typedef struct sy_bucket {
     int32_t segment;
     int64_t offset, n;
-    void *grad;   /* [n] wide, where backward adds */
+    int32_t first_param; /* the earliest declared parameter in it, which backward completes last
+                            and forward wants first; params->n: all of it is padding */
+    void *grad;          /* [n] wide, where backward adds */
     int32_t turn; /* zero 2: the how manieth layer of the segment, in the order of backward, in
                      window turn % 2; -1: the memory is the bucket's own */
 } sy_bucket;

@@ -204,6 +204,25 @@ cleanup:
     return st;
 }
 
+/* Each parameter, from the last, calls the buckets that it lies in its own. */
+static void note_first_params(sy_params *params)
+{
+    for (int32_t b = 0; b < params->n_buckets; b++) {
+        params->bucket[b].first_param = params->n;
+    }
+    for (int32_t i = params->n - 1; i >= 0; i--) {
+        const sy_param *p = params->param[i];
+        const sy_segment *g = &params->segment[p->segment];
+        const int64_t end = p->offset + sy_box_numel(&p->box);
+        for (int32_t b = g->first_bucket; b < g->first_bucket + g->n_buckets; b++) {
+            sy_bucket *k = &params->bucket[b];
+            if (p->offset < k->offset + k->n && end > k->offset) {
+                k->first_param = i;
+            }
+        }
+    }
+}
+
 static void add_range(sy_params *params, int32_t segment, int64_t offset, int64_t n)
 {
     params->range[params->n_ranges++] =
@@ -250,6 +269,7 @@ sy_status sy_params_bind(sy_params *params, const sy_bind_spec *spec)
     SY_TRY(lay_out(params));
     SY_TRY(place_values(params));
     SY_TRY(cut_buckets(params, spec->bucket_bytes));
+    note_first_params(params);
     SY_TRY(cut_ranges(params));
     SY_TRY(sy__params_place_gradients(params));
 cleanup:

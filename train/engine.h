@@ -30,6 +30,7 @@ typedef struct sy_engine {
     sy_device *dev;
     sy_stream *compute_stream, *comm_stream;
     struct sy_travel *travel; /* NULL: nothing is computed while rows travel */
+    sy_value_sync *values;    /* the trainer's, borrowed; NULL: nobody updates parameters */
     sy_mesh *mesh;
     sy_params *params;
     sy_model *model;

@@ -97,6 +97,7 @@ sy_status sy_engine_begin(sy_engine *e, sy_pass_kind kind, const sy_batch *h_bat
                      .stream = e->compute_stream,
                      .comm = e->comm_stream,
                      .travel = e->travel,
+                     .values = e->values,
                      .keep = &e->keep,
                      .saved = &e->keep,
                      .scratch = &e->scratch,

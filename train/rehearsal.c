@@ -181,6 +181,9 @@ static sy_status run_steps(sy_trainer *trainer, tally *t, const sy_rehearsal_spe
     sy_status st = SY_OK;
     const int32_t rounds = out->rounds;
     sy_rehearsal *more = NULL;
+    if (spec->settings->parallel->zero > 0) { /* its values travel beside the next step */
+        SY_TRY(run_step(trainer, t, spec, rounds, 1, out));
+    }
     SY_TRY(run_step(trainer, t, spec, rounds, rounds < 2 ? rounds : 2, out));
     if (rounds > 2) {
         SY_TRY(sy_alloc(1, sizeof *more, (void **)&more));

@@ -79,6 +79,15 @@ static void book(const sy_trainer *t, double *phase_s, double *from)
     *from = now;
 }
 
+/* Waiting for what the update before changed is not forward. */
+static void book_forward(sy_trainer *t, double *from)
+{
+    const double waited_s = sy_value_sync_take_s(t->values);
+    book(t, &t->time.forward_s, from);
+    t->time.forward_s -= waited_s;
+    t->time.param_gather_s += waited_s;
+}
+
 /* The reductions that backward started on the way are not backward. */
 static void book_backward(sy_trainer *t, double *from)
 {
@@ -124,7 +133,7 @@ static sy_status micro_batch(sy_trainer *t, const sy_batch *batch, int32_t micro
     sy_pulse_phase("forward");
     SY_TRY(sy_model_forward(e->model, &p, &saved));
     sy_span_end();
-    book(t, &t->time.forward_s, &from);
+    book_forward(t, &from);
     sy_span_begin(SY_SPAN_PHASE, "backward", -1, -1);
     sy_pulse_phase("backward");
     SY_TRY(sy_grad_sync_begin(t->grads, last));
@@ -153,6 +162,7 @@ static sy_status corrupt(sy_trainer *t, bool reduced)
     if (reduced) {
         SY_TRY(sy_corrupt(stream, "train.reduced", &p->grad, at));
     } else {
+        SY_TRY(sy_value_sync_need(t->values, p));
         SY_TRY(sy_corrupt(stream, "train.weight", &p->value, at));
         if (t->opt->m != NULL) {
             SY_TRY(sy_corrupt(stream, "train.moment", &moments, params->shard_n / 2));
@@ -308,7 +318,7 @@ static sy_status update(sy_trainer *t, sy_step_result *r)
     sy_span_end();
     book(t, &t->time.optimizer_s, &from);
     sy_span_begin(SY_SPAN_PHASE, "parameter gather", -1, -1);
-    SY_TRY(sy_grad_sync_gather(t->grads));
+    SY_TRY(sy_value_sync_begin(t->values));
     sy_span_end();
     book(t, &t->time.param_gather_s, &from);
     sy_span_begin(SY_SPAN_PHASE, "optimizer", -1, -1);
@@ -322,6 +332,7 @@ static sy_status update(sy_trainer *t, sy_step_result *r)
                                             .step = r->step,
                                             .routed_tokens = r->routed_tokens,
                                             .skipped = skip,
+                                            .values = t->values,
                                             .stream = e->compute_stream}));
     SY_TRY(sy_stream_sync(e->compute_stream));
     sy_span_end();

@@ -74,8 +74,13 @@ static sy_status emit_value(void *self, const sy_field *field)
 
 static sy_status walk_model(void *self, sy_emit *emit, void *to)
 {
+    sy_status st = SY_OK;
     sy_trainer *t = self;
-    return sy_params_walk(t->engine->params, "model", emit_value, &(value_emit){t, emit, to});
+    SY_TRY(sy_value_sync_finish(t->values)); /* whoever saves or loads has streams of its own */
+    SY_TRY(sy_stream_sync(t->engine->compute_stream));
+    SY_TRY(sy_params_walk(t->engine->params, "model", emit_value, &(value_emit){t, emit, to}));
+cleanup:
+    return st;
 }
 
 static sy_status walk_sublayers(void *self, sy_emit *emit, void *to)
@@ -175,6 +180,8 @@ static sy_status build_local(sy_trainer *t)
     const sy_comm *dp = e->mesh->group[SY_DP];
     SY_TRY(sy_optimizer_create(t->settings->optim, e->params, &t->opt));
     SY_TRY(sy_grad_sync_create(e->params, e->compute_stream, e->comm_stream, &t->grads));
+    SY_TRY(sy_value_sync_create(e->params, e->compute_stream, e->comm_stream, &t->values));
+    e->values = t->values;
     if (e->spec.prices == NULL) {
         SY_TRY(sy_train_data_open(t->settings, dp->rank, dp->size, &t->loader));
         SY_TRY(sy_sample_log_open(e->mesh->host->rank, &t->samples));
@@ -225,6 +232,7 @@ void sy_trainer_destroy(sy_trainer **trainer)
     sy_probe_destroy(&t->probe);
     sy_sample_log_close(&t->samples);
     sy_loader_destroy(&t->loader);
+    sy_value_sync_destroy(&t->values);
     sy_grad_sync_destroy(&t->grads);
     sy_optimizer_destroy(&t->opt);
     sy_engine_destroy(&t->engine);

@@ -82,6 +82,7 @@ typedef struct sy_trainer {
     sy_engine *engine;
     sy_optimizer *opt;
     sy_grad_sync *grads;
+    sy_value_sync *values;
     sy_loader *loader;
     FILE *samples; /* NULL: nobody asked (train/sample_log.h) */
     sy_train_counters count;

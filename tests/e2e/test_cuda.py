@@ -50,7 +50,7 @@ class Runs(OnDevice):
 
     def test_several_ranks_over_nccl_have_the_losses_of_the_cpu(self):
         padded = {"capacity_factor": 1.0, "pad_to_capacity": True}
-        rows = [(4, 1, 3, {"shared_experts": 1}, LATE), (2, 0, 1, padded, {**UNEVEN, "EMULATOR_NCCL_OLD": "1"})]
+        rows = [(4, 1, 3, {"shared_experts": 1}, LATE), (2, 0, 1, padded, {**UNEVEN, "EMULATOR_NCCL_OLD": "1"}), (2, 2, 1, {}, LATE)]
         for i, (ranks, zero, chunks, moe, env) in enumerate(rows):
             config = {"train": {"steps": 3}, "parallel": {"ep": 2, "zero": zero}, "moe": moe}
             self.train(self.config(**config, device=self.CPU), f"cpu{i}", ranks=ranks)

@@ -56,8 +56,9 @@ class Check(harness.Case):
         for ranks, ep in ((1, 1), (2, 2)):
             for moe in ({}, {"capacity_factor": 1.0, "pad_to_capacity": True, "shared_experts": 1}):
                 for backend in ("cpu", "cpu_check"):
-                    config = self.config(moe=moe, parallel={"ep": ep}, device={"backend": backend},
-                                         train={"recompute": "moe", "steps": 4})
+                    config = self.config(moe=moe, parallel={"ep": ep, "zero": 2 if moe else 1}, device={"backend": backend},
+                                         train={"recompute": "moe", "steps": 4, "eval_every": 2, "digest_every": 1},
+                                         data={"valid": [{"name": "held_out", "path": str(self.home / "held_out")}]})
                     self.train(config, f"{backend}{ranks}{len(moe)}", ranks=ranks)
                 self.same_records(f"cpu_check{ranks}{len(moe)}", f"cpu{ranks}{len(moe)}")
 

@@ -35,6 +35,13 @@ class Estimate(harness.Case):
         self.assertEqual([x["gpus"] for x in o["scaling"]], [2**i for i in range(3, 13)])
         self.assertTrue(plot.read_text().startswith("<svg xmlns="))
 
+    def test_values_of_zero_are_gathered_beside_the_next_forward_pass(self):
+        o = self.estimate(harness.ROOT / "configs/mini.yaml", "--gpus", 8, "--gpu", "h200", "--short", "--set", "model.seq_len=8192",
+                          "--set", "train.micro_batch=2", "--set", "train.global_batch=16")
+        taken = sum(c["ms"] for c in o["collectives"] if c["what"] == "parameters")
+        seen = sum(p["ms"] for p in o["phases"] if p["phase"] == "parameters, gathered")
+        self.assertTrue(0 < seen < taken / 2, f"{seen} of {taken} ms")
+
     def test_ranks_without_work_are_told_and_routers_on_the_host_take_time(self):
         said = self.succeeds("estimate", self.shape(), "--gpus", 24, "--short", "--set", "moe.router=sinkhorn").stderr
         self.assertIn("leaves 8 of 24 ranks without work", said)

@@ -1,12 +1,13 @@
 /* Gradients over all layouts: each is the sum over the replicas, whoever keeps it; the norm counts
    every element once. The payload is a small integer of (rank, parameter, place), so that sums are
-   exact. */
+   exact. And the values that come back after an update (parallel/value_sync.h). */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "backend/ops.h"
 #include "parallel/grad_sync.h"
+#include "parallel/value_sync.h"
 #include "tests/support/test_device.h"
 #include "tests/support/test_params.h"
 
@@ -264,47 +265,112 @@ static void reduction_starts_before_backward_ends(void **state)
     test_model_close(&m);
 }
 
-static void gather_gives_every_replica_the_owners_values(void **state)
+/* ---- values ---- */
+
+/* What the owner of an element writes there in a round. */
+static double updated(int64_t place, int32_t round)
+{
+    return (double)((place + 7 * round) % 999);
+}
+
+/* Where this rank is the owner; elsewhere stands junk. */
+static sy_status update_values(const test_model *m, int32_t round)
+{
+    sy_status st = SY_OK;
+    for (int32_t s = 0; s < m->params->n_segments && st == SY_OK; s++) {
+        const sy_segment *g = &m->params->segment[s];
+        char *h_value = calloc((size_t)g->n, 8);
+        for (int64_t i = 0; i < g->n && g->trainable; i++) {
+            put_number(m, h_value, is_mine(m->params, s, i) ? updated(i, round) : -1, i);
+        }
+        st = g->trainable ? test_upload(m->compute, g->value, h_value,
+                                        g->n * (int64_t)sy_dtype_bytes(m->params->wide))
+                          : SY_OK;
+        free(h_value);
+    }
+    return st;
+}
+
+static bool has_updated_values(const test_model *m, const sy_param *p, int32_t round)
+{
+    const int64_t n = sy_box_numel(&p->box);
+    char *h_value = calloc((size_t)n, 8);
+    bool ok = test_download(m->compute, h_value, p->value.data,
+                            n * (int64_t)sy_dtype_bytes(m->params->wide)) == SY_OK;
+    for (int64_t i = 0; i < n && p->spec.trainable; i++) {
+        ok = ok && get_number(m, h_value, i) == updated(p->offset + i, round);
+    }
+    free(h_value);
+    return ok;
+}
+
+/* As forward does: from the first parameter to the last, asking for each layer's last one. */
+static bool forward_has_updated_values(const test_model *m, sy_value_sync *vs, int32_t round)
+{
+    const sy_params *params = m->params;
+    bool ok = true;
+    for (int32_t first = 0, last = 0; first < params->n; first = last + 1) {
+        for (last = first;
+             last + 1 < params->n && same_layer(params->param[first], params->param[last + 1]);
+             last++) {
+        }
+        ok = ok && sy_value_sync_need(vs, params->param[last]) == SY_OK;
+        for (int32_t i = first; i <= last; i++) {
+            ok = ok && has_updated_values(m, params->param[i], round);
+        }
+    }
+    return ok;
+}
+
+static void values_arrive_in_the_order_of_forward_in_every_layout(void **state)
 {
     (void)state;
     test_layout layout[TEST_MAX_LAYOUTS];
     const int32_t n_layouts = test_layouts(layout);
     for (int32_t l = 0; l < n_layouts; l++) {
         test_model m;
-        sy_grad_sync *gs = NULL;
-        bool ok = true;
+        sy_value_sync *vs = NULL;
         test_model_open(&m, layout[l], SY_N_DTYPES, "layers/001/*");
-        assert_all_ok(sy_grad_sync_create(m.params, m.compute, m.comm, &gs));
-        assert_all_ok(sy_params_init(m.params, 5, m.compute)); /* frozen ones keep it */
-        for (int32_t s = 0; s < m.params->n_segments; s++) {
-            sy_segment *g = &m.params->segment[s];
-            char *h_value = calloc((size_t)g->n, 8);
-            for (int64_t i = 0; i < g->n && g->trainable;
-                 i++) { /* owner: its place; others: junk */
-                ok = ok && put_number(&m, h_value, is_mine(m.params, s, i) ? (double)(i % 999) : -1,
-                                      i) == SY_OK;
-            }
-            ok = ok && (!g->trainable ||
-                        test_upload(m.compute, g->value, h_value,
-                                    g->n * (int64_t)sy_dtype_bytes(m.params->wide)) == SY_OK);
-            free(h_value);
+        assert_all_ok(sy_value_sync_create(m.params, m.compute, m.comm, &vs));
+        for (int32_t round = 0; round < 2; round++) {
+            assert_all_ok(update_values(&m, round));
+            assert_all_ok(sy_value_sync_begin(vs));
+            assert_all(forward_has_updated_values(&m, vs, round));
+            assert_all_ok(sy_value_sync_finish(vs));
         }
-        assert_all(ok);
-        assert_all_ok(sy_grad_sync_gather(gs));
-        for (int32_t s = 0; s < m.params->n_segments; s++) {
-            sy_segment *g = &m.params->segment[s];
-            char *h_value = calloc((size_t)g->n, 8);
-            ok = ok && test_download(m.compute, h_value, g->value,
-                                     g->n * (int64_t)sy_dtype_bytes(m.params->wide)) == SY_OK;
-            for (int64_t i = 0; i < g->n && g->trainable; i++) {
-                ok = ok && get_number(&m, h_value, i) == (double)(i % 999);
-            }
-            free(h_value);
-        }
-        assert_all(ok);
-        sy_grad_sync_destroy(&gs);
+        sy_value_sync_destroy(&vs);
         test_model_close(&m);
     }
+}
+
+/* On the hostile backend, whatever the one under test is: it finds a wait that is missing. So the
+   first parameter's is none for the last, and who does not ask reads what is under way. */
+static void value_that_was_not_asked_for_is_found_by_check(void **state)
+{
+    (void)state;
+    const char *under_test = getenv("SY_TEST_BACKEND");
+    test_model m;
+    sy_value_sync *vs = NULL;
+    assert_all(setenv("SY_TEST_BACKEND", "check", 1) == 0);
+    test_model_open(&m, (test_layout){1, 1}, SY_N_DTYPES, NULL);
+    const sy_param *embed = m.params->param[0], *head = sy_params_find(m.params, "head");
+    const bool alone = mpi_test_world()->size == 1;
+    assert_all_ok(sy_value_sync_create(m.params, m.compute, m.comm, &vs));
+    assert_all_ok(update_values(&m, 0));
+    assert_all_ok(sy_value_sync_begin(vs));
+    assert_all_status(sy_value_sync_begin(vs), alone ? SY_OK : SY_ERR_INTERNAL);
+    assert_all_status(sy_zero(m.compute, embed->value.data, 8), alone ? SY_OK : SY_ERR_INTERNAL);
+    assert_all_ok(sy_value_sync_need(vs, embed));
+    assert_all_ok(sy_zero(m.compute, embed->value.data, 8));
+    assert_all_status(sy_zero(m.compute, head->value.data, 8), alone ? SY_OK : SY_ERR_INTERNAL);
+    assert_all_ok(sy_value_sync_finish(vs));
+    assert_all_ok(sy_zero(m.compute, head->value.data, 8));
+    assert_all_ok(sy_stream_sync(m.compute));
+    assert_all_ok(sy_value_sync_begin(vs)); /* nobody waits for it: destroying does */
+    sy_value_sync_destroy(&vs);
+    test_model_close(&m);
+    assert_all(
+        (under_test ? setenv("SY_TEST_BACKEND", under_test, 1) : unsetenv("SY_TEST_BACKEND")) == 0);
 }
 
 int main(void)
@@ -313,7 +379,8 @@ int main(void)
         cmocka_unit_test(gradients_are_summed_over_replicas_in_every_layout),
         cmocka_unit_test(norm_of_all_ranks_is_that_of_the_whole_gradient),
         cmocka_unit_test(reduction_starts_before_backward_ends),
-        cmocka_unit_test(gather_gives_every_replica_the_owners_values),
+        cmocka_unit_test(values_arrive_in_the_order_of_forward_in_every_layout),
+        cmocka_unit_test(value_that_was_not_asked_for_is_found_by_check),
     };
     return mpi_test_main("grad_sync", tests, sizeof tests / sizeof tests[0]);
 }
