@@ -295,12 +295,18 @@ typedef struct sy_router_scores_args {
 } sy_router_scores_args;
 #define SY_OPERANDS_router_scores(I, O, U, Z) I(z) O(p) O(lse)
 
+enum { SY_MAX_GROUPS = 1024 }; /* of experts */
 /* The K experts of a token with the largest p + bias, in descending order; ties: the lower expert.
    NaN counts as the smallest value: the K indices are distinct and in range whatever p holds. p [T,
    E] W; bias [E] W (optional); routed [T] U8 (optional: 1). expert [T, K] I32, -1 in all K where
-   routed is 0. token [T, K] I32: t. */
+   routed is 0. token [T, K] I32: t. n_groups > 0: experts lie in as many ranges of equal size, at
+   most SY_MAX_GROUPS, and are taken from the groups_kept best of them, which hold K at least. A
+   group counts by its largest value, or by the sum of its two largest (by_two, where it has two);
+   ties: the lower group. */
 typedef struct sy_topk_args {
     sy_tensor p, bias, routed, expert, token;
+    int32_t n_groups, groups_kept;
+    bool by_two;
 } sy_topk_args;
 #define SY_OPERANDS_topk(I, O, U, Z) I(p) I(bias) I(routed) O(expert) O(token)
 
@@ -391,6 +397,19 @@ typedef struct sy_balance_loss_args {
 } sy_balance_loss_args;
 #define SY_OPERANDS_balance_loss(I, O, U, Z)                                                       \
     I(z) I(p) I(lse) I(routed) I(count) I(cost) U(dz) U(sums)
+
+/* Losses over D groups of experts, ranges of equal size (DeepSeek-V2, arXiv 2405.04434, 2.2.3), on
+   p = softmax(z): sums[0] += per_token * sum_t sum_d c[d] (sum of p[t] over group d), and dz += its
+   gradient, with c a constant: c[d] = (choices_coeff h[d] / (K N) + visits_coeff v[d] / (M N)) D,
+   of N routed tokens; h: their choices in the group, v: those of them that have any there; M =
+   groups_kept. p, dz [T, E] W; expert [T, K] I32, -1 in all K of a token that is not routed; count
+   [2, D] I64: h, v; sums [1] F64. */
+typedef struct sy_group_loss_args {
+    sy_tensor p, expert, count, dz, sums;
+    int32_t groups_kept;
+    double choices_coeff, visits_coeff, per_token;
+} sy_group_loss_args;
+#define SY_OPERANDS_group_loss(I, O, U, Z) I(p) I(expert) O(count) U(dz) U(sums)
 
 /* ---- plan ---- */
 
@@ -510,13 +529,14 @@ typedef struct sy_adafactor_args {
     X(jitter)                                                                                      \
     X(gate)                                                                                        \
     X(gate_backward)                                                                               \
-    X(gemm) X(grouped_gemm) X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(rope)      \
-        X(attention) X(attention_backward) X(swiglu) X(swiglu_backward) X(dequantize_nf4)          \
-            X(activation) X(activation_backward) X(xent) X(gather_rows) X(combine_rows)            \
-                X(router_scores) X(topk) X(capacity) X(topk_weigh) X(topk_backward) X(share_kept)  \
-                    X(share_kept_backward) X(expert_count) X(router_stats) X(balance_loss)         \
-                        X(plan_rows) X(plan_receive) X(adamw) X(adafactor_sums)                    \
-                            X(adafactor_moments) X(adafactor_squares) X(adafactor)
+    X(gemm)                                                                                        \
+    X(grouped_gemm) X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(rope) X(attention) \
+        X(attention_backward) X(swiglu) X(swiglu_backward) X(dequantize_nf4) X(activation)         \
+            X(activation_backward) X(xent) X(gather_rows) X(combine_rows) X(router_scores) X(topk) \
+                X(capacity) X(topk_weigh) X(topk_backward) X(share_kept) X(share_kept_backward)    \
+                    X(expert_count) X(router_stats) X(balance_loss) X(group_loss) X(plan_rows)     \
+                        X(plan_receive) X(adamw) X(adafactor_sums) X(adafactor_moments)            \
+                            X(adafactor_squares) X(adafactor)
 
 #define SY_OP_ENUM(op) SY_OP_##op,
 typedef enum sy_op { SY_OPS(SY_OP_ENUM) SY_N_OPS } sy_op;

@@ -33,6 +33,15 @@ sy_status sy__check_topk(const sy_device *dev, const sy_topk_args *args)
     SY__WANT2(&c, &args->expert, I32_SET, SY_CONTIGUOUS, T, SY_ANY);
     SY__WANT2(&c, &args->token, I32_SET, SY_CONTIGUOUS, T, K);
     sy__want_that(&c, K <= E, "K is at most E");
+    sy__want_that(&c, args->n_groups >= 0 && args->n_groups <= SY_MAX_GROUPS,
+                  "there are at most 1024 groups");
+    if (args->n_groups > 0 && args->n_groups <= SY_MAX_GROUPS) {
+        sy__want_that(&c, E % args->n_groups == 0, "the groups divide the experts");
+        sy__want_that(&c, args->groups_kept >= 1 && args->groups_kept <= args->n_groups,
+                      "groups_kept is 1 to n_groups");
+        sy__want_that(&c, K <= E / args->n_groups * args->groups_kept,
+                      "K is at most what the kept groups hold");
+    }
     return sy__check_end(&c);
 }
 
@@ -139,6 +148,24 @@ sy_status sy__check_balance_loss(const sy_device *dev, const sy_balance_loss_arg
                   "the tokens are a multiple of the scopes");
     want_score(&c, args->score);
     sy__want_that(&c, isfinite(args->aux_coeff) && isfinite(args->z_coeff),
+                  "coefficients are finite");
+    sy__want_that(&c, isfinite(args->per_token), "per_token is finite");
+    return sy__check_end(&c);
+}
+
+sy_status sy__check_group_loss(const sy_device *dev, const sy_group_loss_args *args)
+{
+    sy__check c = sy__check_start(dev, SY_OP_group_loss, args);
+    const int64_t T = args->p.shape[0], E = args->p.shape[1], D = args->count.shape[1];
+    const unsigned wide = sy__set_w(&c);
+    SY__WANT2(&c, &args->p, wide, SY_CONTIGUOUS, SY_ANY, SY_ANY);
+    SY__WANT2(&c, &args->expert, I32_SET, SY_CONTIGUOUS, T, SY_ANY);
+    SY__WANT2(&c, &args->count, SY_SET(SY_I64), SY_CONTIGUOUS, 2, SY_ANY);
+    SY__WANT2(&c, &args->dz, wide, SY_CONTIGUOUS, T, E);
+    SY__WANT1(&c, &args->sums, SY_SET(SY_F64), SY_CONTIGUOUS, 1);
+    sy__want_that(&c, D >= 1 && E % D == 0, "the groups divide the experts");
+    sy__want_that(&c, args->groups_kept >= 1, "groups_kept is positive");
+    sy__want_that(&c, isfinite(args->choices_coeff) && isfinite(args->visits_coeff),
                   "coefficients are finite");
     sy__want_that(&c, isfinite(args->per_token), "per_token is finite");
     return sy__check_end(&c);

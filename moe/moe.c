@@ -123,13 +123,14 @@ cleanup:
     return st;
 }
 
-/* The experts in a token's slots, or the first ones alone: those that the balance loss counts. */
+/* The choices that the balance loss counts, or the first ones alone. */
 static sy_status counted(const sy__moe *moe, sy_pass *p, const sy_choices *c, sy_tensor *out)
 {
     sy_status st = SY_OK;
     int32_t *first = NULL;
     sy_tensor idx;
-    *out = sy_tensor_1d(c->expert.data, SY_I32, c->T * c->K);
+    const sy_tensor *all = c->counted.data != NULL ? &c->counted : &c->expert;
+    *out = sy_tensor_1d(all->data, SY_I32, c->T * c->K);
     if (moe->config->aux_loss_counts != SY_AUX_COUNT_FIRST) {
         goto cleanup;
     }
@@ -141,7 +142,7 @@ static sy_status counted(const sy__moe *moe, sy_pass *p, const sy_choices *c, sy
     SY_TRY(sy_copy_h2d(p->stream, idx.data, first, sy_tensor_bytes(&idx)));
     SY_TRY(sy_arena_1d(p->keep, SY_I32, c->T, out));
     SY_TRY(sy_gather_rows(
-        p->stream, &(sy_gather_rows_args){.x = sy_tensor_2d(c->expert.data, SY_I32, c->T * c->K, 1),
+        p->stream, &(sy_gather_rows_args){.x = sy_tensor_2d(all->data, SY_I32, c->T * c->K, 1),
                                           .idx = idx,
                                           .y = sy_tensor_2d(out->data, SY_I32, c->T, 1)}));
 cleanup:
@@ -176,7 +177,7 @@ static sy_status count(const sy__moe *moe, sy_pass *p, sy__moe_saved *s)
         goto cleanup;
     }
     SY_TRY(sy_arena_2d(p->keep, SY_I64, n_scopes, E, &s->count));
-    if (moe->router->traits & SY_ROUTER_OWN_COUNT) {
+    if (s->host != NULL && moe->router->traits & SY_ROUTER_OWN_COUNT) {
         SY_TRY(sy__host_route_count(p, s->host, &s->count));
     } else if (scope == SY_AUX_GLOBAL_BATCH) {
         SY_TRY(sy_all_reduce(p->mesh->group[SY_DP], &(sy_comm_args){.stream = p->stream,

@@ -187,14 +187,15 @@ static sy_status router_backward(const sy__moe *moe, sy_pass *p, const sy__moe_s
 {
     sy_status st = SY_OK;
     int64_t mark = sy_arena_mark(p->scratch);
-    sy_tensor dz, din;
+    sy_tensor dz, din, sums = sy_tensor_rows(&p->stats->sums, moe->layer, 1);
+    const sy_tensor loss = sy_tensor_1d((double *)sums.data + SY_SUM_ROUTER, SY_F64, 1);
     SY_TRY(sy_arena_2d(p->scratch, p->wide, x->shape[0], moe->config->experts, &dz));
     if (moe->router->host != NULL) {
         SY_TRY(sy_zero(p->stream, dz.data, sy_tensor_bytes(&dz)));
         SY_TRY(losses(moe, p, s, &dz));
         SY_TRY(sy__host_route_backward(moe, p, s, g, &dz, dlocal, &din));
     } else {
-        SY_TRY(moe->router->backward(moe->config, p, &s->scores, &s->choices, g, &dz));
+        SY_TRY(moe->router->backward(moe->config, p, &s->scores, &s->choices, g, &loss, &dz));
         SY_TRY(losses(moe, p, s, &dz));
         din = dz;
     }

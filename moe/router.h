@@ -1,8 +1,9 @@
 /* Routers: ways to fill the list of choices. A router is one file in moe/routers/, one line in
    moe/routers_list.h, one line in meson.build, one row in the test tables, one preset.
-   Two kinds: those made of device ops (choose -> capacity -> weigh; the top-k family), and plain C
-   on host copies in double (moe/host_route.h), at the price of a host wait per
-   layer in forward and one in backward; docs/ROUTERS.md has all of them, and how to add one. */
+   Two kinds: those made of device ops (choose -> capacity -> weigh; the top-k family), and those
+   with a table `host`: plain C on host copies in double (moe/host_route.h), at the price of a host
+   wait per layer in forward and one in backward; docs/ROUTERS.md has all of them, and how to add
+   one. */
 #ifndef SY_MOE_ROUTER_H
 #define SY_MOE_ROUTER_H
 
@@ -22,6 +23,7 @@ typedef struct sy_choices {
     sy_tensor token, expert; /* [T, K] I32 */
     sy_tensor kept;          /* [T, K] U8, written by capacity; absent: all are kept */
     sy_tensor priority;      /* [T, K] wide, what capacity by probability sorts by */
+    sy_tensor counted;       /* [T, K] I32: what the balance loss counts; absent: expert */
     sy_tensor weight;        /* [T, K] wide: combine weights */
     sy_tensor kept_sum;      /* [T] wide, where weights were renormalized after drops */
     sy_tensor weight_grad;   /* [T, K] wide: what the experts' gradients use; absent: weight */
@@ -141,15 +143,17 @@ typedef struct sy_router_ops {
     const char *metric; /* name of r->metric per routed token, "moe/router_<metric>"; NULL: none */
     const sy_router_loss *losses; /* ends with key NULL; NULL: none */
     const sy_host_router_ops *host;
-    /* Fill token, expert and (where drop_policy is probability) priority. bias [E] wide may be
-     * absent. */
+    /* Fill token, expert and (where drop_policy is probability) priority; in training perhaps make
+     * counted, in p->keep. bias [E] wide may be absent. */
     sy_status (*choose)(const sy_moe_config *config, sy_pass *p, const sy_scores *s,
                         const sy_tensor *bias, sy_choices *c);
     /* Fill weight, after drops. */
     sy_status (*weigh)(const sy_moe_config *config, sy_pass *p, const sy_scores *s, sy_choices *c);
-    /* dz [T, E] wide from G [T, K] wide (0 where dropped). */
+    /* dz [T, E] wide from G [T, K] wide (0 where dropped), and from losses of its own; these, with
+     * their coefficients, are added to loss [1] F64. */
     sy_status (*backward)(const sy_moe_config *config, sy_pass *p, const sy_scores *s,
-                          const sy_choices *c, const sy_tensor *g, sy_tensor *dz);
+                          const sy_choices *c, const sy_tensor *g, const sy_tensor *loss,
+                          sy_tensor *dz);
 } sy_router_ops;
 
 /* NULL if there is none of that name. Not collective. */

@@ -8,6 +8,15 @@
 SY_ROUTERS(SY__ROUTER_DECLARE, SY__ROUTER_DECLARE)
 #undef SY__ROUTER_DECLARE
 
+/* Of topk, for routers that differ in what they choose from: args filled in, then the rest. */
+sy_status sy__topk_choose(const sy_moe_config *config, sy_pass *p, const sy_scores *s,
+                          const sy_topk_args *args, sy_choices *c);
+sy_status sy__topk_weigh(const sy_moe_config *config, sy_pass *p, const sy_scores *s,
+                         sy_choices *c);
+sy_status sy__topk_backward(const sy_moe_config *config, sy_pass *p, const sy_scores *s,
+                            const sy_choices *c, const sy_tensor *g, const sy_tensor *loss,
+                            sy_tensor *dz);
+
 /* How scores become combine weights: forms A, B, C and E of docs/NUMERICS.md 2. */
 typedef struct sy__form {
     bool sigmoid, normalize;

@@ -184,7 +184,7 @@ static sy_status fill_router(sy_step_metrics *m, const sy_step_result *r)
     const sy_router_ops *router = sy_router_find(m->trainer->settings->moe->router);
     double tokens = r->routed_tokens > 0 ? (double)r->routed_tokens : 1;
     char key[64];
-    if (router->host == NULL) {
+    if (router->host == NULL && router->losses == NULL) {
         return SY_OK;
     }
     SY_TRY(sy_metrics_set_f64(m->record, "moe/router_loss", layer_mean(m, r, SY_SUM_ROUTER)));

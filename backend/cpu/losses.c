@@ -26,6 +26,15 @@ cleanup:
     return st;
 }
 
+static float sum_run(const float *x, int64_t n)
+{
+    float sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += x[i];
+    }
+    return sum;
+}
+
 static void add_pairs(const pair *block, int64_t n, double factor, double *sums)
 {
     pair total = {0, 0};
@@ -140,6 +149,86 @@ cleanup:
     return st;
 }
 
+/* Has the token, before its choice k, chosen another expert of the same n? */
+static bool visited_before(const int32_t *expert, int64_t k, int64_t n)
+{
+    for (int64_t j = 0; j < k; j++) {
+        if (expert[j] >= 0 && expert[j] / n == expert[k] / n) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Choices and visits of each group, and what a score of its experts costs. */
+static void group_costs(const sy_group_loss_args *args, float *cost)
+{
+    const int64_t D = args->count.shape[1], n = args->p.shape[1] / D, K = args->expert.shape[1];
+    int64_t *choices = args->count.data, *visits = choices + D, total = 0;
+    memset(choices, 0, (size_t)(2 * D) * sizeof *choices);
+    for (int64_t t = 0; t < args->expert.shape[0]; t++) {
+        const int32_t *expert = (const int32_t *)args->expert.data + t * K;
+        for (int64_t k = 0; k < K; k++) {
+            if (expert[k] >= 0) {
+                choices[expert[k] / n]++;
+                visits[expert[k] / n] += !visited_before(expert, k, n);
+                total++;
+            }
+        }
+    }
+    for (int64_t d = 0; d < D && total > 0; d++) { /* total = K N */
+        const double by_visits = args->visits_coeff * (double)K / args->groups_kept;
+        cost[d] =
+            (float)((args->choices_coeff * (double)choices[d] + by_visits * (double)visits[d]) *
+                    (double)D / (double)total);
+    }
+}
+
+/* Adds one token's gradient; returns <cost, p>. */
+static double group_token(const sy_group_loss_args *args, const float *cost, int64_t t)
+{
+    const int64_t E = args->p.shape[1], D = args->count.shape[1], n = E / D;
+    const float *p = (const float *)args->p.data + t * E;
+    float *dz = (float *)args->dz.data + t * E, mean = 0;
+    for (int64_t d = 0; d < D; d++) {
+        mean += cost[d] * sum_run(p + d * n, n);
+    }
+    for (int64_t d = 0; d < D; d++) {
+        const float slope = (float)args->per_token * (cost[d] - mean);
+        for (int64_t e = d * n; e < (d + 1) * n; e++) {
+            dz[e] += slope * p[e];
+        }
+    }
+    return (double)mean;
+}
+
+sy_status sy__cpu_group_loss(sy_stream *stream, const sy_group_loss_args *args)
+{
+    sy_status st = SY_OK;
+    const int64_t T = args->p.shape[0], E = args->p.shape[1], K = args->expert.shape[1];
+    const int64_t n_blocks = sy__cpu_blocks(T, TOKEN_BLOCK);
+    const int32_t *expert = args->expert.data;
+    double sums[2] = {0, 0};
+    SY_TRY(require_pairs_fit(T, E * (int64_t)sizeof(float)));
+    pair *block = sy_stream_workspace(stream);
+    float *cost = (float *)(void *)(block + n_blocks);
+    group_costs(args, cost);
+    const int threads = sy__cpu_threads(stream);
+#pragma omp parallel for num_threads(threads) schedule(static) if (T * E > SY_CPU_PARALLEL_MIN / 4)
+    for (int64_t b = 0; b < n_blocks; b++) {
+        block[b] = (pair){0, 0};
+        for (int64_t t = b * TOKEN_BLOCK; t < sy__cpu_min(T, (b + 1) * TOKEN_BLOCK); t++) {
+            if (K > 0 && expert[t * K] >= 0) {
+                block[b].first += group_token(args, cost, t);
+            }
+        }
+    }
+    add_pairs(block, n_blocks, args->per_token, sums);
+    *(double *)args->sums.data += sums[0];
+cleanup:
+    return st;
+}
+
 /* f [n_scopes, E]: each expert's share of the choices of its scope, times its cost. */
 static void load_fractions(const sy_tensor *count, const float *cost, float *f)
 {
@@ -155,15 +244,6 @@ static void load_fractions(const sy_tensor *count, const float *cost, float *f)
             f[s * E + e] *= cost != NULL ? cost[e] : 1.0F;
         }
     }
-}
-
-static float sum_run(const float *x, int64_t n)
-{
-    float sum = 0;
-    for (int64_t i = 0; i < n; i++) {
-        sum += x[i];
-    }
-    return sum;
 }
 
 /* dz += balance * slope * (f - mean) + peak * softmax(z), slope p or p (1 - p). */

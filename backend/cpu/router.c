@@ -43,12 +43,13 @@ static inline double choice_value(const float *p, const float *bias, int64_t e)
     return isnan(value) ? -INFINITY : value;
 }
 
-/* Insert the experts one by one into a list of the K best so far; an equal one goes behind. */
-static void choose(const float *p, const float *bias, int64_t E, int32_t *expert, int64_t K)
+/* Insert experts first .. end-1 one by one into a list of the K best so far, which holds n; an
+ * equal one goes behind. Returns how many it holds then. */
+static int64_t choose(const float *p, const float *bias, int64_t first, int64_t end,
+                      int32_t *expert, int64_t K, int64_t n)
 {
-    double last = 0; /* value of the last in a full list */
-    int64_t n = 0;
-    for (int64_t e = 0; e < E && K > 0; e++) {
+    double last = n > 0 ? choice_value(p, bias, expert[n - 1]) : 0; /* of a full list */
+    for (int64_t e = first; e < end && K > 0; e++) {
         const double value = choice_value(p, bias, e);
         if (n == K && last >= value) {
             continue;
@@ -59,6 +60,31 @@ static void choose(const float *p, const float *bias, int64_t E, int32_t *expert
         }
         expert[place] = (int32_t)e;
         last = choice_value(p, bias, expert[n - 1]);
+    }
+    return n;
+}
+
+/* Only from the groups that fewer than groups_kept others come before. */
+static void choose_in_groups(const sy_topk_args *args, const float *p, int32_t *expert)
+{
+    const int64_t D = args->n_groups, size = args->p.shape[1] / D, K = args->expert.shape[1];
+    const int64_t counted = args->by_two && size > 1 ? 2 : 1;
+    double value[SY_MAX_GROUPS];
+    int64_t n = 0;
+    for (int64_t d = 0; d < D; d++) {
+        int32_t best[2] = {0, 0};
+        choose(p, args->bias.data, d * size, (d + 1) * size, best, counted, 0);
+        value[d] = choice_value(p, args->bias.data, best[0]);
+        value[d] += counted == 2 ? choice_value(p, args->bias.data, best[1]) : 0;
+    }
+    for (int64_t d = 0; d < D; d++) {
+        int64_t n_before = 0;
+        for (int64_t i = 0; i < D; i++) {
+            n_before += value[i] > value[d] || (value[i] == value[d] && i < d);
+        }
+        if (n_before < args->groups_kept) {
+            n = choose(p, args->bias.data, d * size, (d + 1) * size, expert, K, n);
+        }
     }
 }
 
@@ -75,8 +101,12 @@ sy_status sy__cpu_topk(sy_stream *stream, const sy_topk_args *args)
             token[k] = (int32_t)t;
             expert[k] = -1;
         }
-        if (routed == NULL || routed[t] != 0) {
-            choose((const float *)args->p.data + t * E, args->bias.data, E, expert, K);
+        const float *p = (const float *)args->p.data + t * E;
+        const bool skip = routed != NULL && routed[t] == 0;
+        if (!skip && args->n_groups > 0) {
+            choose_in_groups(args, p, expert);
+        } else if (!skip) {
+            choose(p, args->bias.data, 0, E, expert, K, 0);
         }
     }
     return SY_OK;

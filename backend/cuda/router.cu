@@ -66,7 +66,19 @@ __device__ inline candidate warp_first(candidate c)
     return c;
 }
 
-/* The next choice is the first of those that come after the last one: nothing need be marked. */
+/* The better of `best` and the first of this lane's experts that come after the last one: nothing
+ * need be marked. */
+__device__ inline candidate next_of(const float *p, const float *bias, int first, int end,
+                                    candidate last, candidate best)
+{
+    for (int e = first + lane(); e < end; e += 32) {
+        candidate c = {p[e] + (bias ? bias[e] : 0), e};
+        c.value = c.value == c.value ? c.value : -INFINITY;
+        best = before(last, c) && before(c, best) ? c : best;
+    }
+    return best;
+}
+
 __global__ void topk_kernel(const float *p, const float *bias, const uint8_t *routed,
                             int32_t *expert, int32_t *token, int64_t n_tokens, int32_t E, int32_t K)
 {
@@ -77,11 +89,66 @@ __global__ void topk_kernel(const float *p, const float *bias, const uint8_t *ro
     const bool skip = routed && !routed[t];
     candidate last = {INFINITY, -1};
     for (int k = 0; k < K; k++) {
+        last = warp_first(next_of(p + t * E, bias, 0, E, last, {-INFINITY, E}));
+        if (lane() == 0) {
+            expert[t * K + k] = skip ? -1 : last.expert;
+            token[t * K + k] = (int32_t)t;
+        }
+    }
+}
+
+struct groups {
+    int32_t n, kept, size; /* size: experts in one */
+    bool by_two;
+};
+
+/* What a group counts by; the same in every lane. */
+__device__ inline float group_value(const float *p, const float *bias, int first, groups g)
+{
+    const int end = first + g.size;
+    const candidate a = warp_first(next_of(p, bias, first, end, {INFINITY, -1}, {-INFINITY, end}));
+    if (!g.by_two || g.size == 1) {
+        return a.value;
+    }
+    return a.value + warp_first(next_of(p, bias, first, end, a, {-INFINITY, end})).value;
+}
+
+/* The last of the kept groups: groups are chosen as experts are, and all up to it are kept. */
+__device__ inline candidate last_kept(const float *value, groups g)
+{
+    candidate last = {INFINITY, -1};
+    for (int i = 0; i < g.kept; i++) {
+        last = warp_first(next_of(value, nullptr, 0, g.n, last, {-INFINITY, g.n}));
+    }
+    return last;
+}
+
+__global__ void grouped_topk_kernel(const float *p, const float *bias, const uint8_t *routed,
+                                    int32_t *expert, int32_t *token, int64_t n_tokens, int32_t E,
+                                    int32_t K, groups g)
+{
+    SY__DYNAMIC_SHARED(float, shared); /* [WARPS, g.n] */
+    float *value = shared + threadIdx.x / 32 * (unsigned)g.n;
+    const int64_t t = token_of_warp();
+    if (t >= n_tokens) {
+        return;
+    }
+    const bool skip = routed && !routed[t];
+    for (int d = 0; d < g.n; d++) {
+        const float v = group_value(p + t * E, bias, d * g.size, g);
+        if (lane() == 0) {
+            value[d] = v;
+        }
+    }
+    __syncwarp();
+    const candidate worst = last_kept(value, g);
+    candidate last = {INFINITY, -1};
+    for (int k = 0; k < K; k++) {
         candidate best = {-INFINITY, E};
-        for (int e = lane(); e < E; e += 32) {
-            candidate c = {p[t * E + e] + (bias ? bias[e] : 0), e};
-            c.value = c.value == c.value ? c.value : -INFINITY;
-            best = before(last, c) && before(c, best) ? c : best;
+        for (int d = 0; d < g.n; d++) {
+            if (!before(worst, {value[d], d})) {
+                best = next_of(p + t * E, bias, d * g.size, (d + 1) * g.size, last, best);
+            }
         }
         last = warp_first(best);
         if (lane() == 0) {
@@ -198,6 +265,15 @@ sy_status sy__cuda_router_scores(sy_stream *stream, const sy_router_scores_args 
 sy_status sy__cuda_topk(sy_stream *stream, const sy_topk_args *args)
 {
     const int64_t n_tokens = args->p.shape[0];
+    if (args->n_groups > 0) {
+        const groups g = {args->n_groups, args->groups_kept,
+                          (int32_t)args->p.shape[1] / args->n_groups, args->by_two};
+        return launch(stream, "topk", blocks_for(n_tokens, WARPS), THREADS,
+                      (size_t)WARPS * (size_t)g.n * sizeof(float), grouped_topk_kernel,
+                      data<float>(args->p), data<float>(args->bias), data<uint8_t>(args->routed),
+                      data<int32_t>(args->expert), data<int32_t>(args->token), n_tokens,
+                      (int32_t)args->p.shape[1], (int32_t)args->expert.shape[1], g);
+    }
     return launch(stream, "topk", blocks_for(n_tokens, WARPS), THREADS, 0, topk_kernel,
                   data<float>(args->p), data<float>(args->bias), data<uint8_t>(args->routed),
                   data<int32_t>(args->expert), data<int32_t>(args->token), n_tokens,

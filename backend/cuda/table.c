@@ -12,6 +12,6 @@ const sy_ops sy__cuda_ops = {
                             SLOT(router_scores) SLOT(topk) SLOT(capacity) SLOT(topk_weigh)
                                 SLOT(topk_backward) SLOT(share_kept) SLOT(share_kept_backward)
                                     SLOT(expert_count) SLOT(router_stats) SLOT(balance_loss)
-                                        SLOT(plan_rows) SLOT(plan_receive) SLOT(adamw)
-                                            SLOT(adafactor_sums) SLOT(adafactor_moments)
+                                        SLOT(group_loss) SLOT(plan_rows) SLOT(plan_receive)
+                                            SLOT(adamw) SLOT(adafactor_sums) SLOT(adafactor_moments)
                                                 SLOT(adafactor_squares) SLOT(adafactor)};

@@ -119,6 +119,59 @@ static double z_loss_token(const sy_balance_loss_args *args, int64_t t, double s
     return lse * lse;
 }
 
+static void count_groups(const sy_group_loss_args *args, int64_t *choices, int64_t *visits)
+{
+    const int64_t K = args->expert.shape[1], D = args->count.shape[1];
+    const int64_t n = args->p.shape[1] / D;
+    memset(args->count.data, 0, (size_t)(2 * D) * sizeof *choices);
+    for (int64_t t = 0; t < args->p.shape[0]; t++) {
+        const int32_t *expert = (const int32_t *)args->expert.data + t * K;
+        for (int64_t d = 0; d < D; d++) {
+            int64_t here = 0;
+            for (int64_t k = 0; k < K; k++) {
+                here += expert[k] >= 0 && expert[k] / n == d;
+            }
+            choices[d] += here;
+            visits[d] += here > 0;
+        }
+    }
+}
+
+/* c[d] of sy_group_loss_args; all choices are K N. */
+static double group_cost(const sy_group_loss_args *args, int64_t d)
+{
+    const int64_t K = args->expert.shape[1], D = args->count.shape[1];
+    const int64_t *choices = args->count.data, *visits = choices + D;
+    double N = 0;
+    for (int64_t i = 0; i < D; i++) {
+        N += (double)choices[i] / (double)K;
+    }
+    return (args->choices_coeff * (double)choices[d] / ((double)K * N) +
+            args->visits_coeff * (double)visits[d] / (args->groups_kept * N)) *
+           (double)D;
+}
+
+sy_status sy__ref_group_loss(sy_stream *stream, const sy_group_loss_args *args)
+{
+    (void)stream;
+    const int64_t E = args->p.shape[1], K = args->expert.shape[1], D = args->count.shape[1];
+    const int32_t *expert = args->expert.data;
+    count_groups(args, args->count.data, (int64_t *)args->count.data + D);
+    for (int64_t t = 0; t < args->p.shape[0]; t++) {
+        const double *p = sy__ref_row(&args->p, t);
+        double *dz = sy__ref_row(&args->dz, t), mean = 0;
+        const int64_t n = K > 0 && expert[t * K] >= 0 ? E : 0;
+        for (int64_t e = 0; e < n; e++) {
+            mean += group_cost(args, e / (E / D)) * p[e];
+        }
+        for (int64_t e = 0; e < n; e++) {
+            dz[e] += args->per_token * p[e] * (group_cost(args, e / (E / D)) - mean);
+        }
+        *(double *)args->sums.data += args->per_token * mean;
+    }
+    return SY_OK;
+}
+
 sy_status sy__ref_balance_loss(sy_stream *stream, const sy_balance_loss_args *args)
 {
     (void)stream;

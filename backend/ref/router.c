@@ -41,18 +41,53 @@ static bool chosen_before(const int32_t *expert, int64_t k, int64_t e)
     return false;
 }
 
-/* The best expert not chosen yet; the first of equals. A NaN counts as the smallest value. */
-static int32_t next_best(const double *p, const double *bias, int64_t E, const int32_t *expert,
-                         int64_t k)
+/* What an expert is chosen by. NaN is the smallest. */
+static double choice_value(const sy_topk_args *args, int64_t t, int64_t e)
 {
+    const double *bias = args->bias.data;
+    const double value = sy__ref_row(&args->p, t)[e] + (bias ? bias[e] : 0);
+    return isnan(value) ? -INFINITY : value;
+}
+
+/* The largest value of experts first .. end-1, or the sum of the two largest. */
+static double group_value(const sy_topk_args *args, int64_t t, int64_t first, int64_t end)
+{
+    double largest = -INFINITY, second = -INFINITY;
+    for (int64_t e = first; e < end; e++) {
+        const double value = choice_value(args, t, e);
+        second = fmax(second, fmin(largest, value));
+        largest = fmax(largest, value);
+    }
+    return args->by_two && end - first > 1 ? largest + second : largest;
+}
+
+/* Which groups a token keeps: the best one not kept yet, again and again; the first of equals. */
+static void keep_groups(const sy_topk_args *args, int64_t t, bool *kept)
+{
+    const int64_t D = args->n_groups, n = args->p.shape[1] / D;
+    memset(kept, 0, (size_t)D * sizeof *kept);
+    for (int32_t i = 0; i < args->groups_kept; i++) {
+        int64_t best = -1;
+        for (int64_t d = 0; d < D; d++) {
+            if (!kept[d] && (best < 0 || group_value(args, t, d * n, (d + 1) * n) >
+                                             group_value(args, t, best * n, (best + 1) * n))) {
+                best = d;
+            }
+        }
+        kept[best] = true;
+    }
+}
+
+/* The best expert of a kept group that is not chosen yet; the first of equals. */
+static int32_t next_best(const sy_topk_args *args, int64_t t, const bool *kept,
+                         const int32_t *expert, int64_t k)
+{
+    const int64_t E = args->p.shape[1], n = args->n_groups > 0 ? E / args->n_groups : E;
     int64_t best = -1;
-    double best_value = 0;
     for (int64_t e = 0; e < E; e++) {
-        double value = p[e] + (bias ? bias[e] : 0);
-        value = isnan(value) ? -INFINITY : value;
-        if (!chosen_before(expert, k, e) && (best < 0 || value > best_value)) {
+        if (kept[e / n] && !chosen_before(expert, k, e) &&
+            (best < 0 || choice_value(args, t, e) > choice_value(args, t, best))) {
             best = e;
-            best_value = value;
         }
     }
     return (int32_t)best;
@@ -61,16 +96,19 @@ static int32_t next_best(const double *p, const double *bias, int64_t E, const i
 sy_status sy__ref_topk(sy_stream *stream, const sy_topk_args *args)
 {
     (void)stream;
-    const int64_t E = args->p.shape[1], K = args->expert.shape[1];
+    const int64_t K = args->expert.shape[1];
     const uint8_t *routed = args->routed.data;
+    bool kept[SY_MAX_GROUPS] = {true};
     for (int64_t t = 0; t < args->p.shape[0]; t++) {
         int32_t *expert = (int32_t *)args->expert.data + t * K;
         int32_t *token = (int32_t *)args->token.data + t * K;
         const bool skip = routed && !routed[t];
+        if (args->n_groups > 0) {
+            keep_groups(args, t, kept);
+        }
         for (int64_t k = 0; k < K; k++) {
             token[k] = (int32_t)t;
-            expert[k] =
-                skip ? -1 : next_best(sy__ref_row(&args->p, t), args->bias.data, E, expert, k);
+            expert[k] = skip ? -1 : next_best(args, t, kept, expert, k);
         }
     }
     return SY_OK;

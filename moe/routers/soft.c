@@ -32,8 +32,10 @@ static sy_status weigh(const sy_moe_config *config, sy_pass *p, const sy_scores 
 }
 
 static sy_status backward(const sy_moe_config *config, sy_pass *p, const sy_scores *s,
-                          const sy_choices *c, const sy_tensor *g, sy_tensor *dz)
+                          const sy_choices *c, const sy_tensor *g, const sy_tensor *loss,
+                          sy_tensor *dz)
 {
+    (void)loss;
     return sy_topk_backward(p->stream, &(sy_topk_backward_args){.p = s->p,
                                                                 .expert = c->expert,
                                                                 .g = *g,

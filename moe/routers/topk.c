@@ -25,6 +25,23 @@ cleanup:
     return st;
 }
 
+sy_status sy__topk_choose(const sy_moe_config *config, sy_pass *p, const sy_scores *s,
+                          const sy_topk_args *args, sy_choices *c)
+{
+    sy_status st = SY_OK;
+    SY_TRY(sy_topk(p->stream, args));
+    if (c->priority.data != NULL) { /* the weight a choice would have if nothing were dropped */
+        SY_TRY(
+            sy_topk_weigh(p->stream, &(sy_topk_weigh_args){.p = s->p,
+                                                           .expert = c->expert,
+                                                           .weight = c->priority,
+                                                           .normalize = config->normalize_weights,
+                                                           .scale = 1}));
+    }
+cleanup:
+    return st;
+}
+
 static sy_status choose(const sy_moe_config *config, sy_pass *p, const sy_scores *s,
                         const sy_tensor *bias, sy_choices *c)
 {
@@ -38,20 +55,12 @@ static sy_status choose(const sy_moe_config *config, sy_pass *p, const sy_scores
         args.bias = sy_tensor_none();
         SY_TRY(balanced_scores(config, p, c->T, &args.p));
     }
-    SY_TRY(sy_topk(p->stream, &args));
-    if (c->priority.data != NULL) { /* the weight a choice would have if nothing were dropped */
-        SY_TRY(
-            sy_topk_weigh(p->stream, &(sy_topk_weigh_args){.p = s->p,
-                                                           .expert = c->expert,
-                                                           .weight = c->priority,
-                                                           .normalize = config->normalize_weights,
-                                                           .scale = 1}));
-    }
+    SY_TRY(sy__topk_choose(config, p, s, &args, c));
 cleanup:
     return st;
 }
 
-static sy_status weigh(const sy_moe_config *config, sy_pass *p, const sy_scores *s, sy_choices *c)
+sy_status sy__topk_weigh(const sy_moe_config *config, sy_pass *p, const sy_scores *s, sy_choices *c)
 {
     return sy_topk_weigh(p->stream, &(sy_topk_weigh_args){.p = s->p,
                                                           .expert = c->expert,
@@ -61,9 +70,11 @@ static sy_status weigh(const sy_moe_config *config, sy_pass *p, const sy_scores 
                                                           .scale = config->routed_scale});
 }
 
-static sy_status backward(const sy_moe_config *config, sy_pass *p, const sy_scores *s,
-                          const sy_choices *c, const sy_tensor *g, sy_tensor *dz)
+sy_status sy__topk_backward(const sy_moe_config *config, sy_pass *p, const sy_scores *s,
+                            const sy_choices *c, const sy_tensor *g, const sy_tensor *loss,
+                            sy_tensor *dz)
 {
+    (void)loss;
     return sy_topk_backward(p->stream,
                             &(sy_topk_backward_args){.p = s->p,
                                                      .expert = c->expert,
@@ -79,6 +90,6 @@ const sy_router_ops sy__router_topk = {
     .source = "Mixtral (arXiv 2401.04088) 2.1; Switch (arXiv 2101.03961) 2.1; DeepSeek-V3 (arXiv "
               "2412.19437) 2.1.2",
     .choose = choose,
-    .weigh = weigh,
-    .backward = backward,
+    .weigh = sy__topk_weigh,
+    .backward = sy__topk_backward,
 };

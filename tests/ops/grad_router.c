@@ -192,6 +192,36 @@ static void grad_balance(op_runner *runner, const char *what, sy_score score_kin
     op_fd_check(runner, what, balance_loss, &r, r.z, T * E, dz);
 }
 
+static double group_loss(void *ctx)
+{
+    router *r = ctx;
+    int64_t count[2 * E];
+    score(r);
+    memset(r->sums, 0, sizeof r->sums);
+    memset(r->dz, 0, sizeof r->dz);
+    op_must(sy_group_loss(r->stream,
+                          &(sy_group_loss_args){.p = mat(r->p, T, E),
+                                                .expert = sy_tensor_2d(r->expert, SY_I32, T, K),
+                                                .count = sy_tensor_2d(count, SY_I64, 2, E),
+                                                .dz = mat(r->dz, T, E),
+                                                .sums = sy_tensor_1d(r->sums, SY_F64, 1),
+                                                .groups_kept = 2,
+                                                .choices_coeff = 0.3,
+                                                .visits_coeff = 0.2,
+                                                .per_token = 0.25}));
+    return r->sums[0];
+}
+
+static void grad_groups(op_runner *runner)
+{
+    router r;
+    double dz[T * E];
+    set_up(runner, &r, SY_SCORE_SOFTMAX);
+    group_loss(&r);
+    memcpy(dz, r.dz, sizeof dz);
+    op_fd_check(runner, "losses over groups", group_loss, &r, r.z, T * E, dz);
+}
+
 /* combine_rows is the transpose of gather_rows: <gather(x), y> = <x, combine(y)>. */
 static void rows_are_transposed(op_runner *runner)
 {
@@ -233,5 +263,6 @@ void op_grad_router(op_runner *runner)
     grad_share_kept(runner);
     grad_balance(runner, "balance and z-loss, softmax", SY_SCORE_SOFTMAX);
     grad_balance(runner, "balance and z-loss, sigmoid", SY_SCORE_SIGMOID);
+    grad_groups(runner);
     rows_are_transposed(runner);
 }

@@ -149,10 +149,17 @@ static void overlap_each(op_runner *runner, op_loaded *l)
     X(combine_rows, "no end of the last token", ": token_start is ", a->token_start.shape[0]--)    \
     X(router_scores, "an unknown score", "score is ", a->score = (sy_score)7)                      \
     X(topk, "K > E", "K is at most E", a->p.shape[1] = a->p.stride[0] = a->bias.shape[0] = 1)      \
+    X(topk, "groups that do not divide", "divide the experts", a->n_groups = a->groups_kept = 3)   \
+    X(topk, "too many groups", "at most 1024 groups", a->n_groups = 1025)                          \
+    X(topk, "no group kept", "1 to n_groups", a->n_groups = 5)                                     \
+    X(topk, "K > kept", "kept groups hold", a->n_groups = 5; a->groups_kept = 1)                   \
     X(capacity, "no experts", "E is positive", a->E = 0)                                           \
     X(topk_backward, "another T", ": g is ", a->g.shape[0]--)                                      \
     X(expert_count, "scopes that do not divide", "of the scopes", a->count.shape[0] = 5)           \
     X(balance_loss, "scopes that do not divide", "of the scopes", a->count.shape[0] = 4)           \
+    X(group_loss, "groups that do not divide", "divide the experts", a->count.shape[1] = 3;        \
+      a->count.stride[0] = 3)                                                                      \
+    X(group_loss, "no group kept", "groups_kept is", a->groups_kept = 0)                           \
     X(plan_rows, "capacity -1", "capacity is not", a->capacity = -1)                               \
     X(plan_rows, "too few rows", ": row_token is ", a->row_token.shape[0]--)                       \
     X(plan_receive, "align 0", "align is ", a->align = 0)                                          \

@@ -114,6 +114,38 @@ static const op_case balance_cases[] = {
     {.T = 300, .E = 64, .scopes = 1},
 };
 
+/* G groups, N kept; mode bit 1: some tokens are not routed; bit 2: none is; form 1: no loss of
+ * visits. */
+static void build_group_loss(op_instance *in, const op_case *c)
+{
+    sy_group_loss_args *args = OP_ARGS(in, group_loss);
+    args->groups_kept = (int32_t)c->N;
+    args->choices_coeff = 0.5;
+    args->visits_coeff = c->form ? 0 : 0.2;
+    args->per_token = c->T > 0 ? 1 / (double)c->T : 1;
+    op_operand *p = op_normal(in, op_tensor(in, "p", OP_W, 0, OP_SHAPE(c->T, c->E)), 1.5);
+    fill_scores(in, p, p, SY_SCORE_SOFTMAX);
+    op_choices(in, op_tensor(in, "expert", OP_I32, 0, OP_SHAPE(c->T, c->K)), c->K, c->E,
+               c->mode & 2   ? 1
+               : c->mode & 1 ? 3
+                             : 0,
+               c->scaled);
+    op_tensor(in, "count", OP_I64, 0, OP_SHAPE(2, c->G));
+    op_normal(in, op_tensor(in, "dz", OP_W, 0, OP_SHAPE(c->T, c->E)), 1e-3);
+    op_normal(in, op_tensor(in, "sums", OP_F64, 0, OP_SHAPE(1)), 1);
+}
+
+static const op_case group_cases[] = {
+    {.T = 6, .E = 4, .K = 2, .G = 2, .N = 2, .mode = 1},
+    {.T = 0, .E = 4, .K = 2, .G = 2, .N = 1},
+    {.T = 1, .E = 1, .K = 1, .G = 1, .N = 1},
+    {.T = 9, .E = 8, .K = 2, .G = 4, .N = 2, .mode = 2},
+    {.T = 31, .E = 12, .K = 3, .G = 12, .N = 3, .form = 1},
+    {.T = 31, .E = 8, .K = 3, .G = 4, .N = 2, .scaled = 1},
+    {.T = 300, .E = 130, .K = 8, .G = 10, .N = 3, .mode = 1},
+    {.T = 600, .E = 64, .K = 6, .G = 8, .N = 3},
+};
+
 static const op_test tests[] = {
     {.op = SY_OP_expert_count, .build = build_expert_count, OP_CASES(count_cases)},
     {.op = SY_OP_router_stats,
@@ -123,6 +155,10 @@ static const op_test tests[] = {
     {.op = SY_OP_balance_loss,
      .build = build_balance_loss,
      OP_CASES(balance_cases),
+     .tol = {.f32 = 1e-5, .f64 = 1e-6}},
+    {.op = SY_OP_group_loss,
+     .build = build_group_loss,
+     OP_CASES(group_cases),
      .tol = {.f32 = 1e-5, .f64 = 1e-6}},
 };
 OP_GROUP_DEFINE(losses, tests);

@@ -54,9 +54,14 @@ static const op_case scores_cases[] = {
 
 enum { BIAS = 1, ROUTED = 2, TIES = 4, NANS = 8, ALL_NAN = 16 }; /* mode, bits */
 
-/* p on a grid of 1/64 (1/4: many ties), so that p + bias is exact in every dtype. */
+/* p on a grid of 1/64 (1/4: many ties), so that p + bias is exact in every dtype. G groups, N of
+ * them kept; form 1: a group counts by two. */
 static void build_topk(op_instance *in, const op_case *c)
 {
+    sy_topk_args *args = OP_ARGS(in, topk);
+    args->n_groups = (int32_t)c->G;
+    args->groups_kept = (int32_t)c->N;
+    args->by_two = c->form != 0;
     const double grid = c->mode & TIES ? 4 : 64;
     op_operand *p = op_ints(in, wide_rows(in, "p", c->T, c->E), 0, (int64_t)grid);
     for (int64_t i = 0; i < op_numel(p); i++) {
@@ -77,14 +82,49 @@ static void build_topk(op_instance *in, const op_case *c)
     token->row_numbered = true;
 }
 
-/* Another way to say it: a choice is beaten by exactly k experts: those with more, and the equal
- * ones before it. */
-static const char *judge_topk(const op_instance *in, const op_result *result)
+/* What expert e of token t is chosen by. */
+static double value_of(const op_instance *in, int64_t t, int64_t e)
 {
     const op_operand *p = op_see(in, "p"), *bias = op_see(in, "bias");
+    const double v = p->values[t * p->shape[1] + e] + (bias->values ? bias->values[e] : 0);
+    return isnan(v) ? -INFINITY : v;
+}
+
+/* Of all pairs of experts of a group, or of all experts, the best. */
+static double group_value(const op_instance *in, int64_t t, int64_t d)
+{
+    const int64_t n = op_see(in, "p")->shape[1] / in->c->G;
+    const bool pairs = in->c->form && n > 1;
+    double best = -INFINITY;
+    for (int64_t i = d * n; i < (d + 1) * n; i++) {
+        for (int64_t j = i + 1; j < (d + 1) * n && pairs; j++) {
+            best = fmax(best, value_of(in, t, i) + value_of(in, t, j));
+        }
+        best = pairs ? best : fmax(best, value_of(in, t, i));
+    }
+    return best;
+}
+
+/* A token's group is kept if fewer than N groups beat it. */
+static bool group_kept(const op_instance *in, int64_t t, int64_t d)
+{
+    int64_t n_before = 0;
+    for (int64_t i = 0; i < in->c->G; i++) {
+        const double there = group_value(in, t, i), here = group_value(in, t, d);
+        n_before += there > here || (there == here && i < d);
+    }
+    return n_before < in->c->N;
+}
+
+/* Another way to say it: a choice is beaten by exactly k experts of kept groups: those with more,
+ * and the equal ones before it. */
+static const char *judge_topk(const op_instance *in, const op_result *result)
+{
+    const op_operand *p = op_see(in, "p");
     const op_operand *routed = op_see(in, "routed"), *expert = op_see(in, "expert");
     const double *chosen = result->values[expert - in->operand];
-    const int64_t E = p->shape[1], K = expert->shape[1];
+    const int64_t E = p->shape[1], K = expert->shape[1], n = in->c->G > 0 ? E / in->c->G : E;
+    bool kept[256] = {true};
     for (int64_t i = 0; i < op_numel(expert); i++) {
         const int64_t t = i / K, mine = (int64_t)chosen[i];
         if (routed->values && routed->values[t] == 0) {
@@ -93,13 +133,16 @@ static const char *judge_topk(const op_instance *in, const op_result *result)
             }
             continue;
         }
+        for (int64_t d = 0; d < in->c->G && i % K == 0; d++) {
+            kept[d] = group_kept(in, t, d);
+        }
+        if (!kept[mine / n]) {
+            return "an expert of a group that is not kept was chosen";
+        }
         int64_t n_before = 0;
         for (int64_t e = 0; e < E; e++) {
-            const double b = bias->values ? bias->values[e] : 0;
-            const double b_mine = bias->values ? bias->values[mine] : 0;
-            const double v = p->values[t * E + e] + b, v_mine = p->values[t * E + mine] + b_mine;
-            const bool tie = v == v_mine || (isnan(v) && isnan(v_mine));
-            n_before += v > v_mine || (isnan(v_mine) && !isnan(v)) || (tie && e < mine);
+            const double v = value_of(in, t, e), v_mine = value_of(in, t, mine);
+            n_before += kept[e / n] && (v > v_mine || (v == v_mine && e < mine));
         }
         if (n_before != i % K) {
             return "a choice is not at its place in the order";
@@ -121,6 +164,19 @@ static const op_case topk_cases[] = {
     {.T = 5, .E = 8, .K = 2, .mode = ALL_NAN},
     {.T = 300, .E = 130, .K = 8, .mode = BIAS},
     {.T = 300, .E = 64, .K = 6, .mode = TIES},
+    {.T = 3, .E = 8, .K = 3, .G = 4, .N = 2, .form = 1, .mode = BIAS | ROUTED},
+    {.T = 0, .E = 8, .K = 3, .G = 4, .N = 2},
+    {.T = 31, .E = 12, .K = 6, .G = 4, .N = 2, .mode = TIES | ROUTED},
+    {.T = 31, .E = 12, .K = 3, .G = 4, .N = 2, .form = 1, .mode = TIES | BIAS},
+    {.T = 31, .E = 9, .K = 9, .G = 3, .N = 3, .form = 1, .mode = BIAS},
+    {.T = 31, .E = 8, .K = 2, .G = 1, .N = 1, .form = 1, .mode = BIAS},
+    {.T = 31, .E = 8, .K = 3, .G = 8, .N = 5, .form = 1, .mode = TIES | BIAS},
+    {.T = 31, .E = 12, .K = 4, .G = 3, .N = 2, .form = 1, .mode = NANS | TIES},
+    {.T = 31, .E = 12, .K = 4, .G = 3, .N = 1, .mode = NANS | BIAS},
+    {.T = 5, .E = 8, .K = 4, .G = 2, .N = 1, .form = 1, .mode = ALL_NAN},
+    {.T = 5, .E = 100, .K = 7, .G = 50, .N = 40, .mode = TIES},
+    {.T = 60, .E = 160, .K = 6, .G = 8, .N = 3},
+    {.T = 60, .E = 256, .K = 8, .G = 8, .N = 4, .form = 1, .mode = BIAS},
 };
 
 /* form: 0 by choice, then place; 1 by priority; 2 by place; 3 by choice, then priority; scaled: all

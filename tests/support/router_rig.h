@@ -1,4 +1,5 @@
-/* One router on the host by itself, and a micro-batch for it: no device, no layer. */
+/* One router by itself, and a micro-batch for it: no layer. One made of ops runs on ref, whose
+   memory is the host's. */
 #ifndef SY_TESTS_ROUTER_RIG_H
 #define SY_TESTS_ROUTER_RIG_H
 
@@ -40,6 +41,15 @@ typedef struct rig {
     double carry[MAX_T * MAX_M], dcarry[MAX_T * MAX_M], below[MAX_T * MAX_M];
     double dbelow[MAX_T * MAX_M], param[SY_ROUTER_PARAMS][MAX_PARAM];
     double dparam[SY_ROUTER_PARAMS][MAX_PARAM];
+    /* made of ops: */
+    sy_device *dev;
+    sy_device_batch batch;
+    sy_pass pass;
+    sy_arena arena;
+    sy_scores scores;
+    sy_choices choices;
+    double p[MAX_T * MAX_E], lse[MAX_T];
+    int32_t token[MAX_T * MAX_E];
 } rig;
 
 /* z of the golden fixture: four tokens, four experts; choices, weights and losses below were
@@ -47,19 +57,39 @@ typedef struct rig {
 static const double golden[16] = {2,   1, 0.5,  -1,   0,  3,   1,   -2,
                                   1.5, 1, -0.5, 0.25, -1, 0.5, 2.5, 1.25};
 
-static inline void rig_open(rig *k, const char *const *set)
+static inline void must_ok(sy_status st)
 {
-    memset(k, 0, sizeof *k);
-    if (configure(set, &k->config) != SY_OK) {
+    if (st != SY_OK) {
         print_error("%s\n", sy_error_message());
         fail();
     }
+}
+
+static inline void open_device(rig *k)
+{
+    sy_pass *p = &k->pass;
+    must_ok(sy_device_open(&(sy_device_spec){.backend = "ref"}, &k->dev));
+    must_ok(sy_arena_init(&k->arena, k->dev, 1 << 16, SY_MEM_SCRATCH));
+    *p = (sy_pass){.kind = SY_PASS_TRAIN,
+                   .compute = SY_F64,
+                   .wide = SY_F64,
+                   .batch = &k->batch,
+                   .keep = &k->arena,
+                   .scratch = &k->arena};
+    must_ok(sy_stream_create(k->dev, "rig", &p->stream));
+}
+
+static inline void rig_open(rig *k, const char *const *set)
+{
+    memset(k, 0, sizeof *k);
+    must_ok(configure(set, &k->config));
     const sy_moe_config *c = sy_config_get(k->config, "moe");
     sy_router_layout layout;
     k->router = sy_router_find(c->router);
     sy_router_layout_of(c, WIDTH, &layout);
     assert_true(layout.M <= MAX_M && layout.K <= MAX_E);
-    const bool same = layout.M == c->experts && k->router->host->score == NULL;
+    const bool by_ops = k->router->host == NULL;
+    const bool same = layout.M == c->experts && (by_ops || k->router->host->score == NULL);
     k->r = (sy_host_route){.config = c,
                            .E = c->experts,
                            .K = layout.K,
@@ -95,6 +125,61 @@ static inline void rig_open(rig *k, const char *const *set)
         k->r.param[i] = k->param[i];
         k->r.dparam[i] = k->dparam[i];
     }
+    if (by_ops) {
+        open_device(k);
+    }
+}
+
+/* What the balance loss counts. */
+static inline void count_choices(rig *k)
+{
+    const sy_choices *c = &k->choices;
+    const int32_t *counted = c->counted.data != NULL ? c->counted.data : c->expert.data;
+    for (int64_t i = 0; i < c->T * c->K; i++) {
+        k->count[counted[i] >= 0 ? counted[i] : MAX_E]++;
+    }
+}
+
+static inline void choose_by_ops(rig *k)
+{
+    const sy_host_route *r = &k->r;
+    const sy_tensor none = sy_tensor_none();
+    const sy_tensor bias = r->bias != NULL ? sy_tensor_1d(r->bias, SY_F64, r->E) : none;
+    sy_choices *c = &k->choices;
+    sy_arena_release(&k->arena, 0);
+    k->batch = (sy_device_batch){.B = r->B, .S = r->S, .T = r->T};
+    k->batch.routed = r->routed != NULL ? sy_tensor_1d(k->routed, SY_U8, r->T) : none;
+    k->pass.per_routed_token = r->per_token;
+    k->scores = (sy_scores){.z = sy_tensor_2d(k->z, SY_F64, r->T, r->E),
+                            .p = sy_tensor_2d(k->p, SY_F64, r->T, r->E),
+                            .lse = sy_tensor_1d(k->lse, SY_F64, r->T)};
+    *c = (sy_choices){.T = r->T,
+                      .K = r->K,
+                      .token = sy_tensor_2d(k->token, SY_I32, r->T, r->K),
+                      .expert = sy_tensor_2d(k->expert, SY_I32, r->T, r->K),
+                      .weight = sy_tensor_2d(k->weight, SY_F64, r->T, r->K)};
+    must_ok(sy_router_scores(k->pass.stream,
+                             &(sy_router_scores_args){.z = k->scores.z,
+                                                      .p = k->scores.p,
+                                                      .lse = k->scores.lse,
+                                                      .score = (sy_score)r->config->score}));
+    must_ok(k->router->choose(r->config, &k->pass, &k->scores, &bias, c));
+    must_ok(k->router->weigh(r->config, &k->pass, &k->scores, c));
+    count_choices(k);
+}
+
+/* From k->g; to k->dz and the loss of the router's own. */
+static inline void backward(rig *k)
+{
+    const sy_host_route *r = &k->r;
+    if (k->router->host != NULL) {
+        k->router->host->backward(&k->r);
+        return;
+    }
+    const sy_tensor g = sy_tensor_2d(k->g, SY_F64, r->T, r->K);
+    const sy_tensor loss = sy_tensor_1d(&k->r.loss, SY_F64, 1);
+    sy_tensor dz = sy_tensor_2d(k->dz, SY_F64, r->T, r->E);
+    must_ok(k->router->backward(r->config, &k->pass, &k->scores, &k->choices, &g, &loss, &dz));
 }
 
 /* Choose for T tokens with these inputs [T, M]. */
@@ -122,6 +207,10 @@ static inline void choose(rig *k, int32_t T, const double *in)
     }
     if (in != NULL) {
         memcpy(r->in, in, sizeof *in * (size_t)(T * r->M));
+    }
+    if (k->router->host == NULL) {
+        choose_by_ops(k);
+        return;
     }
     if (k->router->host->score != NULL) {
         k->router->host->score(r);
@@ -161,6 +250,11 @@ static inline void assert_near(double a, double b, double bound)
 
 static inline void close_rig(rig *k)
 {
+    if (k->dev != NULL) {
+        sy_arena_free(&k->arena);
+        sy_stream_destroy(&k->pass.stream);
+        sy_device_close(&k->dev);
+    }
     sy_config_destroy(&k->config);
 }
 

@@ -1,5 +1,6 @@
 /* The whole model where a micro-batch, a token or an expert has nothing, or everything: no tokens,
-   an idle expert, one expert for all, experts that begin as nothing, equal logits. */
+   an idle expert, one expert for all, experts that begin as nothing, equal logits. And how often
+   the host waits. */
 #include "tests/support/small_model.h"
 
 static void assert_grads_finite(rig *r, double *largest)
@@ -21,6 +22,7 @@ static void pass_without_tokens_leaves_gradients_at_zero(void **state)
     static const char *const sets[][MAX_SET] = {
         {"moe.shared_experts=1"},
         {DEEPSEEK},
+        {"moe.router=grouped", "moe.grouped.groups=2", "moe.grouped.group_loss_coeff=0.4"},
         {MODULES("1", "2")},
         {NF4},
         {"moe.adapter_kind=bottleneck", "moe.adapter_rank=3"},
@@ -211,6 +213,35 @@ static void losses_of_equal_logits_are_known(void **state)
     }
 }
 
+/* ---- waiting ---- */
+
+static int64_t waits_of(const char *const *overrides)
+{
+    rig r;
+    open_rig(&r, overrides);
+    sy_batch batch = view(&r);
+    const int64_t before = r.e->dev->ledger.n_host_waits;
+    loss_of(&r, &batch, NULL);
+    const int64_t n = r.e->dev->ledger.n_host_waits - before;
+    close_rig(&r);
+    return n;
+}
+
+/* A router on the host waits for the device twice in each layer; one made of ops never. */
+static void grouped_makes_the_host_wait_no_more_than_topk(void **state)
+{
+    (void)state;
+    const char *const topk[MAX_SET] = {"moe.router=topk"};
+    const char *const remoe[MAX_SET] = {"moe.router=remoe", NO_LOSSES};
+    const char *const v2[MAX_SET] = {"moe.router=grouped", "moe.grouped.groups=2",
+                                     "moe.grouped.group_loss_coeff=0.4"};
+    const char *const v3[MAX_SET] = {DEEPSEEK, "moe.grouped.group_score=top2"};
+    const char *const plain[MAX_SET] = {LATENT, "moe.layers=from:1", "moe.shared_experts=1"};
+    assert_int_equal(waits_of(remoe), waits_of(topk) + 2 * L);
+    assert_int_equal(waits_of(v2), waits_of(topk));
+    assert_int_equal(waits_of(v3), waits_of(plain));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -220,6 +251,7 @@ int main(void)
         cmocka_unit_test(expert_without_tokens_has_no_gradient),
         cmocka_unit_test(one_expert_for_all_tokens_stays_finite),
         cmocka_unit_test(losses_of_equal_logits_are_known),
+        cmocka_unit_test(grouped_makes_the_host_wait_no_more_than_topk),
     };
     return cmocka_run_group_tests_name("moe_odd_cases", tests, NULL, NULL);
 }

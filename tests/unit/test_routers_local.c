@@ -192,14 +192,14 @@ static void moepp_balance_loss_of_equal_logits_is_the_mean_of_eta(void **state)
     rig_open(&k,
              SET("moe.router=moepp", KINDS(0, 2, 1), "moe.moepp.tau=0.5", "moe.aux_loss_coeff=1"));
     choose(&k, 4, zero); /* all take experts 0 and 1 */
-    k.router->host->backward(&k.r);
+    backward(&k);
     assert_near(k.r.loss, 1, 1e-12);
     double copies[4 * 7] = {0};
     for (int32_t t = 0; t < 4; t++) {
         copies[t * 7 + 4] = copies[t * 7 + 5] = 1e-9;
     }
     choose(&k, 4, copies); /* all take the copies */
-    k.router->host->backward(&k.r);
+    backward(&k);
     assert_near(k.r.loss, 0.5, 1e-6);
     close_rig(&k);
 }
@@ -261,7 +261,7 @@ static void stable_goes_by_the_id_once_it_is_fixed(void **state)
     choose(&k, 4, golden);
     assert_true(k.expert[0] == 0 && k.expert[1] == 1 && k.expert[2] == 0 && k.expert[3] == 2);
     assert_near(k.weight[1], 1 / (1 + exp(-3)), 1e-12);
-    k.router->host->backward(&k.r);
+    backward(&k);
     assert_true(k.r.metric == 1 && k.r.loss > 0); /* expert 0 of id 3 */
     k.r.training = false;
     choose(&k, 4, golden);
@@ -287,7 +287,7 @@ static void stable_goes_by_the_id_once_it_is_fixed(void **state)
             assert_near(k.weight[t], 1 / (1 + exp(-golden[t * 4 + (t + 2) % 4])), 1e-12);
         }
     }
-    k.router->host->backward(&k.r);
+    backward(&k);
     assert_true(k.r.loss == 0 && k.r.metric == 4);
     close_rig(&k);
 }
@@ -300,7 +300,7 @@ static void stable_balance_loss_of_the_fixture_is_known(void **state)
     rig_open(&k, SET("moe.router=stable", "moe.stable.dim=4", "moe.stable.balance_coeff=1",
                      "moe.stable.distil_coeff=0"));
     choose(&k, 4, golden);
-    k.router->host->backward(&k.r);
+    backward(&k);
     assert_near(k.r.loss, (1 / (1 + exp(-2)) + 1 / (1 + exp(-1.5))) / 4, 1e-12);
     close_rig(&k);
 }
