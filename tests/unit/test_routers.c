@@ -513,6 +513,22 @@ static void draws_belong_to_the_tokens_of_the_global_batch(void **state)
     close_rig(&k);
 }
 
+/* The best expert is in the first group, the better pair in the second. */
+static void grouped_keeps_the_group_with_the_best_or_the_best_pair(void **state)
+{
+    (void)state;
+    static const double z[4] = {2, -3, 1.5, 1.4};
+    static const char *const scores[2] = {"moe.grouped.group_score=max",
+                                          "moe.grouped.group_score=top2"};
+    for (int32_t i = 0; i < 2; i++) {
+        rig k;
+        rig_open(&k, SET("moe.router=grouped", "moe.grouped.groups=2", scores[i]));
+        choose(&k, 1, z);
+        assert_experts(&k, 0, (const int32_t[MAX_LIST]){2 * i, 2 * i + 1, -1});
+        close_rig(&k);
+    }
+}
+
 /* All groups kept, or one group: plain top-k. Negative scores of kept groups still win. */
 static void grouped_with_all_groups_is_plain_top_k(void **state)
 {
@@ -731,6 +747,7 @@ int main(void)
         cmocka_unit_test(adamoe_balance_loss_shares_the_nulls_out),
         cmocka_unit_test(grouped_losses_of_the_fixture_are_those_by_hand),
         cmocka_unit_test(draws_belong_to_the_tokens_of_the_global_batch),
+        cmocka_unit_test(grouped_keeps_the_group_with_the_best_or_the_best_pair),
         cmocka_unit_test(grouped_with_all_groups_is_plain_top_k),
         cmocka_unit_test(gshard_keeps_the_second_in_proportion),
         cmocka_unit_test(prototype_groups_do_not_see_each_other),
