@@ -181,7 +181,8 @@ tokenize prose >/dev/null 2>&1 && tokenize prose_valid >/dev/null 2>&1
 
 # ---- correctness and training, side by side ----
 
-begin 90 "Every op against ref" "$ops" --backend="$backend"
+begin 90 "Every op against ref" env SY_HOPPER=1 "$ops" --backend="$backend"
+lines=4 begin 60 "Experts' products without Hopper's kernel" env SY_HOPPER=0 "$ops" --backend="$backend" --op=grouped_gemm
 for test in "${unit_tests[@]}"; do
   lines=4 begin 60 "Unit test $test on the device" "$build/tests/unit/$test$emulated"
 done
@@ -214,6 +215,7 @@ collect
 
 on=(--set "device.backend=$backend" --precision bf16)
 lines=40 check 60 "Speed of the ops" "$speed" --backend="$backend" "${speed_sizes[@]}"
+lines=12 check 30 "Speed of the experts' products without Hopper's kernel" env SY_HOPPER=0 "$speed" --backend="$backend" --only=experts "${speed_sizes[@]}"
 lines=30 check 60 "Mixtral's layer, 8192 tokens" "$program" bench layer "${on[@]}" "${layer_sizes[@]}"
 lines=30 check 60 "A training step of the mini model" "$program" bench step "${on[@]}" "${step_sizes[@]}"
 

@@ -37,8 +37,9 @@ typedef struct sy__cuda_block {
 } sy__cuda_block;
 
 typedef struct sy__cuda_device {
-    int32_t ordinal, n_sms;
-    size_t shared_bytes; /* a block may have so much shared memory */
+    int32_t ordinal, n_sms, capability; /* 90: 9.0 */
+    size_t shared_bytes;                /* a block may have so much shared memory */
+    void *encode_tensor_map; /* the driver's function; NULL: no products by product_hopper.cu */
     pthread_mutex_t lock;
     sy__cuda_block *blocks; /* what was given out: only these addresses are device memory */
     int32_t n_blocks, max_blocks;

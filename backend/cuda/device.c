@@ -124,6 +124,7 @@ static sy_status look_at(sy_device *dev)
              sms);
     self->shared_bytes = (size_t)shared;
     self->n_sms = sms;
+    self->capability = 10 * major + minor;
 cleanup:
     return st;
 }
@@ -148,6 +149,7 @@ static sy_status cuda_open(sy_device *dev)
     SY_TRY(choose(dev, count));
     stay_near(dev);
     SY_TRY(look_at(dev));
+    SY_TRY(sy__hopper_open(dev));
     SY_TRY(sy__products_open(dev));
 cleanup:
     if (st != SY_OK) {

@@ -316,6 +316,7 @@ sy_status sy__cuda_grouped_gemm(sy_stream *stream, const sy_grouped_gemm_args *a
     if (wgrad) {
         p.M = args->c.shape[1];
         p.N = args->c.shape[2];
+        p.K = args->a.shape[0];
         p.c_group = args->c.stride[0];
     } else {
         p.M = args->a.shape[0];

@@ -294,6 +294,11 @@ template <bool TRANS_A, bool TRANS_B> sy_status run(sy_stream *stream, const pro
 sy_status sy__cuda_product(sy_stream *stream, const sy__product *p)
 {
     product about = {*p, false};
+    bool done = false;
+    const sy_status st = sy__hopper_product(stream, p, &done);
+    if (st != SY_OK || done) {
+        return st;
+    }
     about.vectors = aligned16(p->a) && aligned16(p->b) && p->lda % 8 == 0 && p->ldb % 8 == 0 &&
                     p->b_group % 8 == 0;
     if (p->trans_a) {

@@ -19,13 +19,15 @@ dim3 blockDim, gridDim;
 namespace
 {
 
-enum { MAX_THREADS = 1024, STACK_BYTES = 64 << 10, SHARED_BYTES = 227 << 10 };
-enum waits_for { NOTHING, A_WARP, A_BLOCK, THE_END };
+enum { MAX_THREADS = 1024, STACK_BYTES = 64 << 10, SHARED_BYTES = 227 << 10, MAX_MEETINGS = 32 };
+enum waits_for { NOTHING, A_WARP, A_BLOCK, A_CONDITION, THE_END };
 
 struct fiber {
     jmp_buf here;
     waits_for waits;
     emulator_site site;
+    bool (*ready)(const void *about); /* of A_CONDITION */
+    const void *about;
     uint3 index;
 };
 
@@ -33,10 +35,16 @@ struct warp {
     alignas(16) char given[32 * EMULATOR_LANE_BYTES], got[32 * EMULATOR_LANE_BYTES];
 };
 
+/* Some threads of a block meet, again and again. */
+struct meeting {
+    int32_t n_here, n_times;
+};
+
 /* The one machine: kernels run one at a time. */
 struct machine {
     fiber fibers[MAX_THREADS];
     warp warps[MAX_THREADS / 32];
+    meeting meetings[MAX_MEETINGS];
     int32_t n_fibers_made, n_threads, running;
     char *stacks;
     jmp_buf scheduler;
@@ -138,11 +146,12 @@ void run_lanes(int32_t w, int32_t order)
 bool meet(int32_t w)
 {
     fiber *lane = m.fibers + w * 32;
-    int32_t n = 0;
+    int32_t n = 0, n_later = 0;
     for (int32_t i = 0; i < 32; i++) {
         n += lane[i].waits == A_WARP;
+        n_later += lane[i].waits == A_CONDITION;
     }
-    if (n == 0) {
+    if (n == 0 || n_later > 0) {
         return false;
     }
     for (int32_t i = 0; i < 32; i++) {
@@ -153,6 +162,20 @@ bool meet(int32_t w)
     }
     memcpy(m.warps[w].got, m.warps[w].given, sizeof m.warps[w].got);
     return true;
+}
+
+/* Let those go on whose condition has come true; false: none. */
+bool pass_conditions()
+{
+    bool any = false;
+    for (int32_t t = 0; t < m.n_threads; t++) {
+        fiber &f = m.fibers[t];
+        if (f.waits == A_CONDITION && f.ready(f.about)) {
+            f.waits = NOTHING;
+            any = true;
+        }
+    }
+    return any;
 }
 
 /* All threads wait for the block, or have ended. False: all have ended. */
@@ -166,6 +189,9 @@ bool pass_barrier()
         return false;
     }
     for (int32_t t = 0; t < m.n_threads; t++) {
+        if (m.fibers[t].waits == A_CONDITION) {
+            fail("nobody brings about what a thread waits for", m.fibers[t].site, m.fibers[0].site);
+        }
         if (m.fibers[t].waits != A_BLOCK || !same(m.fibers[t].site, m.fibers[0].site)) {
             fail("threads of a block wait at different lines", m.fibers[0].site, m.fibers[t].site);
         }
@@ -178,6 +204,7 @@ void run_block(int32_t order, size_t shared_bytes)
 {
     const int32_t n_warps = m.n_threads / 32;
     memset(m.shared, 0xff, shared_bytes);
+    memset(m.meetings, 0, sizeof m.meetings);
     for (int32_t t = 0; t < m.n_threads; t++) {
         m.fibers[t].waits = NOTHING;
         m.fibers[t].site = emulator_site{nullptr, 0};
@@ -189,7 +216,7 @@ void run_block(int32_t order, size_t shared_bytes)
                 run_lanes(w, order);
             } while (meet(w));
         }
-    } while (pass_barrier());
+    } while (pass_conditions() || pass_barrier());
 }
 
 void ready(const dim3 &block)
@@ -203,7 +230,7 @@ void ready(const dim3 &block)
     if (!m.stacks) {
         m.stacks = (char *)mmap(nullptr, (size_t)MAX_THREADS * STACK_BYTES, PROT_READ | PROT_WRITE,
                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        m.shared = (char *)aligned_alloc(128, SHARED_BYTES);
+        m.shared = (char *)aligned_alloc(1024, SHARED_BYTES + 1024);
     }
     for (; m.n_fibers_made < m.n_threads; m.n_fibers_made++) {
         make_fiber(m.n_fibers_made);
@@ -219,6 +246,41 @@ void ready(const dim3 &block)
 void emulator_barrier(emulator_site site)
 {
     wait(A_BLOCK, site);
+}
+
+void emulator_wait(bool (*ready)(const void *about), const void *about, emulator_site site)
+{
+    fiber &me = m.fibers[m.running];
+    if (!ready(about)) {
+        me.ready = ready;
+        me.about = about;
+        wait(A_CONDITION, site);
+    }
+}
+
+namespace
+{
+
+struct appointment {
+    int32_t id, n_times;
+};
+
+bool took_place(const void *about)
+{
+    const appointment *a = (const appointment *)about;
+    return m.meetings[a->id].n_times > a->n_times;
+}
+
+} // namespace
+
+void emulator_meet(int id, int n, emulator_site site)
+{
+    meeting &here = m.meetings[id];
+    const appointment mine = {id, here.n_times};
+    if (++here.n_here == n) {
+        here = meeting{0, here.n_times + 1};
+    }
+    emulator_wait(took_place, &mine, site);
 }
 
 const char *emulator_exchange(const void *mine, size_t bytes, emulator_site site)

@@ -214,6 +214,9 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
 /* Whoever asks again and again gets on, a task at a time. */
 cudaError_t cudaStreamQuery(cudaStream_t stream)
 {
+    if (!stream) {
+        return cudaSuccess;
+    }
     pthread_mutex_lock(&all.lock);
     const bool done = stream->n_done == stream->n_queued;
     if (!done) {

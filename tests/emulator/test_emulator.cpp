@@ -5,7 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cuda_runtime.h>
+#include <cuda.h>
 
 namespace
 {
@@ -59,6 +59,33 @@ __global__ void near_write_kernel(int *x)
 {
     x[threadIdx.x == 0 ? N - 1 : 0] =
         1; /* the block has one element less: found when it is freed */
+}
+
+__global__ void barrier_kernel(int *x)
+{
+    __shared__ uint64_t b;
+    if (threadIdx.x == 0) {
+        emulator_barrier_init(&b, 1);
+    }
+    __syncthreads();
+    if (threadIdx.x == 5) {
+        x[0] += 1;
+        emulator_barrier_arrive(&b, 0);
+    }
+    emulator_barrier_wait(&b, 0, EMULATOR_SITE);
+    x[threadIdx.x] += x[0] > 0;
+}
+
+__global__ void barrier_that_misses_bytes_kernel(int *x)
+{
+    __shared__ uint64_t b;
+    if (threadIdx.x == 0) {
+        emulator_barrier_init(&b, 1);
+        emulator_barrier_arrive(&b, 16);
+    }
+    __syncthreads();
+    emulator_barrier_wait(&b, 0, EMULATOR_SITE);
+    x[threadIdx.x] = 1;
 }
 
 __global__ void sixteen_bytes_kernel(int *x)
@@ -216,6 +243,9 @@ int main()
     ok &= expect("barriers_at_two_lines_end_it", false, barrier_in_a_branch_kernel, N);
     ok &= expect("barrier_that_a_thread_misses_ends_it", false, barrier_after_some_left_kernel, N);
     ok &= expect("shuffle_that_lanes_miss_ends_it", false, shuffle_of_half_a_warp_kernel, N);
+    ok &= expect("barrier_in_shared_memory_lets_pass", true, barrier_kernel, N);
+    ok &= expect("barrier_in_shared_memory_that_misses_bytes_ends_it", false,
+                 barrier_that_misses_bytes_kernel, N);
     ok &= expect("write_far_behind_the_end_ends_it", false, far_write_kernel, N);
     ok &= expect("write_just_behind_the_end_ends_it", false, near_write_kernel, N - 1);
     ok &= expect("vector_that_is_not_aligned_ends_it", false, sixteen_bytes_kernel, N);

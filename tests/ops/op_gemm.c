@@ -1,5 +1,7 @@
 /* Cases of the matrix products. K up to 2100 crosses the borders at which libraries split it among
  * threads. */
+#include <math.h>
+
 #include "core/alloc.h"
 #include "tests/ops/op_test.h"
 
@@ -49,21 +51,42 @@ static const op_case gemm_cases[] = {
 };
 
 /* mode: how rows are dealt to experts. */
-enum { SPREAD, ALL_TO_ONE, SOME_EMPTY, NO_ROWS, WITH_TAIL /* TN: rows behind start[G] */ };
+enum {
+    SPREAD,
+    ALL_TO_ONE,
+    SOME_EMPTY,
+    NO_ROWS,
+    WITH_TAIL /* TN: rows behind start[G] */,
+    NAN_TAIL, /* and they are NaN */
+    AT_TILES  /* experts that end with a tile of 128 rows, before, behind */
+};
 
 static void deal_rows(op_instance *in, op_operand *start, int64_t G, int64_t R, int64_t mode)
 {
-    const int64_t taken = mode == WITH_TAIL ? R - R / 4 : R;
+    static const double at_tiles[] = {0, 1, 1, 129, 259, 300}; /* of 5 experts */
+    const int64_t taken = mode == WITH_TAIL || mode == NAN_TAIL ? R - R / 4 : R;
     for (int64_t e = 1; e <= G; e++) {
         const double even = (double)(taken * e / G);
         const double one = e > G / 2 ? (double)taken : 0;
         const double some = (double)(taken * (e / 2 * 2) / (G / 2 * 2 > 0 ? G / 2 * 2 : 1));
-        *op_at(start, e) = mode == ALL_TO_ONE ? one : mode == SOME_EMPTY ? some : even;
+        *op_at(start, e) = mode == ALL_TO_ONE   ? one
+                           : mode == SOME_EMPTY ? some
+                           : mode == AT_TILES   ? at_tiles[e]
+                                                : even;
     }
     *op_at(start, G) = (double)taken;
     for (int64_t e = 1; e < G && mode == SPREAD; e++) { /* uneven borders */
         const double lo = *op_at(start, e - 1), at = *op_at(start, e) - (double)op_draw(in, 3);
         *op_at(start, e) = at > lo ? at : lo;
+    }
+}
+
+/* Rows that belong to no expert. */
+static void spoil_tail(op_operand *o, int64_t first)
+{
+    const int64_t width = o->shape[1];
+    for (int64_t i = first * width; i < op_numel(o); i++) {
+        *op_at(o, i) = (double)NAN;
     }
 }
 
@@ -91,7 +114,11 @@ static void build_grouped(op_instance *in, const op_case *c)
     const int64_t a_width = c->form == SY_GROUPED_NT ? c->K : c->N;
     op_operand *a = op_normal(in, op_tensor(in, "a", OP_A, c->pad, OP_SHAPE(c->R, a_width)), 1);
     if (c->form == SY_GROUPED_TN) {
-        op_normal(in, op_tensor(in, "b", OP_A, c->pad, OP_SHAPE(c->R, c->K)), 1);
+        op_operand *b = op_normal(in, op_tensor(in, "b", OP_A, c->pad, OP_SHAPE(c->R, c->K)), 1);
+        if (c->mode == NAN_TAIL) {
+            spoil_tail(a, c->R - c->R / 4);
+            spoil_tail(b, c->R - c->R / 4);
+        }
         op_normal(in, op_tensor(in, "c", OP_W, c->scaled ? 5 : 0, OP_SHAPE(c->G, c->N, c->K)), 1);
         if (c->scaled) {
             build_widths(in, c);
@@ -141,6 +168,16 @@ static void cut_grouped(op_instance *in, int64_t first, int64_t n)
         .form = f, .G = 5, .R = 300, .N = 160, .K = 136, .scaled = 2, .beta = 1                    \
     }
 
+/* Rows of 16 bytes and wide enough: product_hopper.cu on a Hopper GPU, 128 x 256 tiles, 64 deep. */
+#define WIDE(f)                                                                                    \
+    {.form = f, .G = 5, .R = 300, .N = 264, .K = 136, .mode = AT_TILES},                           \
+        {.form = f, .G = 5, .R = 300, .N = 136, .K = 264, .mode = AT_TILES, .pad = 8, .align = 1}, \
+        {.form = f, .G = 2, .R = 150, .N = 520, .K = 136, .mode = SOME_EMPTY},                     \
+        {.form = f, .G = 3, .R = 0, .N = 136, .K = 136, .mode = NO_ROWS},                          \
+    {                                                                                              \
+        .form = f, .G = 2, .R = 9, .N = 136, .K = 520, .beta = 1                                   \
+    }
+
 static const op_case grouped_cases[] = {
     GROUPED_FORM(SY_GROUPED_NT),
     GROUPED_FORM(SY_GROUPED_NN),
@@ -152,6 +189,11 @@ static const op_case grouped_cases[] = {
     WIDTHS(SY_GROUPED_TN),
     {.form = SY_GROUPED_TN, .G = 3, .R = 40, .N = 9, .K = 10, .mode = WITH_TAIL},
     {.form = SY_GROUPED_TN, .G = 2, .R = 2200, .N = 16, .K = 24},
+    WIDE(SY_GROUPED_NT),
+    WIDE(SY_GROUPED_NN),
+    WIDE(SY_GROUPED_TN),
+    {.form = SY_GROUPED_NT, .G = 2, .R = 70, .N = 133, .K = 72, .beta = 1},
+    {.form = SY_GROUPED_TN, .G = 3, .R = 40, .N = 128, .K = 136, .mode = NAN_TAIL},
 };
 
 static const op_test tests[] = {

@@ -20,6 +20,7 @@
 #define __restrict__ __restrict
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct uint3 {
     unsigned x, y, z;
@@ -58,6 +59,8 @@ void emulator_barrier(emulator_site site);
  * EMULATOR_LANE_BYTES; valid until the next exchange. */
 const char *emulator_exchange(const void *mine, size_t bytes, emulator_site site);
 void *emulator_dynamic_shared();
+/* Wait until ready(about), which other threads of the block bring about. */
+void emulator_wait(bool (*ready)(const void *about), const void *about, emulator_site site);
 
 /* What a GPU does with 16 bytes at once wants them at a multiple of 16. */
 void emulator_require_aligned(const void *ptr, emulator_site site);
