@@ -76,16 +76,19 @@ struct barriers {
     uint64_t full[STAGES], empty[STAGES];
 };
 
+/* (Where wgmma is lacking the kernel is empty, and nobody uses some functions.) */
+
 /* The stage of a step, and the parity of the phase in which it is filled. */
 struct turn {
     int stage;
     unsigned parity;
-    __device__ void next()
-    {
-        stage = stage + 1 == STAGES ? 0 : stage + 1;
-        parity ^= stage == 0;
-    }
 };
+
+[[maybe_unused]] __device__ inline void pass_on(turn *t)
+{
+    t->stage = t->stage + 1 == STAGES ? 0 : t->stage + 1;
+    t->parity ^= t->stage == 0;
+}
 
 /* Ask for a tile of an operand: K inside in one copy, else 64 rows or columns at a time. */
 template <bool MN, int PARTS>
@@ -117,13 +120,13 @@ __device__ void produce(const sy__product &p, const CUtensorMap *map_a, const CU
             copy_tile<form::MN_A, PARTS_A>(stage, map_a, here.m0, here.first_k + k, 0, full);
             copy_tile<form::MN_B, PARTS_B>(stage + PARTS_A * PART, map_b, here.n0, here.first_k + k,
                                            form::BY_DEPTH ? 0 : here.group, full);
-            to.next();
+            pass_on(&to);
         }
     }
 }
 
 /* By depth, rows from `rows` on are the next expert's: 0 in both operands, since 0 * NaN is NaN. */
-__device__ inline void clear_rows(char *stage, int rows, int me)
+[[maybe_unused]] __device__ inline void clear_rows(char *stage, int rows, int me)
 {
     const int n = (DEPTH - rows) * 8; /* 16 bytes each, in every part */
     for (int i = me; i < (PARTS_A + PARTS_B) * n; i += CONSUMERS) {
@@ -136,7 +139,7 @@ __device__ inline void clear_rows(char *stage, int rows, int me)
 /* ---- sums ---- */
 
 /* Lane t of four has x[i], two columns of block i; afterwards it has block t, x[i] of lane i. */
-__device__ inline void trade(float (&x)[4][2])
+[[maybe_unused]] __device__ inline void trade(float (&x)[4][2])
 {
     const int lane = (int)threadIdx.x % 4;
 #pragma unroll
@@ -216,6 +219,9 @@ __device__ void store_sums(const sy__product &p, const place &here, int64_t m0, 
     C *c = (C *)p.c + here.group * p.c_group;
 #pragma unroll
     for (int j0 = 0; j0 < SUMS / 4; j0 += 4 * AT_ONCE) {
+        if (m0 >= here.end_m || here.n0 + 8 * j0 >= p.N) {
+            break;
+        }
         strip old[2 * AT_ONCE];
 #pragma unroll
         for (int i = 0; i < 2 * AT_ONCE; i++) {
@@ -289,7 +295,7 @@ __device__ void consume(const sy__product &p, char *stages, barriers *b, bool ve
                 barrier_arrive(&b->empty[last]);
             }
             last = from.stage;
-            from.next();
+            pass_on(&from);
         }
         products_wait<0>();
         settle(d);

@@ -178,11 +178,12 @@ struct begun {
     int64_t group, n_computed;
 } begun_by[1024];
 
-/* The operands of a warpgroup's product, read by its first thread. */
+/* The operands of a warpgroup's product, read by its first thread; b as the sums of lane t of four
+   want it. */
 struct operands {
     int64_t n;
     uint64_t matrix_a, matrix_b;
-    float a[DEPTH][64], b[DEPTH][MAX_N];
+    float a[DEPTH][64], b[DEPTH][4][MAX_N / 2];
 } read_by[1024 / 128][MAX_PENDING];
 
 /* Swizzled by 128 bytes, the pattern from a multiple of 1024 on. */
@@ -214,7 +215,8 @@ void read(operands *o, const product &p, int64_t n)
             o->a[k][i] = element(p.a, p.mn_a, i, k);
         }
         for (unsigned i = 0; i < (unsigned)p.n; i++) {
-            o->b[k][i] = element(p.b, p.mn_b, i, k);
+            float *sum = &o->b[k][i % 8 / 2][i / 8 * 4 + i % 2];
+            sum[0] = sum[2] = element(p.b, p.mn_b, i, k);
         }
     }
 }
@@ -231,13 +233,12 @@ void compute(const product &p, begun *mine)
     want(o->n == n && o->matrix_a == p.a && o->matrix_b == p.b,
          "a warpgroup's threads multiply different matrices");
     for (unsigned k = 0; k < DEPTH; k++) {
-        const float a[2] = {o->a[k][row], o->a[k][row + 8]};
-        const float *b = o->b[k] + t % 4 * 2;
-        for (int j = 0; j < p.n / 8; j++) {
-            p.d[4 * j] += a[0] * b[8 * j];
-            p.d[4 * j + 1] += a[0] * b[8 * j + 1];
-            p.d[4 * j + 2] += a[1] * b[8 * j];
-            p.d[4 * j + 3] += a[1] * b[8 * j + 1];
+        const float *b = o->b[k][t % 4], a = o->a[k][row], a8 = o->a[k][row + 8];
+        for (int j = 0; j < p.n / 2; j += 4) {
+            const float by[4] = {a, a, a8, a8};
+            for (int i = 0; i < 4; i++) {
+                p.d[j + i] += by[i] * b[j + i];
+            }
         }
     }
 }
