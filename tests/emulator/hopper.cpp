@@ -110,6 +110,7 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap *map, CUtensorMapDataType type, cuui
     if (!ok) {
         return CUDA_ERROR_INVALID_VALUE;
     }
+    emulator_require_visible(data, "a tensor map");
     *map = CUtensorMap{(const char *)data,
                        {extent[0], extent[1], extent[2]},
                        {2, stride[0], stride[1]},
