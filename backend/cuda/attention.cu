@@ -77,6 +77,11 @@ sy_status sy__cuda_attention(sy_stream *stream, const sy_attention_args *args)
     if (sy_tensor_numel(&args->q) == 0) {
         return SY_OK;
     }
+    bool done = false;
+    SY_TRY(sy__cudnn_attention(stream, args, &done));
+    if (done) {
+        return SY_OK;
+    }
     if (sy__cuda_attention_fits(args)) {
         return sy__cuda_attention_tensor(stream, args);
     }

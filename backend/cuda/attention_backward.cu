@@ -166,7 +166,12 @@ cleanup:
 sy_status sy__cuda_attention_backward(sy_stream *stream, const sy_attention_backward_args *args)
 {
     sy_status st = SY_OK;
+    bool done = false;
     if (args->q.shape[0] == 0) {
+        return SY_OK;
+    }
+    SY_TRY(sy__cudnn_attention_backward(stream, args, &done));
+    if (done) {
         return SY_OK;
     }
     SY_TRY(by_type(args->q.dtype, [&](auto zero) {

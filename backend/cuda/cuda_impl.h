@@ -40,6 +40,7 @@ typedef struct sy__cuda_device {
     int32_t ordinal, n_sms, capability; /* 90: 9.0 */
     size_t shared_bytes;                /* a block may have so much shared memory */
     void *encode_tensor_map; /* the driver's function; NULL: no products by product_hopper.cu */
+    struct sy__cudnn *cudnn;
     pthread_mutex_t lock;
     sy__cuda_block *blocks; /* what was given out: only these addresses are device memory */
     int32_t n_blocks, max_blocks;
@@ -99,6 +100,15 @@ bool sy__cuda_event_done(sy_event *event);
 
 /* Can this GPU run what the kernels were compiled to (elementwise.cu)? */
 bool sy__cuda_has_kernels(void);
+
+/* What attention by cuDNN keeps on a device (attention_cudnn.c). */
+sy_status sy__cudnn_open(sy_device *dev);
+void sy__cudnn_close(sy_device *dev);
+/* Attention by cuDNN. *done false: it is not there, or does not take these args, and nothing of
+   what is written is of use. */
+sy_status sy__cudnn_attention(sy_stream *stream, const sy_attention_args *args, bool *done);
+sy_status sy__cudnn_attention_backward(sy_stream *stream, const sy_attention_backward_args *args,
+                                       bool *done);
 
 /* out[n] += the sum of part[p][n] over the parts in order (reduce.cu). All in device memory. */
 sy_status sy__cuda_total_columns(sy_stream *stream, const float *part, int64_t n_parts, int64_t N,

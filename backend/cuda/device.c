@@ -133,6 +133,7 @@ static void cuda_close(sy_device *dev)
 {
     sy__cuda_device *self = sy__cuda_device_of(dev);
     if (self) {
+        sy__cudnn_close(dev);
         pthread_mutex_destroy(&self->lock);
         sy_free(&self->blocks);
         sy_free(&dev->self);
@@ -150,6 +151,7 @@ static sy_status cuda_open(sy_device *dev)
     stay_near(dev);
     SY_TRY(look_at(dev));
     SY_TRY(sy__hopper_open(dev));
+    SY_TRY(sy__cudnn_open(dev));
     SY_TRY(sy__products_open(dev));
 cleanup:
     if (st != SY_OK) {

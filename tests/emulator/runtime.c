@@ -57,6 +57,12 @@ cudaError_t cudaSetDevice(int device)
     return device == 0 ? cudaSuccess : cudaErrorInvalidValue;
 }
 
+cudaError_t cudaDeviceSynchronize(void)
+{
+    emulator_finish_all();
+    return cudaSuccess;
+}
+
 cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr attr, int device)
 {
     (void)device;

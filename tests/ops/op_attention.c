@@ -172,6 +172,7 @@ static const op_test tests[] = {
      .build = build_attention_backward,
      OP_CASES(attention_backward_cases),
      .cut = cut_attention_backward,
-     .tol = {.f32 = 2e-5, .bf16 = 2e-2, .floor = 1e-2}},
+     /* cuDNN rounds each head's dk and dv before it sums those of a group */
+     .tol = {.f32 = 2e-5, .bf16 = 4e-2, .floor = 1e-2}},
 };
 OP_GROUP_DEFINE(attention, tests);
