@@ -183,6 +183,7 @@ tokenize prose >/dev/null 2>&1 && tokenize prose_valid >/dev/null 2>&1
 
 begin 90 "Every op against ref" env SY_HOPPER=1 "$ops" --backend="$backend"
 lines=4 begin 60 "Experts' products without Hopper's kernel" env SY_HOPPER=0 "$ops" --backend="$backend" --op=grouped_gemm
+for op in attention attention_backward; do lines=4 begin 60 "Op $op, without cuDNN" env SY_CUDNN=0 "$ops" --backend="$backend" --op=$op; done
 for test in "${unit_tests[@]}"; do
   lines=4 begin 60 "Unit test $test on the device" "$build/tests/unit/$test$emulated"
 done
@@ -224,7 +225,7 @@ lines=30 check 60 "A training step of the mini model" "$program" bench step "${o
 if [ -z "$emulated" ] && ! command -v compute-sanitizer >/dev/null; then
   write "" "compute-sanitizer is not installed: skipped."
 else
-  sanitizer=(compute-sanitizer --error-exitcode 3 --tool)
+  sanitizer=(env SY_CUDNN=0 compute-sanitizer --error-exitcode 3 --tool) # our own kernels, not cuDNN's
   [ -z "$emulated" ] || sanitizer=(echo)
   for tool in memcheck racecheck initcheck; do
     lines=6 begin 110 "compute-sanitizer $tool, every op" "${sanitizer[@]}" $tool "$ops" --backend="$backend" --quick

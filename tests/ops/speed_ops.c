@@ -176,7 +176,7 @@ static void experts(speed *s)
     release(s, (sy_tensor[]){x, w, y, start, dw}, 5);
 }
 
-static void attention(speed *s)
+static void attention(speed *s, const char *by)
 {
     const int64_t T = s->tokens, D = s->hidden / HEADS, S = T;
     const double flop = 2.0 * (double)T * (double)S * HEADS * (double)D; /* two products, causal */
@@ -191,7 +191,9 @@ static void attention(speed *s)
     const double scale = 1 / sqrt((double)D);
     const sy_attention_args forward = {
         .q = h[0], .k = h[1], .v = h[2], .o = h[6], .lse = lse, .B = 1, .scale = scale};
-    print(s, "attention, one sequence", seconds_of(s, run_attention, &forward), flop, 0);
+    char what[64];
+    snprintf(what, sizeof what, "attention, one sequence%s", by);
+    print(s, what, seconds_of(s, run_attention, &forward), flop, 0);
     const sy_attention_backward_args backward = {.q = h[0],
                                                  .k = h[1],
                                                  .v = h[2],
@@ -203,10 +205,35 @@ static void attention(speed *s)
                                                  .dv = h[5],
                                                  .B = 1,
                                                  .scale = scale};
-    print(s, "attention, backward", seconds_of(s, run_attention_backward, &backward), 2.5 * flop,
-          0);
+    snprintf(what, sizeof what, "attention, backward%s", by);
+    print(s, what, seconds_of(s, run_attention_backward, &backward), 2.5 * flop, 0);
     release(s, m, 8);
     release(s, &lse, 1);
+}
+
+static void open_device(speed *s)
+{
+    must(sy_device_open(&(sy_device_spec){.backend = s->backend, .threads = 1}, &s->dev));
+    must(sy_stream_create(s->dev, "speed", &s->stream));
+}
+
+static void close_device(speed *s)
+{
+    sy_stream_destroy(&s->stream);
+    sy_device_close(&s->dev);
+}
+
+/* As it is, and on a GPU once more without cuDNN, which a device looks for once. */
+static void attentions(speed *s)
+{
+    speed own = *s;
+    attention(s, "");
+    if (strncmp(s->backend, "cuda", 4) == 0) {
+        setenv("SY_CUDNN", "0", 1);
+        open_device(&own);
+        attention(&own, ", no cuDNN");
+        close_device(&own);
+    }
 }
 
 static void activations(speed *s)
@@ -299,20 +326,18 @@ int main(int argc, char **argv)
         s.size = number(argv[i], "--size=", s.size);
         all = all && strcmp(argv[i], "--only=experts") != 0;
     }
-    must(sy_device_open(&(sy_device_spec){.backend = s.backend, .threads = 1}, &s.dev));
-    must(sy_stream_create(s.dev, "speed", &s.stream));
+    open_device(&s);
     printf("T %lld H %lld F %lld E %lld K %d on %s, bf16\n\n", (long long)s.tokens,
            (long long)s.hidden, (long long)s.ffn, (long long)s.experts, TOP_K, s.backend);
     printf("| what | us | rate | of its ceiling |\n|---|---|---|---|\n");
     ceilings(&s);
     experts(&s);
     if (all) {
-        attention(&s);
+        attentions(&s);
         activations(&s);
         rows(&s);
         optimizer(&s);
     }
-    sy_stream_destroy(&s.stream);
-    sy_device_close(&s.dev);
+    close_device(&s);
     return 0;
 }
