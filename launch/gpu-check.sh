@@ -30,7 +30,16 @@ fi
 
 begun=$SECONDS failed=0 deadline=$((SECONDS + 60 * minutes - 10)) n=0 first=1
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+clean() {
+  local job
+  for job in $(jobs -p); do
+    pkill -P "$job"
+    kill "$job"
+  done 2>/dev/null
+  rm -rf "$work"
+}
+trap clean EXIT
+trap 'exit 130' INT TERM
 write() { printf '%s\n' "$@" >>"$out"; }
 
 # ---- checks ----
@@ -49,9 +58,9 @@ limited() {
   echo "$rc $((SECONDS - from))" >"$work/end.$number"
 }
 
-# begin SECONDS TITLE COMMAND...: starts a check beside those that run. COMMAND may be a function of this script; `lines` of its end are kept.
+# begin SECONDS TITLE COMMAND...: starts a check beside those that run, with SECONDS of the 8 minutes at most. COMMAND may be a function of this script; `lines` of its end are kept.
 begin() {
-  local limit=$1
+  local limit=$(($1 * minutes / 8))
   n=$((n + 1))
   titles[n]=$2 tails[n]=${lines:-25}
   shift 2
@@ -120,10 +129,10 @@ build_all() {
 # ---- what is run ----
 
 # The emulator is slow: small models, few steps.
-model='hidden: 256, layers: 4, heads: 8, kv_heads: 4, ffn_hidden: 512, seq_len: 256' steps=100
+model='hidden: 256, layers: 4, heads: 8, kv_heads: 4, ffn_hidden: 512, seq_len: 256' steps=100 valid=10M
 small=() step_sizes=() speed_sizes=() layer_sizes=(--set model.hidden=4096 --set model.ffn_hidden=14336 --set model.heads=32 --set model.seq_len=4096 --set train.micro_batch=2)
 if [ -n "$emulated" ]; then
-  model='hidden: 32, layers: 2, heads: 4, kv_heads: 2, ffn_hidden: 48, seq_len: 32' steps=6
+  model='hidden: 32, layers: 2, heads: 4, kv_heads: 2, ffn_hidden: 48, seq_len: 32' steps=6 valid=400
   step_sizes=(--set train.micro_batch=2 --set model.hidden=32 --set model.ffn_hidden=48 --set model.seq_len=32)
   small=(--set train.steps=4 --set train.global_batch=4 "${step_sizes[@]}")
   speed_sizes=(--tokens=64 --hidden=64 --ffn=48 --size=64)
@@ -171,13 +180,14 @@ ranks() {
   shift
   SY_SHARE_GPU=1 NCCL_SOCKET_IFNAME=lo NCCL_IB_DISABLE=1 launch/mpirun.sh -n "$n" "$@"
 }
-tokenize() { "$program" tokenize "data/samples/$1.txt" -o "$work/$1" --tokenizer bytes --append-eod; }
+# tokenize NAME BYTES
+tokenize() { head -c "$2" "data/samples/$1.txt" >"$work/$1.txt" && "$program" tokenize "$work/$1.txt" -o "$work/$1" --tokenizer bytes --append-eod; }
 
 export SY_TEST_BACKEND=$backend OMP_NUM_THREADS=4 backend build capability cuda program work model steps
 export -f build_all config train compare quickstart ranks
 
 lines=3 check 200 "Build" build_all "${targets[@]}"
-tokenize prose >/dev/null 2>&1 && tokenize prose_valid >/dev/null 2>&1
+tokenize prose 10M >/dev/null 2>&1 && tokenize prose_valid "$valid" >/dev/null 2>&1
 
 # ---- correctness and training, side by side ----
 

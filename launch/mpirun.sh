@@ -95,8 +95,9 @@ if [ -n "$bind" ]; then
 else
   options+=(--bind-to none)
 fi
-if [ -z "${SLURM_JOB_ID:-}" ] && [ "$most" -gt "$(nproc)" ]; then
-  [ -z "$bind" ] || fail 2 "--bind $bind: $most ranks have $(nproc) cores; leave it out, or start fewer ranks"
+cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc) # which would take those for the cores
+if [ -z "${SLURM_JOB_ID:-}" ] && [ "$most" -gt "$cores" ]; then
+  [ -z "$bind" ] || fail 2 "--bind $bind: $most ranks have $cores cores; leave it out, or start fewer ranks"
   map=OVERSUBSCRIBE
   export OMPI_MCA_mpi_yield_when_idle=${OMPI_MCA_mpi_yield_when_idle:-1} # a waiting rank gives its core away
 fi

@@ -48,7 +48,7 @@ rm -f "$left".7ff[de]*
 
 ranks=$(($(nproc) + 2))
 # shellcheck disable=SC2016 # the ranks' variable, not ours
-expect 0 "rank $((ranks - 1)) of $ranks" launch/mpirun.sh -n "$ranks" bash -c 'echo "rank $OMPI_COMM_WORLD_RANK of $OMPI_COMM_WORLD_SIZE"'
+expect 0 "rank $((ranks - 1)) of $ranks" env OMP_NUM_THREADS=$ranks launch/mpirun.sh -n "$ranks" bash -c 'echo "rank $OMPI_COMM_WORLD_RANK of $OMPI_COMM_WORLD_SIZE"'
 expect 75 "" launch/mpirun.sh -n 2 bash -c 'exit 75'
 
 # hosts TEXT: writes a host file
