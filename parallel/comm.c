@@ -343,6 +343,21 @@ void sy_comm_abort(sy_comm *comm, sy_status st)
     sy__comm_end_job(comm, sy_status_exit_code(st));
 }
 
+/* ---- memory that stays ---- */
+
+sy_status sy_comm_register(sy_comm *comm, void *ptr, int64_t bytes, bool *done)
+{
+    *done = false;
+    return comm->ops->register_memory ? comm->ops->register_memory(comm, ptr, bytes, done) : SY_OK;
+}
+
+void sy_comm_deregister(sy_comm *comm, const void *ptr)
+{
+    if (comm->ops->register_memory) {
+        comm->ops->deregister_memory(comm, ptr);
+    }
+}
+
 /* ---- shorthands on host memory ---- */
 
 sy_status sy_host_all_reduce(sy_comm *host, void *inout, int64_t n, sy_dtype dtype,

@@ -78,6 +78,15 @@ sy_status sy_comm_split(sy_comm *comm, int32_t color, int32_t key, sy_device *de
                         sy_comm **out);
 void sy_comm_destroy(sy_comm **comm);
 
+/* [ptr, +bytes) of comm->dev is what collectives of comm will move again and again, at the same
+   places on every rank, until it is deregistered: the network may then reach it without a copy on
+   the way. A hint (NCCL's user buffers; nothing elsewhere, and with one rank): *done says whether
+   anything came of it, the same on every rank. Collective over comm. */
+sy_status sy_comm_register(sy_comm *comm, void *ptr, int64_t bytes, bool *done);
+/* Before that memory is freed and comm is destroyed, with no call under way; nothing where it is
+   not registered. Not collective. */
+void sy_comm_deregister(sy_comm *comm, const void *ptr);
+
 /* What a collective on a network that is not here moves. */
 typedef struct sy_traffic {
     const char *collective, *what; /* "all_reduce", "gradients" */

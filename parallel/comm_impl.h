@@ -21,6 +21,9 @@ typedef struct sy_comm_ops {
     sy_status (*split)(sy_comm *comm, int32_t color, int32_t key, sy_device *dev, sy_comm **out);
     void (*destroy)(sy_comm *comm);
     void (*abort)(sy_comm *comm, int32_t exit_code);
+    sy_status (*register_memory)(sy_comm *comm, void *ptr, int64_t bytes,
+                                 bool *done);                  /* optional, */
+    void (*deregister_memory)(sy_comm *comm, const void *ptr); /* with this */
 } sy_comm_ops;
 
 /* Ends every process of the job with this exit status; does not return. */

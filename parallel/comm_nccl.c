@@ -27,11 +27,19 @@
 #define SPIN_S 1e-3 /* asking without a pause, then with */
 #define PAUSE_S 1e-4
 
+/* Memory that NCCL has registered. */
+typedef struct registered_memory {
+    const void *ptr;
+    void *handle;
+} registered_memory;
+
 typedef struct nccl_comm {
     sy_comm *about;
     sy_comm *host; /* the same ranks */
     sy_nccl lib;
     ncclComm_t nccl;
+    registered_memory *registered;
+    int32_t n_registered;
     _Atomic bool failed; /* said so already */
     struct nccl_comm *next;
 } nccl_comm;
@@ -291,6 +299,67 @@ cleanup:
     return st;
 }
 
+/* ---- memory that stays ---- */
+
+static sy_status register_memory(nccl_comm *self, void *ptr, int64_t bytes, void **handle)
+{
+    sy_status st = SY_OK;
+    const sy_nccl *lib = &self->lib;
+    SY_TRY(
+        sy_realloc(self->n_registered + 1, sizeof *self->registered, (void **)&self->registered));
+    if (!lib->ncclCommRegister || !lib->ncclCommDeregister) {
+        goto cleanup;
+    }
+    SY_TRY(sy_cuda_enter(self->about->dev));
+    const ncclResult_t result =
+        settle(self, lib->ncclCommRegister(self->nccl, ptr, (size_t)bytes, handle),
+               self->about->timeout_s);
+    if (result != ncclSuccess) {
+        *handle = NULL;
+    }
+cleanup:
+    return st;
+}
+
+static void deregister_memory(nccl_comm *self, void *handle)
+{
+    if (handle && !self->failed && sy_cuda_enter(self->about->dev) == SY_OK) {
+        settle(self, self->lib.ncclCommDeregister(self->nccl, handle), CLOSE_S);
+    }
+}
+
+/* NCCL wants registered memory from all ranks or from none. */
+static sy_status nccl_register(sy_comm *comm, void *ptr, int64_t bytes, bool *done)
+{
+    sy_status st = SY_OK;
+    nccl_comm *self = comm->self;
+    void *handle = NULL;
+    int32_t all = 0;
+    SY_TRY(sy_agree(self->host, register_memory(self, ptr, bytes, &handle)));
+    all = handle != NULL;
+    SY_TRY(sy_host_all_reduce(self->host, &all, 1, SY_I32, SY_MIN, "registered memory"));
+    if (all) {
+        self->registered[self->n_registered++] = (registered_memory){ptr, handle};
+        handle = NULL;
+    }
+    *done = all;
+cleanup:
+    deregister_memory(self, handle);
+    return st;
+}
+
+static void nccl_deregister(sy_comm *comm, const void *ptr)
+{
+    nccl_comm *self = comm->self;
+    for (int32_t i = 0; i < self->n_registered; i++) {
+        if (self->registered[i].ptr == ptr) {
+            deregister_memory(self, self->registered[i].handle);
+            self->registered[i] = self->registered[--self->n_registered];
+            break;
+        }
+    }
+}
+
 /* ---- life ---- */
 
 static sy_status nccl_split(sy_comm *comm, int32_t color, int32_t key, sy_device *dev,
@@ -335,6 +404,7 @@ static void nccl_destroy(sy_comm *comm)
     close_nccl(self);
     sy_nccl_unload(&self->lib);
     sy_comm_destroy(&self->host);
+    sy_free(&self->registered);
     sy_free(&comm->self);
 }
 
@@ -344,8 +414,12 @@ static void nccl_abort(sy_comm *comm, int32_t exit_code)
     self->host->ops->abort(self->host, exit_code);
 }
 
-static const sy_comm_ops nccl_ops = {
-    .start = start, .split = nccl_split, .destroy = nccl_destroy, .abort = nccl_abort};
+static const sy_comm_ops nccl_ops = {.start = start,
+                                     .split = nccl_split,
+                                     .destroy = nccl_destroy,
+                                     .abort = nccl_abort,
+                                     .register_memory = nccl_register,
+                                     .deregister_memory = nccl_deregister};
 
 static sy_status setup_try(nccl_comm *self, ncclResult_t result, const char *doing)
 {

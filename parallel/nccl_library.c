@@ -28,8 +28,13 @@ sy_status sy_nccl_load(sy_nccl *out)
     memcpy(&lib.name, &found, sizeof found);
     SY_NCCL_FUNCTIONS(FIND)
 #undef FIND
-    found = dlsym(lib.library, "ncclAlltoAll");
-    memcpy(&lib.ncclAlltoAll, &found, sizeof found);
+#define FIND_IF_THERE(name)                                                                        \
+    found = dlsym(lib.library, #name);                                                             \
+    memcpy(&lib.name, &found, sizeof found);
+    FIND_IF_THERE(ncclAlltoAll)
+    FIND_IF_THERE(ncclCommRegister)
+    FIND_IF_THERE(ncclCommDeregister)
+#undef FIND_IF_THERE
     *out = lib;
     lib.library = NULL;
 cleanup:

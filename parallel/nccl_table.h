@@ -35,12 +35,20 @@ extern "C" {
 typedef ncclResult_t sy_nccl_all_to_all(const void *send, void *recv, size_t n, ncclDataType_t type,
                                         ncclComm_t comm, cudaStream_t stream);
 
+/* Memory that a communicator's calls will use, which libraries have from 2.19 on; handle NULL:
+   nothing came of it. */
+typedef ncclResult_t sy_nccl_register(const ncclComm_t comm, void *memory, size_t bytes,
+                                      void **handle);
+typedef ncclResult_t sy_nccl_deregister(const ncclComm_t comm, void *handle);
+
 typedef struct sy_nccl {
     void *library;
 #define SY_NCCL_MEMBER(name) __typeof__(name) *name;
     SY_NCCL_FUNCTIONS(SY_NCCL_MEMBER)
 #undef SY_NCCL_MEMBER
-    sy_nccl_all_to_all *ncclAlltoAll; /* NULL: the library has none */
+    sy_nccl_all_to_all *ncclAlltoAll; /* NULL: the library has none, as the next two */
+    sy_nccl_register *ncclCommRegister;
+    sy_nccl_deregister *ncclCommDeregister;
 } sy_nccl;
 
 /* Find the library and its functions; SY_ERR_UNSUPPORTED says what is missing. Not collective. */

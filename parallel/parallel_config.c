@@ -16,6 +16,10 @@ static const sy_config_key keys[] = {
         "Chunks that a micro-batch's tokens are cut into where ep > 1: the rows of one travel "
         "while "
         "those of another are computed. On GPUs; needs buffers for three of them."),
+    KEY(register_buffers, SY_CFG_BOOL, "false", 0, 0,
+        "Register gradients, parameters and the exchange's memory with NCCL (user buffers, NCCL "
+        "2.19 or later), so that it may move them without copies of its own. On GPUs; not "
+        "measured yet."),
     KEY(timeout_s, SY_CFG_F64, "600.0", 0, 1e6,
         "A rank that does not answer for so long, or lets others wait without a sign of progress, "
         "ends the job with status 76; 0: nobody watches, as for a debugger."),

@@ -10,6 +10,7 @@ extern "C" {
 
 typedef struct sy_parallel_config {
     int32_t ep, zero, overlap_chunks;
+    bool register_buffers;
     double timeout_s;
 } sy_parallel_config;
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "core/alloc.h"
+#include "core/log.h"
 #include "model/depth.h"
 #include "model/flops.h"
 #include "model/kv.h"
@@ -16,6 +17,7 @@
 #include "moe/router.h"
 #include "parallel/agree.h"
 #include "parallel/units.h"
+#include "train/registered.h"
 #include "train/room.h"
 
 int32_t sy_engine_experts(const sy_engine *engine)
@@ -274,6 +276,21 @@ cleanup:
     return st;
 }
 
+/* What a step's collectives move is made known to their network. */
+static sy_status register_memory(sy_engine *e)
+{
+    sy_status st = SY_OK;
+    int64_t bytes = 0;
+    SY_TRY(sy_registered_begin(e, &bytes));
+    if (e->settings->parallel->register_buffers) {
+        sy_info("parallel.register_buffers: %.1f MiB of a rank registered%s",
+                (double)bytes / (1 << 20),
+                bytes > 0 ? "" : "; that takes GPUs and NCCL 2.19 or later");
+    }
+cleanup:
+    return st;
+}
+
 /* Ranks agree before each step that needs them all: the mesh, and the twin's. */
 static sy_status build(sy_engine *e)
 {
@@ -289,6 +306,9 @@ static sy_status build(sy_engine *e)
     SY_TRY(sy_agree(world, measure_work(e, &twin)));
     SY_TRY(sy_agree(world, create_memory(e)));
     SY_TRY(sy_agree(world, create_work(e, twin)));
+    if (real && e->spec.use == SY_USE_TRAIN) {
+        SY_TRY(sy_agree(world, register_memory(e)));
+    }
 cleanup:
     sy_engine_destroy(&twin);
     return st;
@@ -317,6 +337,7 @@ void sy_engine_destroy(sy_engine **engine)
     if (e == NULL) {
         return;
     }
+    sy_registered_end(e);
     sy_kv_destroy(&e->kv);
     sy_free(&e->stats.h_router);
     sy_free(&e->h_loads);

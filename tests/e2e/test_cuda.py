@@ -54,8 +54,10 @@ class Runs(OnDevice):
         for i, (ranks, zero, chunks, moe, env) in enumerate(rows):
             config = {"train": {"steps": 3}, "parallel": {"ep": 2, "zero": zero}, "moe": moe}
             self.train(self.config(**config, device=self.CPU), f"cpu{i}", ranks=ranks)
-            config["parallel"]["overlap_chunks"] = chunks
-            self.train(self.config(**config), f"run{i}", ranks=ranks, env=env)
+            config["parallel"].update({"overlap_chunks": chunks, "register_buffers": True})
+            job = self.train(self.config(**config), f"run{i}", ranks=ranks, env=env)
+            if self.backend == "cuda_emulated":
+                self.assertRegex(job.stderr, " 0.0 MiB of a rank registered; that" if i == 1 else " 0.[1-9] MiB of a rank registered\n")
             self.near(self.losses(f"run{i}"), self.losses(f"cpu{i}"), 2e-4)
 
     def test_two_ranks_on_one_gpu_are_refused_unless_asked_for(self):

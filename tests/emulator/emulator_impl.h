@@ -23,6 +23,11 @@ void emulator_finish_all(void);
 /* Is this thread in a function that cudaLaunchHostFunc runs? It may call nothing of the runtime. */
 bool emulator_in_host_function(void);
 
+/* Memory that others reach by its address, as network cards do: from here until it is taken back it
+   may not be freed. False: too much is. */
+bool emulator_lend(const void *ptr);
+void emulator_take_back(const void *ptr);
+
 typedef struct emulator_call {
     cudaHostFn_t fn;
     void *arg;

@@ -9,8 +9,13 @@
    a stream that runs late. Calls of one communicator are done in the order in which they were made,
    whatever their streams.
 
+   Memory may be registered, once per communicator and in no block that is freed before it is
+   deregistered; and what NCCL leaves undefined is refused: a call that has registered memory on one
+   rank and other memory on another.
+
    EMULATOR_NCCL_VERSION=VERSION: what rank 1 of the job answers, where not 22809.
-   EMULATOR_NCCL_OLD: there is no ncclAlltoAll, as before 2.28.
+   EMULATOR_NCCL_OLD: there is no ncclAlltoAll, as before 2.28, nor may memory be registered.
+   EMULATOR_NCCL_DECLINE=1: nothing comes of memory that rank 1 of the job registers.
    EMULATOR_NCCL_FAULT=CALL: from so many calls on, from 1, rank 1 of the job waits in one for ever,
    as for a stream that never ends, while the communicator's state is an error. */
 #include <fcntl.h>
@@ -26,9 +31,10 @@
 #include "parallel/nccl_table.h"
 #include "tests/emulator/emulator_impl.h"
 
-enum { CHANNEL_BYTES = 256 << 10 };
+enum { CHANNEL_BYTES = 256 << 10, MAX_REGISTERED = 64 };
 
 typedef enum kind { MESSAGE = 1, ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, BROADCAST } kind;
+enum { REGISTERED = 16 }; /* with a kind: the memory is */
 
 typedef struct channel {
     int32_t full; /* atomic */
@@ -43,8 +49,13 @@ typedef struct shared {
     channel between[]; /* [size, size] sender, receiver */
 } shared;
 
+typedef struct range {
+    const char *first;
+    size_t bytes; /* atomic; 0: nothing */
+} range;
+
 typedef struct message {
-    bool sends, begun;
+    bool sends, begun, registered;
     int32_t peer;
     char *data;
     int64_t bytes, total, done;
@@ -59,7 +70,9 @@ struct ncclComm {
     int64_t n_asked, n_run; /* late: calls made, and (atomic) done */
     ncclResult_t state;
     kind kind;
-    message *message; /* [2 * size] of the call under way */
+    range registered[MAX_REGISTERED];
+    bool in_registered; /* the collective under way */
+    message *message;   /* [2 * size] of the call under way */
     int32_t n_messages;
     /* a reduction: of size parts of n elements into recv */
     char *parts;
@@ -104,7 +117,7 @@ static size_t bytes_of(ncclDataType_t type)
     }
 }
 
-/* ---- what is asked for ---- */
+/* ---- memory that is registered ---- */
 
 /* What is asked of rank 1 alone. */
 static const char *asked(const char *variable)
@@ -112,6 +125,75 @@ static const char *asked(const char *variable)
     const char *rank = getenv("OMPI_COMM_WORLD_RANK");
     return rank && strcmp(rank, "1") == 0 ? getenv(variable) : NULL;
 }
+
+static bool meets(const range *r, const char *first, size_t bytes)
+{
+    const size_t n = __atomic_load_n(&r->bytes, __ATOMIC_ACQUIRE);
+    return n > 0 && first < r->first + n && r->first < first + bytes;
+}
+
+static bool is_registered(const struct ncclComm *comm, const void *data, size_t bytes)
+{
+    const char *first = data;
+    for (int32_t i = 0; i < MAX_REGISTERED; i++) {
+        const range *r = &comm->registered[i];
+        if (meets(r, first, bytes) && first >= r->first && first + bytes <= r->first + r->bytes) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static ncclResult_t register_memory(const ncclComm_t comm, void *memory, size_t bytes,
+                                    void **handle)
+{
+    range *free_one = NULL;
+    const char *declines = asked("EMULATOR_NCCL_DECLINE");
+    if (declines && strcmp(declines, "1") == 0) {
+        return ncclSuccess; /* and no handle, as where NCCL_LOCAL_REGISTER is 0 */
+    }
+    for (int32_t i = 0; i < MAX_REGISTERED; i++) {
+        range *r = &comm->registered[i];
+        if (meets(r, memory, bytes)) {
+            return ncclInvalidUsage;
+        }
+        free_one = r->bytes == 0 ? r : free_one;
+    }
+    if (free_one == NULL || bytes == 0 || !emulator_lend(memory)) {
+        return ncclInvalidArgument;
+    }
+    free_one->first = memory;
+    __atomic_store_n(&free_one->bytes, bytes, __ATOMIC_RELEASE);
+    *handle = free_one;
+    return ncclSuccess;
+}
+
+static ncclResult_t deregister_memory(const ncclComm_t comm, void *handle)
+{
+    range *r = handle;
+    if (r < comm->registered || r >= comm->registered + MAX_REGISTERED || r->bytes == 0) {
+        return ncclInvalidArgument;
+    }
+    emulator_take_back((void *)r->first);
+    __atomic_store_n(&r->bytes, 0, __ATOMIC_RELEASE);
+    return ncclSuccess;
+}
+
+/* At the end of a communicator: what is left was forgotten, but where it is aborted. */
+static void end_registrations(ncclComm_t comm, bool aborted)
+{
+    for (int32_t i = 0; i < MAX_REGISTERED; i++) {
+        if (comm->registered[i].bytes > 0) {
+            if (!aborted) {
+                fprintf(stderr, "emulator: a communicator ends with memory that it registered\n");
+                abort();
+            }
+            deregister_memory(comm, &comm->registered[i]);
+        }
+    }
+}
+
+/* ---- what is asked for ---- */
 
 static bool is_faulty(void)
 {
@@ -142,7 +224,15 @@ static void add(ncclComm_t comm, bool sends, int32_t peer, const void *data, siz
     if (bytes > 0) {
         comm->message[comm->n_messages++] =
             (message){.sends = sends, .peer = peer, .data = (char *)data, .bytes = (int64_t)bytes};
+        comm->message[comm->n_messages - 1].registered =
+            comm->kind == MESSAGE ? is_registered(comm, data, bytes) : comm->in_registered;
     }
+}
+
+/* What is the same on all ranks of one call. */
+static int32_t form_of(const struct ncclComm *comm, const message *m)
+{
+    return (int32_t)comm->kind + (m->registered ? REGISTERED : 0);
 }
 
 static ncclResult_t go(ncclComm_t comm)
@@ -159,7 +249,7 @@ static void send_piece(ncclComm_t comm, message *m)
         const int64_t rest = m->bytes - m->done;
         c->n = rest < CHANNEL_BYTES ? rest : CHANNEL_BYTES;
         c->total = m->total = m->bytes;
-        c->kind = (int32_t)comm->kind;
+        c->kind = form_of(comm, m);
         memcpy(c->data, m->data + m->done, (size_t)c->n);
         m->done += c->n;
         m->begun = true;
@@ -173,7 +263,7 @@ static bool receive_piece(ncclComm_t comm, message *m)
     channel *c = &comm->shared->between[m->peer * comm->size + comm->rank];
     bool fits = true;
     if (__atomic_load_n(&c->full, __ATOMIC_ACQUIRE)) {
-        fits = c->total == m->bytes && c->kind == (int32_t)comm->kind;
+        fits = c->total == m->bytes && c->kind == form_of(comm, m);
         if (fits) {
             memcpy(m->data + m->done, c->data, (size_t)c->n);
         }
@@ -334,6 +424,14 @@ static void begin_broadcast(const call *c, size_t bytes)
     send_to_all(c->comm, c->recv, bytes, 0);
 }
 
+/* Bytes of the call's own block, and of all of it. */
+static bool uses_registered(const call *c, size_t bytes)
+{
+    const size_t all = bytes * (size_t)c->comm->size;
+    return is_registered(c->comm, c->send, c->kind == REDUCE_SCATTER ? all : bytes) &&
+           is_registered(c->comm, c->recv, c->kind == ALL_GATHER ? all : bytes);
+}
+
 /* Say what is to be done; progress() does it. */
 static ncclResult_t perform(const call *c)
 {
@@ -342,6 +440,7 @@ static ncclResult_t perform(const call *c)
     if (result != ncclSuccess) {
         return result;
     }
+    c->comm->in_registered = c->kind != MESSAGE && uses_registered(c, bytes);
     switch (c->kind) {
     case ALL_REDUCE:
         receive_parts(c->comm, c->send, c->recv, c->n, c->type, c->op);
@@ -565,6 +664,7 @@ ncclResult_t ncclCommFinalize(ncclComm_t comm)
     while (comm->late && __atomic_load_n(&comm->n_run, __ATOMIC_ACQUIRE) < comm->n_asked) {
         sched_yield();
     }
+    end_registrations(comm, false);
     comm->n_messages = 0;
     return comm->late ? ncclSuccess : go(comm);
 }
@@ -583,12 +683,18 @@ ncclResult_t ncclCommAbort(ncclComm_t comm)
     if (!comm->joined) {
         shm_unlink(comm->name);
     }
+    end_registrations(comm, true);
     return ncclCommDestroy(comm);
 }
 
 sy_status sy_nccl_load(sy_nccl *out)
 {
-    *out = (sy_nccl){.ncclAlltoAll = getenv("EMULATOR_NCCL_OLD") ? NULL : all_to_all};
+    *out = (sy_nccl){.ncclAlltoAll = all_to_all,
+                     .ncclCommRegister = register_memory,
+                     .ncclCommDeregister = deregister_memory};
+    if (getenv("EMULATOR_NCCL_OLD")) {
+        *out = (sy_nccl){.library = NULL};
+    }
 #define FIND(name) out->name = name;
     SY_NCCL_FUNCTIONS(FIND)
 #undef FIND

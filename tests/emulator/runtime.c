@@ -191,6 +191,43 @@ static size_t up(size_t bytes, size_t to)
     return (bytes + to - 1) / to * to;
 }
 
+/* Memory that is lent; the same block may be, several times. */
+enum { MAX_LENT = 512 };
+static const char *lent[MAX_LENT];
+
+static bool exchange_lent(const void *from, const void *to)
+{
+    for (int i = 0; i < MAX_LENT; i++) {
+        const char *expected = from;
+        if (__atomic_compare_exchange_n(&lent[i], &expected, to, false, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_ACQUIRE)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool emulator_lend(const void *ptr)
+{
+    return exchange_lent(NULL, ptr);
+}
+
+void emulator_take_back(const void *ptr)
+{
+    exchange_lent(ptr, NULL);
+}
+
+static void must_be_ours(const char *ptr, size_t bytes)
+{
+    for (int i = 0; i < MAX_LENT; i++) {
+        const char *at = __atomic_load_n(&lent[i], __ATOMIC_ACQUIRE);
+        if (at && at >= ptr && at < ptr + bytes) {
+            fprintf(stderr, "emulator: memory is freed that NCCL has registered\n");
+            abort();
+        }
+    }
+}
+
 cudaError_t cudaMalloc(void **out, size_t bytes)
 {
     const size_t room = up(bytes, ALIGN), mapped = PAGE + up(room, PAGE) + PAGE;
@@ -218,6 +255,7 @@ cudaError_t cudaFree(void *ptr)
     strike_off(ptr);
     char *base = (char *)ptr - (uintptr_t)ptr % PAGE - PAGE;
     const head h = *(const head *)(void *)base;
+    must_be_ours(ptr, h.bytes);
     for (size_t i = h.bytes; i < up(h.bytes, ALIGN); i++) {
         if (((unsigned char *)ptr)[i] != CANARY) {
             fprintf(stderr, "emulator: byte %zu of a block of %zu was written\n", i, h.bytes);

@@ -425,6 +425,35 @@ static void host_shorthands_work_without_a_stream(void **state)
     assert_all_ok(sy_host_barrier(world, "end"));
 }
 
+/* NCCL takes memory, or does not on one rank (which the emulation can be told): then on none. */
+static void registered_memory_moves_as_other_memory_does(void **state)
+{
+    rig *r = *state;
+    const bool emulated = strcmp(r->dev->name, "cuda_emulated") == 0;
+    const int32_t size = r->comm->size;
+    for (int declined = 0; declined < 2; declined++) {
+        bool done[2] = {false, false}, ok = true;
+        assert_all(setenv("EMULATOR_NCCL_DECLINE", declined ? "1" : "0", 1) == 0);
+        assert_all_ok(sy_comm_register(r->comm, r->send, r->bytes, &done[0]));
+        assert_all_ok(sy_comm_register(r->comm, r->recv, r->bytes, &done[1]));
+        assert_all(!emulated || size == 1 || (done[0] == !declined && done[1] == !declined));
+        sy_comm_args a = args_of(r);
+        a.n = 50;
+        for (int64_t i = 0; i < a.n; i++) {
+            ((int64_t *)r->h_send)[i] = tag(r->comm->rank, 0, i);
+        }
+        exchange(r, sy_all_gather, &a);
+        for (int64_t i = 0; i < size * a.n; i++) {
+            ok = ok && ((int64_t *)r->h_recv)[i] == tag((int32_t)(i / a.n), 0, i % a.n);
+        }
+        assert_all(ok);
+        sy_comm_deregister(r->comm, r->send);
+        sy_comm_deregister(r->comm, r->recv);
+        sy_comm_deregister(r->comm, r->recv); /* nothing any more */
+    }
+    assert_all(unsetenv("EMULATOR_NCCL_DECLINE") == 0);
+}
+
 static void warm_call_allocates_nothing(void **state)
 {
     rig *r = *state;
@@ -527,6 +556,7 @@ int main(void)
         CASE(send_recv_goes_round_a_ring_and_along_a_line),
         CASE(split_ranks_by_key_and_leaves_out_the_negative),
         CASE(host_shorthands_work_without_a_stream),
+        CASE(registered_memory_moves_as_other_memory_does),
         CASE(warm_call_allocates_nothing),
         CASE(recorder_tells_what_was_called_and_done),
         CASE(result_used_without_a_wait_is_found_by_check),
