@@ -177,6 +177,8 @@ __device__ inline void products_begin()
 {
 #ifdef __CUDACC__
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#else
+    emulator_products_begin();
 #endif
 }
 

@@ -5,6 +5,7 @@
    ascending: its bits do not depend on M. */
 #include "backend/cuda/hopper_impl.cuh"
 #include "backend/cuda/product_impl.h"
+#include "backend/cuda/sums_impl.cuh"
 
 namespace
 {
@@ -138,119 +139,6 @@ __device__ void produce(const sy__product &p, const CUtensorMap *map_a, const CU
 
 /* ---- sums ---- */
 
-/* Lane t of four has x[i], two columns of block i; afterwards it has block t, x[i] of lane i. */
-[[maybe_unused]] __device__ inline void trade(float (&x)[4][2])
-{
-    const int lane = (int)threadIdx.x % 4;
-#pragma unroll
-    for (int bit = 1; bit < 4; bit *= 2) {
-        const bool high = lane & bit;
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-#pragma unroll
-            for (int j = 0; j < 2 && !(i & bit); j++) {
-                float &low = x[i][j], &up = x[i | bit][j];
-                const float got = __shfl_xor_sync(~0u, high ? low : up, bit);
-                low = high ? got : low;
-                up = high ? up : got;
-            }
-        }
-    }
-}
-
-/* What a thread stores at a time: 8 columns. */
-struct strip {
-    float x[8];
-};
-
-template <class C> __device__ strip load_strip(const C *c, int64_t n, bool vectors)
-{
-    enum { N = pack<C>::N };
-    strip s = {};
-    if (vectors && n >= 8) {
-#pragma unroll
-        for (int i = 0; i < 8 / N; i++) {
-            const pack<C> part = *(const pack<C> *)(c + i * N);
-#pragma unroll
-            for (int j = 0; j < N; j++) {
-                s.x[i * N + j] = wide(part.x[j]);
-            }
-        }
-        return s;
-    }
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        s.x[i] = i < n ? wide(c[i]) : 0;
-    }
-    return s;
-}
-
-template <class C> __device__ void store_strip(C *c, const strip &s, int64_t n, bool vectors)
-{
-    enum { N = pack<C>::N };
-    if (vectors && n >= 8) {
-#pragma unroll
-        for (int i = 0; i < 8 / N; i++) {
-            pack<C> part;
-#pragma unroll
-            for (int j = 0; j < N; j++) {
-                part.x[j] = narrow<C>(s.x[i * N + j]);
-            }
-            *(pack<C> *)(c + i * N) = part;
-        }
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        if (i < n) {
-            c[i] = narrow<C>(s.x[i]);
-        }
-    }
-}
-
-/* Store a warp's 16 rows from m0 on, 256 columns: half of them at a time, so that what c held
-   arrives in one go. */
-template <class C>
-__device__ void store_sums(const sy__product &p, const place &here, int64_t m0, bool vectors,
-                           const float (&d)[SUMS])
-{
-    enum { AT_ONCE = 4 };
-    const int lane = (int)threadIdx.x % 32;
-    C *c = (C *)p.c + here.group * p.c_group;
-#pragma unroll
-    for (int j0 = 0; j0 < SUMS / 4; j0 += 4 * AT_ONCE) {
-        if (m0 >= here.end_m || here.n0 + 8 * j0 >= p.N) {
-            break;
-        }
-        strip old[2 * AT_ONCE];
-#pragma unroll
-        for (int i = 0; i < 2 * AT_ONCE; i++) {
-            const int64_t m = m0 + lane / 4 + i % 2 * 8;
-            const int64_t n = here.n0 + 8 * (j0 + i / 2 * 4 + lane % 4);
-            const bool in = m < here.end_m && n < p.N && p.beta != 0;
-            old[i] = in ? load_strip(c + m * p.ldc + n, p.N - n, vectors) : strip{};
-        }
-#pragma unroll
-        for (int i = 0; i < 2 * AT_ONCE; i++) {
-            const int64_t m = m0 + lane / 4 + i % 2 * 8;
-            const int64_t n = here.n0 + 8 * (j0 + i / 2 * 4 + lane % 4);
-            float x[4][2];
-#pragma unroll
-            for (int j = 0; j < 8; j++) {
-                x[j / 2][j % 2] = d[4 * (j0 + i / 2 * 4 + j / 2) + i % 2 * 2 + j % 2];
-            }
-            trade(x);
-#pragma unroll
-            for (int j = 0; j < 8; j++) {
-                old[i].x[j] += x[j / 2][j % 2];
-            }
-            if (m < here.end_m && n < p.N) {
-                store_strip(c + m * p.ldc + n, old[i], p.N - n, vectors);
-            }
-        }
-    }
-}
-
 /* A step: 64 rows of a by 256 columns of b, 64 deep. */
 template <sy_grouped_form FORM>
 __device__ void add_step(float (&d)[SUMS], const char *stage, int warpgroup)
@@ -271,7 +159,7 @@ __device__ void add_step(float (&d)[SUMS], const char *stage, int warpgroup)
 /* Two warpgroups. A stage is free when the products of the next one have begun and its own are
    done. */
 template <class C, sy_grouped_form FORM>
-__device__ void consume(const sy__product &p, char *stages, barriers *b, bool vectors)
+__device__ void consume(const sy__product &p, char *stages, barriers *b)
 {
     using form = layout<FORM>;
     const int me = (int)threadIdx.x - WARPGROUP, lane = me % 32;
@@ -302,14 +190,16 @@ __device__ void consume(const sy__product &p, char *stages, barriers *b, bool ve
         if (lane == 0) {
             barrier_arrive(&b->empty[last]);
         }
-        store_sums<C>(p, here, here.m0 + me / 32 * 16, vectors, d);
+        const int64_t m = here.m0 + me / 32 * 16;
+        store_sums<C>({(C *)p.c + here.group * p.c_group + m * p.ldc + here.n0, p.ldc,
+                       here.end_m - m, p.N - here.n0, p.beta != 0},
+                      d);
     }
 }
 
 template <class C, sy_grouped_form FORM>
 __global__ void __launch_bounds__(WARPGROUP + CONSUMERS, 1)
-    hopper_product_kernel(const sy__product p, bool vectors,
-                          const __grid_constant__ CUtensorMap map_a,
+    hopper_product_kernel(const sy__product p, const __grid_constant__ CUtensorMap map_a,
                           const __grid_constant__ CUtensorMap map_b)
 {
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -333,7 +223,7 @@ __global__ void __launch_bounds__(WARPGROUP + CONSUMERS, 1)
         }
     } else {
         more_registers<232>();
-        consume<C, FORM>(p, stages, &b, vectors);
+        consume<C, FORM>(p, stages, &b);
     }
 #endif
 }
@@ -361,7 +251,6 @@ sy_status run(sy_stream *stream, const sy__product &p, bool *done)
     using form = layout<FORM>;
     const sy__cuda_device *dev = sy__cuda_device_of(stream->dev);
     const encode_fn encode = (encode_fn)dev->encode_tensor_map;
-    const bool vectors = aligned16(p.c) && p.ldc % 8 == 0 && p.c_group % 8 == 0;
     const int64_t n_tiles = (p.N + TILE_N - 1) / TILE_N, m_tiles = (p.M + TILE_M - 1) / TILE_M;
     const int64_t tiles = n_tiles * (form::BY_DEPTH ? m_tiles * p.n_groups : m_tiles + p.n_groups);
     const int64_t b_groups = form::BY_DEPTH ? 1 : p.n_groups;
@@ -372,18 +261,19 @@ sy_status run(sy_stream *stream, const sy__product &p, bool *done)
             make_map(encode, p.b, form::MN_B ? p.N : p.K, form::MN_B ? p.K : p.N, p.ldb, b_groups,
                      p.b_group, form::MN_B ? 64 : TILE_N, &map_b);
     return *done ? launch(stream, "product", dim3(n_blocks), WARPGROUP + CONSUMERS, SHARED_BYTES,
-                          hopper_product_kernel<C, FORM>, p, vectors, map_a, map_b)
+                          hopper_product_kernel<C, FORM>, p, map_a, map_b)
                  : SY_OK;
 }
 
 /* Is this kernel the one for it? What is asked does not depend on the number of rows, so that the
-   bits of a row do not. */
+   bits of a row do not. The copy engine wants 16 bytes, and so do we in c. */
 bool fits(const sy_device *dev, const sy__product *p)
 {
     return sy__cuda_device_of(dev)->encode_tensor_map && p->in == SY_BF16 && p->start &&
            !p->width && (!p->by_depth || p->out == SY_F32) && p->alpha == 1 && p->N >= TILE_N / 2 &&
            (p->by_depth ? p->M >= TILE_M : p->K >= DEPTH) && aligned16(p->a) && aligned16(p->b) &&
-           p->lda % 8 == 0 && p->ldb % 8 == 0 && p->b_group % 8 == 0 && p->M < INT32_MAX &&
+           aligned16(p->c) && p->lda % 8 == 0 && p->ldb % 8 == 0 && p->b_group % 8 == 0 &&
+           p->ldc % 8 == 0 && p->c_group % 8 == 0 && p->N % 8 == 0 && p->M < INT32_MAX &&
            p->N < INT32_MAX && p->K < INT32_MAX;
 }
 
@@ -393,10 +283,15 @@ void *sy__hopper_encoder(void)
 {
     void *encode = nullptr;
 #if !defined(__CUDACC__) || defined(SY_HAVE_SM90A)
+    const char *name = "cuTensorMapEncodeTiled";
     cudaDriverEntryPointQueryResult found;
-    if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode, 12000,
-                                         cudaEnableDefault, &found) != cudaSuccess ||
-        found != cudaDriverEntryPointSuccess) {
+#if CUDART_VERSION >= 12050
+    const cudaError_t error =
+        cudaGetDriverEntryPointByVersion(name, &encode, 12000, cudaEnableDefault, &found);
+#else
+    const cudaError_t error = cudaGetDriverEntryPoint(name, &encode, cudaEnableDefault, &found);
+#endif
+    if (error != cudaSuccess || found != cudaDriverEntryPointSuccess) {
         cudaGetLastError();
         encode = nullptr;
     }

@@ -177,6 +177,7 @@ struct begun {
     product at[MAX_PENDING];
     int n;
     int64_t group, n_computed;
+    bool fenced;
 } begun_by[1024];
 
 /* The operands of a warpgroup's product, read by its first thread; b as the sums of lane t of four
@@ -251,10 +252,16 @@ unsigned emulator_shared_address(const void *ptr)
     return (unsigned)((const char *)ptr - (const char *)emulator_dynamic_shared());
 }
 
+void emulator_products_begin()
+{
+    begun_by[threadIdx.x].fenced = true;
+}
+
 void emulator_products(float *d, int n, uint64_t a, uint64_t b, bool mn_a, bool mn_b)
 {
     begun &mine = begun_by[threadIdx.x];
     want(is_known(a) && is_known(b), "a matrix whose mode is not emulated");
+    want(mine.fenced, "products without products_begin");
     want(mine.n < MAX_PENDING && n <= MAX_N, "too many products under way");
     mine.at[mine.n++] = product{d, n, a, b, mn_a, mn_b, mine.group};
 }
@@ -277,4 +284,5 @@ void emulator_products_wait(int n_pending, emulator_site site)
         }
     }
     mine.n = kept;
+    mine.fenced = false;
 }

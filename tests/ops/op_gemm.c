@@ -192,7 +192,7 @@ static const op_case grouped_cases[] = {
     WIDE(SY_GROUPED_NT),
     WIDE(SY_GROUPED_NN),
     WIDE(SY_GROUPED_TN),
-    {.form = SY_GROUPED_NT, .G = 2, .R = 70, .N = 133, .K = 72, .beta = 1},
+    {.form = SY_GROUPED_NT, .G = 2, .R = 70, .N = 200, .K = 72, .beta = 1},
     {.form = SY_GROUPED_TN, .G = 3, .R = 40, .N = 128, .K = 136, .mode = NAN_TAIL},
 };
 

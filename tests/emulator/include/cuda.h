@@ -51,6 +51,7 @@ void emulator_copy_box(void *to, const CUtensorMap *map, int x, int y, int z, ui
 
 /* d += a b, 64 x n, 16 deep, of the warpgroup: computed as late as it may be, by a wait for its
    group. Until then d and shared memory are what they were. */
+void emulator_products_begin(); /* asked for before the first product after a wait */
 void emulator_products(float *d, int n, uint64_t a, uint64_t b, bool mn_a, bool mn_b);
 void emulator_products_commit();
 void emulator_products_wait(int n_pending, emulator_site site);

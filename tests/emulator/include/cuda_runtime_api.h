@@ -45,6 +45,7 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes);
 /* Of the emulator: ends the program where a pointer, if any, is not to memory that a GPU sees. */
 void emulator_require_visible(const void *ptr, const char *who);
 
+#define CUDART_VERSION 13000
 enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess = 0 };
 enum { cudaEnableDefault = 0 };
 cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **out, unsigned version,
