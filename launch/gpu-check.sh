@@ -58,7 +58,7 @@ limited() {
   echo "$rc $((SECONDS - from))" >"$work/end.$number"
 }
 
-# begin SECONDS TITLE COMMAND...: starts a check beside those that run, with SECONDS of the 8 minutes at most. COMMAND may be a function of this script; `lines` of its end are kept.
+# begin SECONDS TITLE COMMAND...: starts a check beside those that run, with SECONDS of the 8 minutes at most (the longest of each group make 470). COMMAND may be a function of this script; `lines` of its end are kept.
 begin() {
   local limit=$(($1 * minutes / 8))
   n=$((n + 1))
@@ -186,49 +186,49 @@ tokenize() { head -c "$2" "data/samples/$1.txt" >"$work/$1.txt" && "$program" to
 export SY_TEST_BACKEND=$backend OMP_NUM_THREADS=4 backend build capability cuda program work model steps
 export -f build_all config train compare quickstart ranks
 
-lines=3 check 200 "Build" build_all "${targets[@]}"
+lines=3 check 115 "Build" build_all "${targets[@]}"
 tokenize prose 10M >/dev/null 2>&1 && tokenize prose_valid "$valid" >/dev/null 2>&1
 
 # ---- correctness and training, side by side ----
 
-begin 90 "Every op against ref" env SY_HOPPER=1 "$ops" --backend="$backend"
+begin 70 "Every op against ref" env SY_HOPPER=1 "$ops" --backend="$backend"
 lines=4 begin 60 "Experts' products without Hopper's kernel" env SY_HOPPER=0 "$ops" --backend="$backend" --op=grouped_gemm
 for op in attention attention_backward; do lines=4 begin 60 "Op $op, without cuDNN" env SY_CUDNN=0 "$ops" --backend="$backend" --op=$op; done
 for test in "${unit_tests[@]}"; do
-  lines=4 begin 60 "Unit test $test on the device" "$build/tests/unit/$test$emulated"
+  lines=4 begin 70 "Unit test $test on the device" "$build/tests/unit/$test$emulated"
 done
 for form in fp32 bf16; do
-  lines=20 begin 90 "transformers' numbers, $form" "$parity" tests/parity/fixtures in_$form
+  lines=20 begin 70 "transformers' numbers, $form" "$parity" tests/parity/fixtures in_$form
 done
-lines=3 begin 90 "$steps steps on the CPU" train cpu fp32 cpu
-lines=3 begin 90 "$steps steps on the GPU, fp32" train "$backend" fp32 fp32
-lines=3 begin 90 "$steps steps on the GPU, bf16" train "$backend" bf16 bf16
-lines=12 begin 90 "Quickstart on the GPU, bf16" quickstart "${small[@]}"
+lines=3 begin 70 "$steps steps on the CPU" train cpu fp32 cpu
+lines=3 begin 70 "$steps steps on the GPU, fp32" train "$backend" fp32 fp32
+lines=3 begin 70 "$steps steps on the GPU, bf16" train "$backend" bf16 bf16
+lines=12 begin 70 "Quickstart on the GPU, bf16" quickstart "${small[@]}"
 collect
-lines=3 begin 10 "Losses, fp32 beside the CPU" compare fp32 1e-3
-lines=3 begin 10 "Losses, bf16 beside the CPU" compare bf16 1e-2
+lines=3 begin 5 "Losses, fp32 beside the CPU" compare fp32 1e-3
+lines=3 begin 5 "Losses, bf16 beside the CPU" compare bf16 1e-2
 collect
 
 # ---- several ranks over NCCL, on this one GPU, side by side ----
 
 for n_ranks in 2 4; do
   for test in "${rank_tests[@]}"; do
-    lines=6 begin 90 "$test, $n_ranks ranks" ranks $n_ranks "$build/tests/mpi/mpi_$test$emulated"
+    lines=6 begin 75 "$test, $n_ranks ranks" ranks $n_ranks "$build/tests/mpi/mpi_$test$emulated"
   done
 done
-lines=3 begin 90 "$steps steps, 2 ranks, fp32" ranks 2 "$program" train "$work/fp32.yaml" --set parallel.ep=2 --run-dir "$work/ranks"
+lines=3 begin 75 "$steps steps, 2 ranks, fp32" ranks 2 "$program" train "$work/fp32.yaml" --set parallel.ep=2 --run-dir "$work/ranks"
 collect
-lines=3 begin 10 "Losses of 2 ranks beside the CPU" compare ranks 1e-3
-lines=3 begin 30 "Its checkpoint goes on on one rank" "$program" train "$work/fp32.yaml" --set train.steps=$((steps + 2)) --run-dir "$work/ranks" --resume
+lines=3 begin 20 "Losses of 2 ranks beside the CPU" compare ranks 1e-3
+lines=3 begin 20 "Its checkpoint goes on on one rank" "$program" train "$work/fp32.yaml" --set train.steps=$((steps + 2)) --run-dir "$work/ranks" --resume
 collect
 
 # ---- speed, one by one ----
 
 on=(--set "device.backend=$backend" --precision bf16)
-lines=40 check 60 "Speed of the ops" "$speed" --backend="$backend" "${speed_sizes[@]}"
-lines=12 check 30 "Speed of the experts' products without Hopper's kernel" env SY_HOPPER=0 "$speed" --backend="$backend" --only=experts "${speed_sizes[@]}"
-lines=30 check 60 "Mixtral's layer, 8192 tokens" "$program" bench layer "${on[@]}" "${layer_sizes[@]}"
-lines=30 check 60 "A training step of the mini model" "$program" bench step "${on[@]}" "${step_sizes[@]}"
+lines=40 check 30 "Speed of the ops" "$speed" --backend="$backend" "${speed_sizes[@]}"
+lines=12 check 15 "Speed of the experts' products without Hopper's kernel" env SY_HOPPER=0 "$speed" --backend="$backend" --only=experts "${speed_sizes[@]}"
+lines=30 check 40 "Mixtral's layer, 8192 tokens" "$program" bench layer "${on[@]}" "${layer_sizes[@]}"
+lines=30 check 30 "A training step of the mini model" "$program" bench step "${on[@]}" "${step_sizes[@]}"
 
 # ---- memory and races of the kernels, side by side ----
 
@@ -238,7 +238,7 @@ else
   sanitizer=(env SY_CUDNN=0 compute-sanitizer --error-exitcode 3 --tool) # our own kernels, not cuDNN's
   [ -z "$emulated" ] || sanitizer=(echo)
   for tool in memcheck racecheck initcheck; do
-    lines=6 begin 110 "compute-sanitizer $tool, every op" "${sanitizer[@]}" $tool "$ops" --backend="$backend" --quick
+    lines=6 begin 70 "compute-sanitizer $tool, every op" "${sanitizer[@]}" $tool "$ops" --backend="$backend" --quick
   done
   collect
 fi
