@@ -178,7 +178,7 @@ static planned *find_plan(struct sy__cudnn *self, const sy__sdpa_form *whole)
         }
     }
     planned *p = &self->plans[self->n_made++ % N_PLANS];
-    if (p->piece.plan) {
+    if (p->piece.n_desc > 0) {
         cudaDeviceSynchronize(); /* it may still run */
         sy__sdpa_free(&self->lib, &p->piece);
     }
@@ -286,7 +286,7 @@ static sy_status run(struct sy__cudnn *self, sy_stream *stream, const operands *
     SY_TRY(enter(self, stream));
     const int status = run_pieces(self, stream->workspace, o, p);
     if (status >= SY_CUDNN_NOT_SUPPORTED && status < SY_CUDNN_NOT_SUPPORTED_END) {
-        sy__sdpa_free(&self->lib, &p->piece); /* it says so late, and is not asked again */
+        p->piece.plan = NULL; /* it says so late, and is not asked again */
         goto cleanup;
     }
     SY_REQUIRE(status == SY_CUDNN_SUCCESS, SY_ERR_INTERNAL,

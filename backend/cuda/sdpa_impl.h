@@ -44,8 +44,36 @@ typedef struct sy__sdpa_plan {
     int64_t workspace_bytes; /* that cuDNN wants for itself, even where that is too much */
 } sy__sdpa_plan;
 
-/* Build a plan for out->form that gives the same bits for the same operands and wants no more than
-   room_bytes of workspace; out->plan stays NULL where the library has none. */
+enum { SY__SDPA_OPS = 32 };
+/* A plan in the making. Once cuDNN has declined one thing, nothing more is asked of it. */
+typedef struct sy__sdpa_builder {
+    const sy_cudnn *lib;
+    sy__sdpa_plan *out;
+    void *op[SY__SDPA_OPS];
+    int64_t n_ops, n_virtual;
+    bool declined;
+} sy__sdpa_builder;
+
+/* Descriptors (sdpa_desc.c): made, which the plan keeps; filled; closed, when they can be used; and
+   asked: the number of elements that are there, at most room of them now in elements. */
+void *sy__desc_create(sy__sdpa_builder *b, sy_cudnn_kind kind);
+void sy__desc_set(sy__sdpa_builder *b, void *desc, sy_cudnn_attribute attribute, sy_cudnn_of of,
+                  int64_t count, const void *elements);
+void sy__desc_set_int(sy__sdpa_builder *b, void *desc, sy_cudnn_attribute attribute, sy_cudnn_of of,
+                      int value);
+void sy__desc_set_int64(sy__sdpa_builder *b, void *desc, sy_cudnn_attribute attribute,
+                        int64_t value);
+void sy__desc_set_true(sy__sdpa_builder *b, void *desc, sy_cudnn_attribute attribute);
+void sy__desc_set_desc(sy__sdpa_builder *b, void *desc, sy_cudnn_attribute attribute, void *value);
+void sy__desc_finish(sy__sdpa_builder *b, void *desc);
+int64_t sy__desc_get(sy__sdpa_builder *b, void *desc, sy_cudnn_attribute attribute, sy_cudnn_of of,
+                     int64_t room, void *elements);
+
+/* The graph of b->out->form (sdpa_graph.c). */
+void *sy__sdpa_graph(sy__sdpa_builder *b, void *handle);
+
+/* (sdpa_plan.c) Build a plan for out->form that gives the same bits for the same operands and wants
+   no more than room_bytes of workspace; out->plan stays NULL where the library has none. */
 void sy__sdpa_build(const sy_cudnn *lib, void *handle, int64_t room_bytes, sy__sdpa_plan *out);
 /* Requires that no execution of it is under way. */
 void sy__sdpa_free(const sy_cudnn *lib, sy__sdpa_plan *plan);
