@@ -48,13 +48,19 @@ typedef struct sy__cuda_device {
 
 /* A call or a staged copy on its way. */
 enum { SY__CUDA_SLOTS = 32, SY__CUDA_STAGED_BYTES = 16 << 10 };
+typedef enum sy__cuda_busy {
+    SY__CUDA_FREE,
+    SY__CUDA_UNTIL_CALL,
+    SY__CUDA_UNTIL_EVENT
+} sy__cuda_busy;
 typedef struct sy__cuda_slot {
     struct sy__cuda_stream *owner;
     sy_call *fn; /* NULL: a copy */
     void *h_dst; /* of a copy to the host */
     int64_t bytes;
-    char *pinned; /* SY__CUDA_STAGED_BYTES */
-    int32_t busy; /* atomic */
+    char *pinned;     /* SY__CUDA_STAGED_BYTES */
+    cudaEvent_t sent; /* of a copy to the GPU */
+    int32_t busy;     /* sy__cuda_busy, atomic */
     char args[SY_CALL_BYTES] __attribute__((aligned(64)));
 } sy__cuda_slot;
 

@@ -1,7 +1,8 @@
 /* Streams and events. A call in the stream's order, and a small copy between device and ordinary
    host memory, take one of a fixed number of slots, so that nothing is allocated and the host waits
-   only where all slots are on their way. Large copies are left to the runtime, which waits for them
-   unless the host memory is pinned. */
+   only where all slots are on their way. A call stops the stream until the host has run it; a copy
+   to the GPU needs none, and its slot is free when an event has passed. Large copies are left to
+   the runtime, which waits for them unless the host memory is pinned. */
 #include "backend/cuda/cuda_impl.h"
 
 #include <sched.h>
@@ -22,14 +23,20 @@ void *sy_cuda_stream(sy_stream *stream)
 static sy_status take_slot(sy__cuda_stream *s, sy__cuda_slot **out)
 {
     sy__cuda_slot *slot = &s->slot[s->n_slots_taken++ % SY__CUDA_SLOTS];
-    while (__atomic_load_n(&slot->busy, __ATOMIC_ACQUIRE)) {
-        const cudaError_t error = cudaStreamQuery(s->stream);
+    int32_t busy;
+    while ((busy = __atomic_load_n(&slot->busy, __ATOMIC_ACQUIRE)) != SY__CUDA_FREE) {
+        const bool by_event = busy == SY__CUDA_UNTIL_EVENT;
+        const cudaError_t error =
+            by_event ? cudaEventQuery(slot->sent) : cudaStreamQuery(s->stream);
         if (error != cudaSuccess && error != cudaErrorNotReady) {
             return sy__cuda_try(error, "waiting for earlier work");
         }
+        if (by_event && error == cudaSuccess) {
+            break;
+        }
         sched_yield();
     }
-    __atomic_store_n(&slot->busy, 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&slot->busy, SY__CUDA_UNTIL_CALL, __ATOMIC_RELAXED);
     *out = slot;
     return SY_OK;
 }
@@ -67,7 +74,7 @@ static void arrive(void *arg)
     } else if (slot->h_dst) {
         memcpy(slot->h_dst, slot->pinned, (size_t)slot->bytes);
     }
-    __atomic_store_n(&slot->busy, 0, __ATOMIC_RELEASE);
+    __atomic_store_n(&slot->busy, SY__CUDA_FREE, __ATOMIC_RELEASE);
 }
 
 /* st: of what the slot is for; where that was refused, nothing will arrive. */
@@ -77,7 +84,7 @@ static sy_status send_slot(sy__cuda_stream *s, sy__cuda_slot *slot, sy_status st
     SY_TRY(sy__cuda_try(cudaLaunchHostFunc(s->stream, arrive, slot), "a host call"));
 cleanup:
     if (st != SY_OK) {
-        __atomic_store_n(&slot->busy, 0, __ATOMIC_RELEASE);
+        __atomic_store_n(&slot->busy, SY__CUDA_FREE, __ATOMIC_RELEASE);
     }
     return st;
 }
@@ -103,6 +110,8 @@ sy_status sy__cuda_stream_create(sy_stream *stream)
     for (int32_t i = 0; i < SY__CUDA_SLOTS; i++) {
         s->slot[i].owner = s;
         s->slot[i].pinned = s->pinned + i * SY__CUDA_STAGED_BYTES;
+        SY_TRY(sy__cuda_try(cudaEventCreateWithFlags(&s->slot[i].sent, cudaEventDisableTiming),
+                            "an event"));
     }
     SY_TRY(sy__cuda_try(cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking), "a stream"));
 cleanup:
@@ -121,6 +130,11 @@ void sy__cuda_stream_destroy(sy_stream *stream)
     if (s->stream) {
         cudaStreamSynchronize(s->stream);
         cudaStreamDestroy(s->stream);
+    }
+    for (int32_t i = 0; i < SY__CUDA_SLOTS; i++) {
+        if (s->slot[i].sent) {
+            cudaEventDestroy(s->slot[i].sent);
+        }
     }
     cudaFreeHost(s->pinned);
     cudaFreeHost(s->fault);
@@ -165,13 +179,13 @@ static sy_status stage_h2d(sy__cuda_stream *s, void *dst, const void *src, int64
     sy_status st = SY_OK;
     sy__cuda_slot *slot = NULL;
     SY_TRY(take_slot(s, &slot));
-    slot->fn = NULL;
-    slot->h_dst = NULL;
     memcpy(slot->pinned, src, (size_t)bytes);
     st = sy__cuda_try(
         cudaMemcpyAsync(dst, slot->pinned, (size_t)bytes, cudaMemcpyHostToDevice, s->stream),
         "a copy to the GPU");
-    SY_TRY(send_slot(s, slot, st));
+    slot->busy = st == SY_OK ? SY__CUDA_UNTIL_EVENT : SY__CUDA_FREE;
+    SY_TRY(st);
+    SY_TRY(sy__cuda_try(cudaEventRecord(slot->sent, s->stream), "recording an event"));
 cleanup:
     return st;
 }

@@ -2,6 +2,7 @@
 """The CUDA backend: what a machine without a driver says; whole runs on a GPU where SY_TEST_BACKEND asks for it, else on the
 emulator of the tests."""
 
+import json
 import subprocess
 
 import harness
@@ -40,13 +41,26 @@ class OnDevice(harness.Case):
 
 
 class Runs(OnDevice):
-    def test_run_has_the_losses_of_the_cpu_and_its_checkpoint_goes_on_there(self):
+    def test_run_has_the_losses_of_the_cpu_and_its_checkpoint_is_read_there(self):
         config = {"train": {"steps": 3, "checkpoint_every": 2}}
         self.train(self.config(**config, device=self.CPU), "cpu")
         self.train(self.config(**config), "run", env=LATE)
         self.near(self.losses("run"), self.losses("cpu"), 2e-4)
         self.train(self.config(train={"steps": 4, "checkpoint_every": 2}, device=self.CPU), "run", "--resume")
         self.assertEqual(len(self.losses("run")), 4)
+        self.assertLess(abs(self.loss("run", self.backend) / self.loss("run", "cpu") - 1), 1e-4)
+        self.assertEqual(self.text("run", self.backend), self.text("run", "cpu"))
+
+    def asked(self, command, run, backend, *args):
+        on = ["--set", f"device.backend={backend}", "--set", "device.precision=fp32"]
+        return self.succeeds(command, self.folder / run, *args, *on).stdout
+
+    def loss(self, run, backend):
+        few = harness.write_tokens(self.folder / "few", [b"It is a truth universally acknowledged, that a single man"])
+        return json.loads(self.asked("eval", run, backend, "--data", few, "--json"))["sets"][0]["loss"]
+
+    def text(self, run, backend):
+        return self.asked("generate", run, backend, "--prompt", "It is", "--max-tokens", 4, "--temperature", 0)
 
     def test_several_ranks_over_nccl_have_the_losses_of_the_cpu(self):
         padded = {"capacity_factor": 1.0, "pad_to_capacity": True}
