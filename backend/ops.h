@@ -160,12 +160,14 @@ typedef struct sy_embed_backward_args {
 
 /* y = x * rstd * w, rstd[t, g] = 1/sqrt(mean_d x^2 + eps). x, y [T, G, D] A strided; w [D] A; rstd
    [T, G] W contiguous. G = 1 for the norms of a block and the "full" q/k norm, N_h or N_kv for the
-   per-head one. Zhang & Sennrich 2019. */
+   per-head one. Zhang & Sennrich 2019. With add (optional, G = 1) sum = x + factor * add comes
+   first, rounded once, and takes the place of x: what a sublayer gives goes into the residual
+   stream and the stream through the next norm. add, sum [T, 1, D] A strided. */
 typedef struct sy_rmsnorm_args {
-    sy_tensor x, w, y, rstd;
-    double eps;
+    sy_tensor x, add, w, sum, y, rstd;
+    double eps, factor;
 } sy_rmsnorm_args;
-#define SY_OPERANDS_rmsnorm(I, O, U, Z) I(x) I(w) O(y) O(rstd)
+#define SY_OPERANDS_rmsnorm(I, O, U, Z) I(x) I(add) I(w) O(sum) O(y) O(rstd)
 /* dx = beta * dx + d/dx; dw += sum over t, g. x, dy, dx strided [T, G, D]; dw [D] W, (optional:
  * frozen). dx may be dy where beta is 0. */
 typedef struct sy_rmsnorm_backward_args {

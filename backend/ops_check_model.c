@@ -28,9 +28,16 @@ sy_status sy__check_rmsnorm(const sy_device *dev, const sy_rmsnorm_args *args)
 {
     sy__check c = sy__check_start(dev, SY_OP_rmsnorm, args);
     const sy_tensor *x = &args->x;
+    const unsigned same = SY_SET(x->dtype);
+    sy__want_that(&c, !args->add.data || x->shape[1] <= 1, "rows that are added have one group");
     SY__WANT3(&c, x, sy__set_a(&c), SY_STRIDED, SY_ANY, SY_ANY, SY_ANY);
-    SY__WANT1(&c, &args->w, SY_SET(x->dtype), SY_CONTIGUOUS, x->shape[2]);
-    sy__want(&c, &args->y, SY_SET(x->dtype), SY_STRIDED, 3, x->shape);
+    SY__WANT1(&c, &args->w, same, SY_CONTIGUOUS, x->shape[2]);
+    sy__want(&c, &args->y, same, SY_STRIDED, 3, x->shape);
+    sy__want(&c, &args->add, same, SY_STRIDED | SY_OPTIONAL, 3, x->shape);
+    sy__want(&c, &args->sum, same, SY_STRIDED | SY_OPTIONAL, 3, x->shape);
+    sy__want_that(&c, sy_tensor_numel(x) == 0 || !args->add.data == !args->sum.data,
+                  "add and sum come together");
+    sy__want_that(&c, isfinite(args->factor), "factor is finite");
     SY__WANT2(&c, &args->rstd, sy__set_w(&c), SY_CONTIGUOUS, x->shape[0], x->shape[1]);
     sy__want_that(&c, args->eps >= 0 && isfinite(args->eps), "eps is finite and not negative");
     return sy__check_end(&c);

@@ -4,11 +4,30 @@
 
 #include "core/span.h"
 
+enum { MAX_PARTS = 3 };
+
+/* A sublayer and the norm before it, */
+typedef struct part {
+    const sy_sublayer *sub;
+    sy_param *norm;
+} part;
+/* and what its backward needs. */
+typedef struct part_saved {
+    sy_tensor x, normed, rstd; /* the residual stream before it */
+    void *sub;
+} part_saved;
 typedef struct block_saved {
-    sy_tensor normed[3], rstd[3]; /* before attention, before the feed-forward parts */
-    sy_tensor mid[2];             /* [T, H] the residual stream between them */
-    void *attn, *ffn, *extra;
+    part_saved part[MAX_PARTS];
 } block_saved;
+
+/* In the order of forward. Returns how many. */
+static int32_t parts_of(const sy_block *block, part out[MAX_PARTS])
+{
+    out[0] = (part){&block->attn, block->attn_norm};
+    out[1] = (part){&block->ffn, block->ffn_norm};
+    out[2] = (part){&block->extra, block->extra_norm};
+    return block->extra.ops != NULL ? 3 : 2;
+}
 
 static sy_status declare_norm(sy_block *block, const char *name, sy_params *params, sy_param **out)
 {
@@ -40,53 +59,66 @@ cleanup:
     return st;
 }
 
-/* y = x + m * sublayer(norm(x)), m the residual multiplier. */
-static sy_status part_forward(sy_block *block, sy_pass *p, const sy_sublayer *sub,
-                              const sy_param *norm, const sy_tensor *x, sy_tensor *y,
-                              sy_tensor *normed, sy_tensor *rstd, void **saved)
+/* normed = norm(s->x), where s->x = x + m * out first if there is an x: what the part before gave
+   goes into the residual stream on the way. */
+static sy_status norm_forward(sy_block *block, sy_pass *p, const sy_param *norm, const sy_tensor *x,
+                              const sy_tensor *out, part_saved *s)
+{
+    sy_rmsnorm_args args = {.x = sy_tensor_heads(&s->x, 1),
+                            .w = norm->value,
+                            .y = sy_tensor_heads(&s->normed, 1),
+                            .rstd = s->rstd,
+                            .eps = block->config->norm_eps};
+    if (x != NULL) {
+        args.x = sy_tensor_heads(x, 1);
+        args.add = sy_tensor_heads(out, 1);
+        args.sum = sy_tensor_heads(&s->x, 1);
+        args.factor = block->config->residual_multiplier;
+    }
+    return sy_rmsnorm(p->stream, &args);
+}
+
+/* out = sublayer(norm(s->x)), s->x as above. */
+static sy_status part_forward(sy_block *block, sy_pass *p, const part *part, const sy_tensor *x,
+                              sy_tensor *out, part_saved *s, bool keep)
 {
     sy_status st = SY_OK;
-    int64_t mark = sy_arena_mark(p->scratch), T = x->shape[0], H = x->shape[1];
-    sy_arena *arena = saved != NULL ? p->saved : p->scratch;
-    sy_tensor out;
+    const int64_t mark = sy_arena_mark(p->scratch), T = s->x.shape[0], H = s->x.shape[1];
+    sy_arena *arena = keep ? p->saved : p->scratch;
 
-    SY_TRY(sy_arena_2d(arena, p->compute, T, H, normed));
-    SY_TRY(sy_arena_2d(arena, p->wide, T, 1, rstd));
-    SY_TRY(sy_rmsnorm(p->stream, &(sy_rmsnorm_args){.x = sy_tensor_heads(x, 1),
-                                                    .w = norm->value,
-                                                    .y = sy_tensor_heads(normed, 1),
-                                                    .rstd = *rstd,
-                                                    .eps = block->config->norm_eps}));
-    SY_TRY(sy_arena_2d(p->scratch, p->compute, T, H, &out));
-    sy_span_begin(SY_SPAN_PART, sub->ops->name, block->layer, -1);
-    st = sub->ops->forward(sub->self, p, normed, &out, saved);
+    SY_TRY(sy_arena_2d(arena, p->compute, T, H, &s->normed));
+    SY_TRY(sy_arena_2d(arena, p->wide, T, 1, &s->rstd));
+    SY_TRY(norm_forward(block, p, part->norm, x, out, s));
+    sy_span_begin(SY_SPAN_PART, part->sub->ops->name, block->layer, -1);
+    st = part->sub->ops->forward(part->sub->self, p, &s->normed, out, keep ? &s->sub : NULL);
     sy_span_end();
-    SY_TRY(st);
-    SY_TRY(sy_scale_in_place(p, block->config->residual_multiplier, &out));
-    SY_TRY(sy_add(p->stream, &(sy_add_args){.a = *x, .b = out, .y = *y}));
 cleanup:
     sy_arena_release(p->scratch, mark);
     return st;
 }
 
-static sy_status all_parts(sy_block *block, sy_pass *p, const sy_tensor *x, sy_tensor *y,
+/* y NULL: what the last part gives is not wanted, only what all parts save. */
+static sy_status all_parts(sy_block *block, sy_pass *p, const sy_tensor *x, const sy_tensor *y,
                            block_saved *s, bool keep)
 {
     sy_status st = SY_OK;
     sy_arena *arena = keep ? p->saved : p->scratch;
-    int64_t mark = sy_arena_mark(p->scratch);
-    const bool extra = block->extra.ops != NULL;
-    SY_TRY(sy_arena_2d(arena, p->compute, x->shape[0], x->shape[1], &s->mid[0]));
-    SY_TRY(part_forward(block, p, &block->attn, block->attn_norm, x, &s->mid[0], &s->normed[0],
-                        &s->rstd[0], keep ? &s->attn : NULL));
-    if (extra) {
-        SY_TRY(sy_arena_2d(arena, p->compute, x->shape[0], x->shape[1], &s->mid[1]));
+    const int64_t mark = sy_arena_mark(p->scratch), T = x->shape[0], H = x->shape[1];
+    part part[MAX_PARTS];
+    const int32_t n = parts_of(block, part);
+    sy_tensor out;
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, T, H, &out));
+    s->part[0].x = *x;
+    for (int32_t i = 0; i < n; i++) {
+        const sy_tensor *before = i > 0 ? &s->part[i - 1].x : NULL;
+        if (before != NULL) {
+            SY_TRY(sy_arena_2d(arena, p->compute, T, H, &s->part[i].x));
+        }
+        SY_TRY(part_forward(block, p, &part[i], before, &out, &s->part[i], keep));
     }
-    SY_TRY(part_forward(block, p, &block->ffn, block->ffn_norm, &s->mid[0], extra ? &s->mid[1] : y,
-                        &s->normed[1], &s->rstd[1], keep ? &s->ffn : NULL));
-    if (extra) {
-        SY_TRY(part_forward(block, p, &block->extra, block->extra_norm, &s->mid[1], y,
-                            &s->normed[2], &s->rstd[2], keep ? &s->extra : NULL));
+    if (y != NULL) {
+        SY_TRY(sy_scale_in_place(p, block->config->residual_multiplier, &out));
+        SY_TRY(sy_add(p->stream, &(sy_add_args){.a = s->part[n - 1].x, .b = out, .y = *y}));
     }
 cleanup:
     sy_arena_release(p->scratch, mark);
@@ -117,22 +149,16 @@ cleanup:
     return st;
 }
 
-/* Forward again: fills in what was not kept. The sublayers' outputs are needed up to the last
-   one's input only, but all must refill what they saved. */
+/* Forward again: fills in what was not kept. */
 static sy_status recompute(sy_block *block, sy_pass *p, const sy_tensor *x, block_saved *s)
 {
     sy_status st = SY_OK;
     sy_pass_kind kind = p->kind;
-    int64_t mark = sy_arena_mark(p->scratch);
-    sy_tensor y;
     p->kind = SY_PASS_RECOMPUTE;
     sy_span_begin(SY_SPAN_PART, "recompute", block->layer, -1);
-    SY_TRY(sy_arena_2d(p->scratch, p->compute, x->shape[0], x->shape[1], &y));
-    SY_TRY(all_parts(block, p, x, &y, s, true));
-cleanup:
+    st = all_parts(block, p, x, NULL, s, true);
     p->kind = kind;
     sy_span_end();
-    sy_arena_release(p->scratch, mark);
     return st;
 }
 
@@ -151,29 +177,28 @@ cleanup:
     return st;
 }
 
-static sy_status part_backward(sy_block *block, sy_pass *p, const sy_sublayer *sub, sy_param *norm,
-                               const sy_tensor *x, const sy_tensor *normed, const sy_tensor *rstd,
-                               void *saved, sy_tensor *g)
+static sy_status part_backward(sy_block *block, sy_pass *p, const part *part, part_saved *s,
+                               sy_tensor *g)
 {
     sy_status st = SY_OK;
     int64_t mark = sy_arena_mark(p->scratch);
     sy_tensor dy, dnormed;
     SY_TRY(sublayer_grad(block, p, g, &dy));
-    SY_TRY(sy_arena_2d(p->scratch, p->compute, x->shape[0], x->shape[1], &dnormed));
-    sy_span_begin(SY_SPAN_PART, sub->ops->name, block->layer, -1);
-    st = sub->ops->backward(sub->self, p, saved, normed, &dy, &dnormed);
+    SY_TRY(sy_arena_2d(p->scratch, p->compute, g->shape[0], g->shape[1], &dnormed));
+    sy_span_begin(SY_SPAN_PART, part->sub->ops->name, block->layer, -1);
+    st = part->sub->ops->backward(part->sub->self, p, s->sub, &s->normed, &dy, &dnormed);
     sy_span_end();
     SY_TRY(st);
     SY_TRY(sy_rmsnorm_backward(p->stream,
-                               &(sy_rmsnorm_backward_args){.x = sy_tensor_heads(x, 1),
-                                                           .w = norm->value,
-                                                           .rstd = *rstd,
+                               &(sy_rmsnorm_backward_args){.x = sy_tensor_heads(&s->x, 1),
+                                                           .w = part->norm->value,
+                                                           .rstd = s->rstd,
                                                            .dy = sy_tensor_heads(&dnormed, 1),
                                                            .dx = sy_tensor_heads(g, 1),
-                                                           .dw = norm->grad,
+                                                           .dw = part->norm->grad,
                                                            .beta = 1}));
     if (p->grads != NULL) {
-        SY_TRY(sy_grad_sync_reached(p->grads, norm));
+        SY_TRY(sy_grad_sync_reached(p->grads, part->norm));
     }
 cleanup:
     sy_arena_release(p->scratch, mark);
@@ -186,6 +211,7 @@ sy_status sy_block_all_backward(sy_block *block, sy_pass *p, void *saved, const 
     sy_status st = SY_OK;
     sy_arena *saved_arena = p->saved;
     block_saved *s = saved;
+    part part[MAX_PARTS];
 
     p->layer = block->layer;
     sy_span_begin(SY_SPAN_LAYER, "layer", block->layer, -1);
@@ -194,14 +220,9 @@ sy_status sy_block_all_backward(sy_block *block, sy_pass *p, void *saved, const 
         sy_arena_release(p->block, 0);
         SY_TRY(recompute(block, p, x, s));
     }
-    if (block->extra.ops != NULL) {
-        SY_TRY(part_backward(block, p, &block->extra, block->extra_norm, &s->mid[1], &s->normed[2],
-                             &s->rstd[2], s->extra, g));
+    for (int32_t i = parts_of(block, part) - 1; i >= 0; i--) {
+        SY_TRY(part_backward(block, p, &part[i], &s->part[i], g));
     }
-    SY_TRY(part_backward(block, p, &block->ffn, block->ffn_norm, &s->mid[0], &s->normed[1],
-                         &s->rstd[1], s->ffn, g));
-    SY_TRY(part_backward(block, p, &block->attn, block->attn_norm, x, &s->normed[0], &s->rstd[0],
-                         s->attn, g));
 cleanup:
     sy_span_end();
     p->saved = saved_arena;

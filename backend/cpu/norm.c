@@ -1,5 +1,5 @@
-/* RMSNorm over the last dimension. A row is read for its statistic and, still in cache, a second
- * time for the result. */
+/* RMSNorm over the last dimension, of the sum of two rows where there is one to add. A row is read
+ * for its statistic and, still in cache, a second time for the result. */
 #include "backend/cpu/tile_impl.h"
 
 #include <math.h>
@@ -37,22 +37,50 @@ SY_CPU_CLONES static void norm_run(float *y, const float *x, const float *w, flo
     }
 }
 
-static float norm_row(const sy_rmsnorm_args *args, const float *w, int64_t x_at, int64_t y_at)
+/* sum = x + factor * add. */
+SY_CPU_CLONES static void sum_run(float *sum, const float *x, float factor, const float *add,
+                                  int64_t n)
+{
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; i++) {
+        sum[i] = x[i] + factor * add[i];
+    }
+}
+
+/* Makes a tile of sum, d elements into row t. */
+static void add_tile(const sy_rmsnorm_args *args, int64_t t, int64_t d, int64_t n)
+{
+    float x_buf[SY_CPU_TILE], add_buf[SY_CPU_TILE];
+    const int64_t to = t * args->sum.stride[0] + d;
+    const float *x = sy__tile_read(&args->x, t * args->x.stride[0] + d, n, x_buf);
+    const float *add = sy__tile_read(&args->add, t * args->add.stride[0] + d, n, add_buf);
+    sum_run(sy__tile_target(&args->sum, to, x_buf), x, (float)args->factor, add, n);
+    sy__tile_write(&args->sum, to, n, x_buf);
+}
+
+static float norm_row(const sy_rmsnorm_args *args, const float *w, int64_t t, int64_t g)
 {
     const int64_t D = args->x.shape[2];
+    const bool adds = args->add.data != NULL;
+    const sy_tensor *from = adds ? &args->sum : &args->x, *y = &args->y;
+    const int64_t at = t * from->stride[0] + g * from->stride[1];
+    const int64_t to = t * y->stride[0] + g * y->stride[1];
     float buf[SY_CPU_TILE];
     double squares = 0;
     for (int64_t d = 0; d < D; d += SY_CPU_TILE) {
         const int64_t n = sy__cpu_min(SY_CPU_TILE, D - d);
-        const float *x = sy__tile_read(&args->x, x_at + d, n, buf);
+        if (adds) {
+            add_tile(args, t, d, n);
+        }
+        const float *x = sy__tile_read(from, at + d, n, buf);
         squares += (double)sy__cpu_dot_run(x, x, n);
     }
     const float rstd = (float)(1.0 / sqrt(squares / (double)D + args->eps));
     for (int64_t d = 0; d < D; d += SY_CPU_TILE) {
         const int64_t n = sy__cpu_min(SY_CPU_TILE, D - d);
-        const float *x = sy__tile_read(&args->x, x_at + d, n, buf);
-        norm_run(sy__tile_target(&args->y, y_at + d, buf), x, w + d, rstd, n);
-        sy__tile_write(&args->y, y_at + d, n, buf);
+        const float *x = sy__tile_read(from, at + d, n, buf);
+        norm_run(sy__tile_target(y, to + d, buf), x, w + d, rstd, n);
+        sy__tile_write(y, to + d, n, buf);
     }
     return rstd;
 }
@@ -62,17 +90,14 @@ sy_status sy__cpu_rmsnorm(sy_stream *stream, const sy_rmsnorm_args *args)
     sy_status st = SY_OK;
     int64_t room;
     SY_TRY(weight_room(&args->w, &room));
-    const sy_tensor *x = &args->x, *y = &args->y;
-    const int64_t G = x->shape[1], rows = x->shape[0] * G;
+    const int64_t G = args->x.shape[1], rows = args->x.shape[0] * G;
     const float *w = wide_weight(&args->w, sy_stream_workspace(stream));
     float *rstd = args->rstd.data;
     const int threads = sy__cpu_threads(stream);
 #pragma omp parallel for num_threads(threads)                                                      \
-    schedule(static) if (rows * x->shape[2] > SY_CPU_PARALLEL_MIN)
+    schedule(static) if (rows * args->x.shape[2] > SY_CPU_PARALLEL_MIN)
     for (int64_t r = 0; r < rows; r++) {
-        const int64_t t = r / G, g = r % G;
-        rstd[r] = norm_row(args, w, t * x->stride[0] + g * x->stride[1],
-                           t * y->stride[0] + g * y->stride[1]);
+        rstd[r] = norm_row(args, w, r / G, r % G);
     }
 cleanup:
     return st;

@@ -5,7 +5,7 @@
 namespace
 {
 
-enum { THREADS = 256, MAX_PARTS = 1024 };
+enum { THREADS = 256, MAX_PARTS = 1024, SHARES = 16 };
 
 /* ---- one sum ---- */
 
@@ -93,13 +93,21 @@ __global__ void partial_columns_kernel(const T *x, int64_t stride, int64_t n_row
     }
 }
 
+/* A block has 32 columns; each of its warps adds up a share of the partials. */
 __global__ void total_columns_kernel(const float *part, int64_t n_parts, int64_t N, float *out)
 {
-    const int64_t n = grid_index();
-    if (n < N) {
-        float sum = 0;
-        for (int64_t p = 0; p < n_parts; p++) {
-            sum += part[p * N + n];
+    __shared__ float share[SHARES][32];
+    const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
+    const int64_t n = (int64_t)blockIdx.x * 32 + lane;
+    float sum = 0;
+    for (int64_t p = warp; p < n_parts && n < N; p += SHARES) {
+        sum += part[p * N + n];
+    }
+    share[warp][lane] = sum;
+    __syncthreads();
+    if (warp == 0 && n < N) {
+        for (int w = 1; w < SHARES; w++) {
+            sum += share[w][lane];
         }
         out[n] += sum;
     }
@@ -140,7 +148,7 @@ cleanup:
 sy_status sy__cuda_total_columns(sy_stream *stream, const float *part, int64_t n_parts, int64_t N,
                                  float *out)
 {
-    return launch(stream, "column_sum", blocks_for(N, THREADS), THREADS, 0, total_columns_kernel,
+    return launch(stream, "column_sum", blocks_for(N, 32), 32 * SHARES, 0, total_columns_kernel,
                   part, n_parts, N, out);
 }
 

@@ -3,6 +3,17 @@
 
 #include <math.h>
 
+/* The row of sum. */
+static const double *add_row(const sy_rmsnorm_args *args, int64_t t, int64_t g)
+{
+    const double *x = sy__ref_row3(&args->x, t, g), *add = sy__ref_row3(&args->add, t, g);
+    double *sum = sy__ref_row3(&args->sum, t, g);
+    for (int64_t d = 0; d < args->x.shape[2]; d++) {
+        sum[d] = x[d] + args->factor * add[d];
+    }
+    return sum;
+}
+
 sy_status sy__ref_rmsnorm(sy_stream *stream, const sy_rmsnorm_args *args)
 {
     (void)stream;
@@ -10,7 +21,7 @@ sy_status sy__ref_rmsnorm(sy_stream *stream, const sy_rmsnorm_args *args)
     const double *w = args->w.data;
     for (int64_t t = 0; t < T; t++) {
         for (int64_t g = 0; g < G; g++) {
-            const double *x = sy__ref_row3(&args->x, t, g);
+            const double *x = args->add.data ? add_row(args, t, g) : sy__ref_row3(&args->x, t, g);
             double *y = sy__ref_row3(&args->y, t, g);
             const double rstd = 1 / sqrt(sy__ref_dot(x, x, D) / (double)D + args->eps);
             sy__ref_row(&args->rstd, t)[g] = rstd;

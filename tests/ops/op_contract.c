@@ -132,6 +132,8 @@ static void overlap_each(op_runner *runner, op_loaded *l)
     X(scale, "factor NaN", "factor is ", a->factor = 0.0 / 0.0)                                    \
     X(jitter, "eps 1.5", "eps is ", a->eps = 1.5)                                                  \
     X(rmsnorm, "eps -1", "eps is ", a->eps = -1)                                                   \
+    X(rmsnorm, "factor NaN", "factor is ", a->factor = 0.0 / 0.0)                                  \
+    X(rmsnorm, "groups that are added", "one group", a->x.shape[1] = (a->add = a->x, 2))           \
     X(rmsnorm_backward, "beta 2", "beta is ", a->beta = 2)                                         \
     X(rope, "an odd head size", "is even",                                                         \
       a->x.shape[2] = a->table.shape[1] = a->table.stride[0] = 3)                                  \

@@ -203,6 +203,7 @@ bool op_overwritten(const op_instance *in, int32_t i);
 void op_compare_case(op_runner *runner, const op_test *test, const op_case *c); /* op_compare.c */
 void op_time_test(op_runner *runner, const op_test *test);                      /* op_time.c */
 void op_contract_test(op_runner *runner, const op_test *test);                  /* op_contract.c */
+void op_norm_of_sum(op_runner *runner);                                         /* op_norm.c */
 void op_golden(op_runner *runner);                                              /* op_golden.c */
 void op_grad_model(op_runner *runner);                                          /* grad_model.c */
 void op_grad_router(op_runner *runner);                                         /* grad_router.c */

@@ -112,6 +112,7 @@ RUN(attention_backward)
 RUN(swiglu)
 RUN(swiglu_backward)
 RUN(rmsnorm)
+RUN(rmsnorm_backward)
 RUN(gather_rows)
 RUN(combine_rows)
 RUN(adamw)
@@ -275,7 +276,23 @@ static void rows(speed *s)
                                      .rstd = rstd,
                                      .eps = 1e-5};
     print(s, "rmsnorm", seconds_of(s, run_rmsnorm, &rmsnorm), 0, 2 * token);
+    sy_tensor more[3] = {random_tensor(s, SY_BF16, T, H), tensor(s, SY_BF16, T, H),
+                         tensor(s, SY_F32, H, 1)};
+    sy_rmsnorm_args of_sum = rmsnorm;
+    of_sum.add = sy_tensor_heads(&more[0], 1);
+    of_sum.sum = sy_tensor_heads(&more[1], 1);
+    of_sum.factor = 1;
+    print(s, "rmsnorm of x + add", seconds_of(s, run_rmsnorm, &of_sum), 0, 4 * token);
+    const sy_rmsnorm_backward_args backward = {.x = rmsnorm.x,
+                                               .w = rmsnorm.w,
+                                               .rstd = rstd,
+                                               .dy = of_sum.add,
+                                               .dx = of_sum.sum,
+                                               .dw = sy_tensor_1d(more[2].data, SY_F32, H),
+                                               .beta = 1};
+    print(s, "rmsnorm, backward", seconds_of(s, run_rmsnorm_backward, &backward), 0, 4 * token);
     release(s, (sy_tensor[]){x, y, w, norm, rstd, idx, start, list}, 8);
+    release(s, more, 3);
 }
 
 static void optimizer(speed *s)

@@ -114,6 +114,9 @@ static int run_suites(op_runner *runner)
         check_coverage(runner);
     }
     each_test(runner, compare_test);
+    if (is_wanted(runner, "rmsnorm") && !runner->quick) {
+        op_norm_of_sum(runner);
+    }
     if (strcmp(runner->backend, "ref") == 0 && !runner->quick) {
         each_test(runner, op_contract_test);
         op_golden(runner);
