@@ -15,23 +15,23 @@ typedef struct attention {
 } attention;
 
 typedef struct attention_saved {
-    sy_tensor qkv;            /* [T, n_q + 2 n_kv] as attention saw it: normed and rotated */
-    sy_tensor raw_q, raw_k;   /* before the norm, where there is one */
+    sy_tensor qkv; /* [T, n_q + 2 n_kv]; where there is a norm, as that saw q and k */
+    sy_tensor qk;  /* [T, n_q + n_kv] rotated, as attention saw them: columns of qkv, or normed */
     sy_tensor rstd_q, rstd_k; /* [T, G] wide */
     sy_tensor out, lse;       /* [T, n_q]; [T, N_h] wide */
     sy_tensor in[2];          /* [T, n_kv] what on[i] read */
     void *on[2];
 } attention_saved;
 
-/* The q, k and v parts of a [T, n_q + 2 n_kv] matrix. */
 typedef struct qkv_view {
     sy_tensor q, k, v;
 } qkv_view;
 
-static qkv_view split(const attention *at, const sy_tensor *qkv)
+/* q and k of a matrix that begins with them, v of a [T, n_q + 2 n_kv] one. */
+static qkv_view split(const attention *at, const sy_tensor *qk, const sy_tensor *qkv)
 {
-    return (qkv_view){.q = sy_tensor_cols(qkv, 0, at->n_q),
-                      .k = sy_tensor_cols(qkv, at->n_q, at->n_kv),
+    return (qkv_view){.q = sy_tensor_cols(qk, 0, at->n_q),
+                      .k = sy_tensor_cols(qk, at->n_q, at->n_kv),
                       .v = sy_tensor_cols(qkv, at->n_q + at->n_kv, at->n_kv)};
 }
 
@@ -128,51 +128,63 @@ cleanup:
     return st;
 }
 
-/* Normalise one of q, k in place; its raw values are copied out first, for backward. */
+/* Rows per token of the norm of q or k. */
+static int64_t groups(const attention *at, int64_t heads)
+{
+    return at->config->qk_norm == SY_QK_NORM_HEAD ? heads : 1;
+}
+
+/* y = norm(x), one of q, k. */
 static sy_status norm_part(attention *at, sy_pass *p, sy_arena *arena, const sy_param *w,
-                           sy_tensor *part, int64_t heads, sy_tensor *raw, sy_tensor *rstd)
+                           int64_t heads, const sy_tensor *x, const sy_tensor *y, sy_tensor *rstd)
 {
     sy_status st = SY_OK;
-    int64_t T = part->shape[0], G = at->config->qk_norm == SY_QK_NORM_HEAD ? heads : 1;
-    SY_TRY(sy_arena_2d(arena, p->compute, T, part->shape[1], raw));
-    SY_TRY(sy_arena_2d(arena, p->wide, T, G, rstd));
-    SY_TRY(sy_cast(p->stream, &(sy_cast_args){.x = *part, .y = *raw}));
-    SY_TRY(sy_rmsnorm(p->stream, &(sy_rmsnorm_args){.x = sy_tensor_heads(raw, G),
+    const int64_t G = groups(at, heads);
+    SY_TRY(sy_arena_2d(arena, p->wide, x->shape[0], G, rstd));
+    SY_TRY(sy_rmsnorm(p->stream, &(sy_rmsnorm_args){.x = sy_tensor_heads(x, G),
                                                     .w = w->value,
-                                                    .y = sy_tensor_heads(part, G),
+                                                    .y = sy_tensor_heads(y, G),
                                                     .rstd = *rstd,
                                                     .eps = at->config->norm_eps}));
 cleanup:
     return st;
 }
 
-/* qkv = rotate(norm(x W^T + b)). */
+/* q and k, the first columns of x, at once. */
+static sy_status rotate(const attention *at, sy_pass *p, const sy_tensor *x, bool inverse)
+{
+    const sy_model_config *c = at->config;
+    const sy_tensor qk = sy_tensor_cols(x, 0, at->n_q + at->n_kv);
+    return sy_rope(p->stream, &(sy_rope_args){.x = sy_tensor_heads(&qk, c->heads + c->kv_heads),
+                                              .pos = p->batch->pos,
+                                              .table = p->rope,
+                                              .inverse = inverse,
+                                              .interleaved = c->rope_interleaved});
+}
+
+/* qkv = x W^T + b; qk = rotate(norm(q and k of it)). */
 static sy_status project(attention *at, sy_pass *p, sy_arena *arena, const sy_tensor *x,
                          attention_saved *s)
 {
     sy_status st = SY_OK;
     const sy_model_config *c = at->config;
-    qkv_view view;
+    qkv_view raw, normed;
     SY_TRY(sy_arena_2d(arena, p->compute, x->shape[0], at->n_q + 2 * at->n_kv, &s->qkv));
     SY_TRY(sy_linear_forward(p, x, &at->qkv->value, &s->qkv));
     if (at->bias != NULL) {
         SY_TRY(sy_add_bias(p->stream, &(sy_add_bias_args){.y = s->qkv, .bias = at->bias->value}));
     }
-    view = split(at, &s->qkv);
-    SY_TRY(pass_on(at, p, arena, 0, &view.k, s));
-    SY_TRY(pass_on(at, p, arena, 1, &view.v, s));
+    raw = split(at, &s->qkv, &s->qkv);
+    SY_TRY(pass_on(at, p, arena, 0, &raw.k, s));
+    SY_TRY(pass_on(at, p, arena, 1, &raw.v, s));
+    s->qk = sy_tensor_cols(&s->qkv, 0, at->n_q + at->n_kv);
     if (at->q_norm != NULL) {
-        SY_TRY(norm_part(at, p, arena, at->q_norm, &view.q, c->heads, &s->raw_q, &s->rstd_q));
-        SY_TRY(norm_part(at, p, arena, at->k_norm, &view.k, c->kv_heads, &s->raw_k, &s->rstd_k));
+        SY_TRY(sy_arena_2d(arena, p->compute, x->shape[0], at->n_q + at->n_kv, &s->qk));
+        normed = split(at, &s->qk, &s->qkv);
+        SY_TRY(norm_part(at, p, arena, at->q_norm, c->heads, &raw.q, &normed.q, &s->rstd_q));
+        SY_TRY(norm_part(at, p, arena, at->k_norm, c->kv_heads, &raw.k, &normed.k, &s->rstd_k));
     }
-    SY_TRY(sy_rope(p->stream, &(sy_rope_args){.x = sy_tensor_heads(&view.q, c->heads),
-                                              .pos = p->batch->pos,
-                                              .table = p->rope,
-                                              .interleaved = c->rope_interleaved}));
-    SY_TRY(sy_rope(p->stream, &(sy_rope_args){.x = sy_tensor_heads(&view.k, c->kv_heads),
-                                              .pos = p->batch->pos,
-                                              .table = p->rope,
-                                              .interleaved = c->rope_interleaved}));
+    SY_TRY(rotate(at, p, &s->qk, false));
 cleanup:
     return st;
 }
@@ -181,7 +193,7 @@ static sy_status attend(attention *at, sy_pass *p, const attention_saved *s)
 {
     sy_status st = SY_OK;
     const sy_model_config *c = at->config;
-    qkv_view view = split(at, &s->qkv);
+    qkv_view view = split(at, &s->qk, &s->qkv);
     sy_attention_args args = {.q = sy_tensor_heads(&view.q, c->heads),
                               .doc = p->batch->doc,
                               .o = sy_tensor_heads(&s->out, c->heads),
@@ -228,37 +240,25 @@ cleanup:
     return st;
 }
 
-/* Through rotation and norm, in place on one of dq, dk. */
-static sy_status unproject_part(attention *at, sy_pass *p, const sy_param *w, int64_t heads,
-                                const sy_tensor *raw, const sy_tensor *rstd, sy_tensor *d)
+/* Through the norm, in place on one of dq, dk. */
+static sy_status norm_part_backward(attention *at, sy_pass *p, const sy_param *w, int64_t heads,
+                                    const sy_tensor *x, const sy_tensor *rstd, const sy_tensor *d)
 {
-    sy_status st = SY_OK;
-    int64_t G = at->config->qk_norm == SY_QK_NORM_HEAD ? heads : 1;
-    sy_tensor view;
-    SY_TRY(sy_rope(p->stream, &(sy_rope_args){.x = sy_tensor_heads(d, heads),
-                                              .pos = p->batch->pos,
-                                              .table = p->rope,
-                                              .inverse = true,
-                                              .interleaved = at->config->rope_interleaved}));
-    if (w != NULL) {
-        view = sy_tensor_heads(d, G);
-        SY_TRY(
-            sy_rmsnorm_backward(p->stream, &(sy_rmsnorm_backward_args){.x = sy_tensor_heads(raw, G),
-                                                                       .w = w->value,
-                                                                       .rstd = *rstd,
-                                                                       .dy = view,
-                                                                       .dx = view,
-                                                                       .dw = w->grad}));
-    }
-cleanup:
-    return st;
+    const int64_t G = groups(at, heads);
+    const sy_tensor view = sy_tensor_heads(d, G);
+    return sy_rmsnorm_backward(p->stream, &(sy_rmsnorm_backward_args){.x = sy_tensor_heads(x, G),
+                                                                      .w = w->value,
+                                                                      .rstd = *rstd,
+                                                                      .dy = view,
+                                                                      .dx = view,
+                                                                      .dw = w->grad});
 }
 
 static sy_status attention_grad(attention *at, sy_pass *p, const attention_saved *s,
                                 const sy_tensor *dout, const sy_tensor *dqkv)
 {
     const sy_model_config *c = at->config;
-    qkv_view x = split(at, &s->qkv), d = split(at, dqkv);
+    qkv_view x = split(at, &s->qk, &s->qkv), d = split(at, dqkv, dqkv);
     return sy_attention_backward(
         p->stream, &(sy_attention_backward_args){.q = sy_tensor_heads(&x.q, c->heads),
                                                  .k = sy_tensor_heads(&x.k, c->kv_heads),
@@ -283,16 +283,20 @@ static sy_status attention_backward(void *self, sy_pass *p, void *saved, const s
     const attention_saved *s = saved;
     int64_t mark = sy_arena_mark(p->scratch), T = x->shape[0];
     sy_tensor dout, dqkv;
-    qkv_view d;
+    qkv_view d, raw;
 
     SY_TRY(sy_arena_2d(p->scratch, p->compute, T, at->n_q, &dout));
     SY_TRY(sy_arena_2d(p->scratch, p->compute, T, at->n_q + 2 * at->n_kv, &dqkv));
     SY_TRY(sy_linear_dgrad(p, dy, &at->o->value, &dout, 0));
     SY_TRY(sy_linear_wgrad(p, dy, &s->out, &at->o->grad));
     SY_TRY(attention_grad(at, p, s, &dout, &dqkv));
-    d = split(at, &dqkv);
-    SY_TRY(unproject_part(at, p, at->q_norm, c->heads, &s->raw_q, &s->rstd_q, &d.q));
-    SY_TRY(unproject_part(at, p, at->k_norm, c->kv_heads, &s->raw_k, &s->rstd_k, &d.k));
+    SY_TRY(rotate(at, p, &dqkv, true));
+    d = split(at, &dqkv, &dqkv);
+    if (at->q_norm != NULL) {
+        raw = split(at, &s->qkv, &s->qkv);
+        SY_TRY(norm_part_backward(at, p, at->q_norm, c->heads, &raw.q, &s->rstd_q, &d.q));
+        SY_TRY(norm_part_backward(at, p, at->k_norm, c->kv_heads, &raw.k, &s->rstd_k, &d.k));
+    }
     SY_TRY(pass_back(at, p, 0, s, &d.k));
     SY_TRY(pass_back(at, p, 1, s, &d.v));
     if (at->bias != NULL && at->bias->grad.data != NULL) {
