@@ -176,6 +176,19 @@ void sy__choose_topk(sy_host_route *r)
     }
 }
 
+void sy__plain_choose(sy_host_route *r)
+{
+    const sy__form form = sy__form_of(r->config);
+    sy__choose_topk(r);
+    sy__weigh_all(r, &form);
+}
+
+void sy__plain_backward(sy_host_route *r)
+{
+    const sy__form form = sy__form_of(r->config);
+    sy__weigh_all_backward(r, &form);
+}
+
 static uint64_t draw_index(const sy_host_route *r, int64_t t, int32_t e, int32_t which)
 {
     return ((uint64_t)r->token_glb[t] * (uint64_t)r->E + (uint64_t)e) * 16 + (uint64_t)which;

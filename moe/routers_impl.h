@@ -40,6 +40,9 @@ void sy__weigh_backward(const sy__form *form, const double *z, int32_t n, const 
  */
 void sy__weigh_all(sy_host_route *r, const sy__form *form);
 void sy__weigh_all_backward(sy_host_route *r, const sy__form *form);
+/* choose and backward of a router that differs from plain top-k in its scores alone. */
+void sy__plain_choose(sy_host_route *r);
+void sy__plain_backward(sy_host_route *r);
 /* A loss that is linear in p = softmax(z) of a token, sum_e cost_e p_e: returns it times factor,
  * and adds factor times its gradient to dz. All [n]. */
 double sy__add_cost(const double *p, const double *cost, int32_t n, double factor, double *dz);

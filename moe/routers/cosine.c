@@ -47,19 +47,6 @@ static void score(sy_host_route *r)
     }
 }
 
-static void choose(sy_host_route *r)
-{
-    const sy__form form = sy__form_of(r->config);
-    sy__choose_topk(r);
-    sy__weigh_all(r, &form);
-}
-
-static void backward(sy_host_route *r)
-{
-    const sy__form form = sy__form_of(r->config);
-    sy__weigh_all_backward(r, &form);
-}
-
 /* dz_e / du = (c_e / (|u| |c_e|) - cos u / |u|^2) / tau, and the same with u and c changed. */
 static void score_backward(sy_host_route *r)
 {
@@ -103,6 +90,6 @@ const sy_router_ops sy__router_cosine = {
                                         .backward_cost = {21.5, 0.98},
                                         .layout = layout,
                                         .score = score,
-                                        .choose = choose,
-                                        .backward = backward,
+                                        .choose = sy__plain_choose,
+                                        .backward = sy__plain_backward,
                                         .score_backward = score_backward}};

@@ -66,19 +66,6 @@ static void score(sy_host_route *r)
     }
 }
 
-static void choose(sy_host_route *r)
-{
-    const sy__form form = sy__form_of(r->config);
-    sy__choose_topk(r);
-    sy__weigh_all(r, &form);
-}
-
-static void backward(sy_host_route *r)
-{
-    const sy__form form = sy__form_of(r->config);
-    sy__weigh_all_backward(r, &form);
-}
-
 static void score_backward(sy_host_route *r)
 {
     for (int64_t i = 0; i < r->T * r->E; i++) {
@@ -125,6 +112,6 @@ const sy_router_ops sy__router_maskmoe = {
                                         .layout = layout,
                                         .begin = begin,
                                         .score = score,
-                                        .choose = choose,
-                                        .backward = backward,
+                                        .choose = sy__plain_choose,
+                                        .backward = sy__plain_backward,
                                         .score_backward = score_backward}};

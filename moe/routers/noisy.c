@@ -43,13 +43,6 @@ static void score(sy_host_route *r)
     }
 }
 
-static void choose(sy_host_route *r)
-{
-    const sy__form form = sy__form_of(r->config);
-    sy__choose_topk(r);
-    sy__weigh_all(r, &form);
-}
-
 static bool is_chosen(const sy_host_route *r, int64_t t, int32_t e)
 {
     for (int32_t k = 0; k < r->K; k++) {
@@ -206,6 +199,6 @@ const sy_router_ops sy__router_noisy = {
                                         .backward_cost = {97.6, 0.18},
                                         .layout = layout,
                                         .score = score,
-                                        .choose = choose,
+                                        .choose = sy__plain_choose,
                                         .backward = backward,
                                         .score_backward = score_backward}};

@@ -43,13 +43,6 @@ static void score(sy_host_route *r)
     }
 }
 
-static void choose(sy_host_route *r)
-{
-    const sy__form form = sy__form_of(r->config);
-    sy__choose_topk(r);
-    sy__weigh_all(r, &form);
-}
-
 static void backward(sy_host_route *r)
 {
     const sy__form form = sy__form_of(r->config);
@@ -145,7 +138,7 @@ const sy_router_ops sy__router_skywork = {
                                         .backward_cost = {24.5, 0},
                                         .layout = layout,
                                         .score = score,
-                                        .choose = choose,
+                                        .choose = sy__plain_choose,
                                         .backward = backward,
                                         .score_backward = score_backward,
                                         .end_step = end_step}};

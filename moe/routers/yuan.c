@@ -37,19 +37,6 @@ static void score(sy_host_route *r)
     }
 }
 
-static void choose(sy_host_route *r)
-{
-    const sy__form form = sy__form_of(r->config);
-    sy__choose_topk(r);
-    sy__weigh_all(r, &form);
-}
-
-static void backward(sy_host_route *r)
-{
-    const sy__form form = sy__form_of(r->config);
-    sy__weigh_all_backward(r, &form);
-}
-
 /* dv_j += a_ij dz_i; ds_ij = a_ij dz_i (v_j - z_i); dq_i += ds_ij k_j; dk_j += ds_ij q_i. */
 static void score_backward(sy_host_route *r)
 {
@@ -77,6 +64,6 @@ const sy_router_ops sy__router_yuan = {
                                         .backward_cost = {24.1, 12},
                                         .layout = layout,
                                         .score = score,
-                                        .choose = choose,
-                                        .backward = backward,
+                                        .choose = sy__plain_choose,
+                                        .backward = sy__plain_backward,
                                         .score_backward = score_backward}};
