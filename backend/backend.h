@@ -49,6 +49,8 @@ typedef struct sy_device_spec {
                  touch */
     const sy_prices *prices; /* dry, borrowed: rehearse at these prices instead of measuring */
     int32_t place, n_places; /* this rank among those of its node: each takes a GPU of its own */
+    bool shareable;          /* large blocks such as a network can move by itself (parallel/comm.h,
+                                sy_comm_register), where the device has them */
 } sy_device_spec;
 
 struct sy_device {
@@ -63,6 +65,7 @@ struct sy_device {
     const sy_observer *observer; /* told of every op and what it took; usually NULL */
     double host_s;               /* rehearsing: the host's clock */
     int32_t place, n_places;     /* as in the spec; n_places at least 1 */
+    bool shareable;              /* likewise */
     char unit[32];   /* what computes, where no other rank of the node may use the same; "": no
                         matter */
     char model[144]; /* what all ranks must compute with; "": no matter */

@@ -57,6 +57,7 @@ sy_status sy_device_open(const sy_device_spec *spec, sy_device **out)
     dev->measures = spec->dry && spec->prices == NULL;
     dev->place = spec->place;
     dev->n_places = spec->n_places > 0 ? spec->n_places : 1;
+    dev->shareable = spec->shareable;
     dev->ops = backend->ops;
     dev->vt = spec->dry ? &sy__dry_vt : backend->vt;
     backend->describe(dev, spec);

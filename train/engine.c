@@ -51,7 +51,8 @@ static sy_status open_device(sy_engine *e, int32_t place, int32_t n_places)
                            .dry = e->spec.dry || e->spec.prices != NULL,
                            .prices = e->spec.prices,
                            .place = place,
-                           .n_places = n_places};
+                           .n_places = n_places,
+                           .shareable = e->settings->parallel->register_buffers};
     SY_TRY(sy_device_open(&spec, &e->dev));
     SY_TRY(sy_ops_require_all(e->dev));
     SY_TRY(sy_device_config_dtype(e->settings->config, e->dev->name, &e->compute));

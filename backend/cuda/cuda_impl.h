@@ -34,6 +34,7 @@ typedef enum sy__cuda_fault {
 typedef struct sy__cuda_block {
     char *ptr;
     int64_t bytes;
+    int64_t pages; /* bytes of backend/cuda/pages.h; 0: of cudaMalloc */
 } sy__cuda_block;
 
 typedef struct sy__cuda_device {

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backend/cuda/pages.h"
 #include "backend/cuda/product_impl.h"
 #include "core/alloc.h"
 #include "core/pci.h"
@@ -174,7 +175,7 @@ sy_status sy_cuda_enter(const sy_device *dev)
 /* ---- memory ---- */
 
 /* Calls in streams take the lock: no function of the runtime under it, which may wait for them. */
-static sy_status enlist(sy__cuda_device *self, void *ptr, int64_t bytes)
+static sy_status enlist(sy__cuda_device *self, sy__cuda_block block)
 {
     sy_status st = SY_OK;
     pthread_mutex_lock(&self->lock);
@@ -183,10 +184,21 @@ static sy_status enlist(sy__cuda_device *self, void *ptr, int64_t bytes)
         SY_TRY(sy_realloc(more, sizeof *self->blocks, (void **)&self->blocks));
         self->max_blocks = more;
     }
-    self->blocks[self->n_blocks++] = (sy__cuda_block){ptr, bytes};
+    self->blocks[self->n_blocks++] = block;
 cleanup:
     pthread_mutex_unlock(&self->lock);
     return st;
+}
+
+/* An error of the device comes with the next sync. */
+static void release(void *ptr, int64_t pages)
+{
+    if (pages > 0 && ptr != NULL) {
+        cudaDeviceSynchronize();
+        sy_cuda_pages_give_back(ptr, pages);
+    } else {
+        cudaFree(ptr);
+    }
 }
 
 static sy_status cuda_alloc(sy_device *dev, int64_t bytes, void **out)
@@ -194,32 +206,37 @@ static sy_status cuda_alloc(sy_device *dev, int64_t bytes, void **out)
     sy_status st = SY_OK;
     sy__cuda_device *self = sy__cuda_device_of(dev);
     void *ptr = NULL;
+    int64_t pages = 0;
     SY_TRY(sy_cuda_enter(dev));
-    SY_TRY(sy__cuda_try(cudaMalloc(&ptr, bytes > 0 ? (size_t)bytes : 1), "allocating"));
+    if (!dev->shareable || !sy_cuda_pages_take(self->ordinal, bytes, &ptr, &pages)) {
+        SY_TRY(sy__cuda_try(cudaMalloc(&ptr, bytes > 0 ? (size_t)bytes : 1), "allocating"));
+    }
     SY_TRY(sy__cuda_try(cudaMemset(ptr, 0, (size_t)bytes), "clearing"));
     SY_TRY(
         sy__cuda_try(cudaStreamSynchronize(NULL), "clearing")); /* our streams do not wait for it */
-    SY_TRY(enlist(self, ptr, bytes > 0 ? bytes : 1));
+    SY_TRY(enlist(self, (sy__cuda_block){ptr, bytes > 0 ? bytes : 1, pages}));
     *out = ptr;
     ptr = NULL;
 cleanup:
-    cudaFree(ptr);
+    release(ptr, pages);
     return st;
 }
 
 static void cuda_free(sy_device *dev, void *ptr, int64_t bytes)
 {
     sy__cuda_device *self = sy__cuda_device_of(dev);
+    int64_t pages = 0;
     (void)bytes;
     pthread_mutex_lock(&self->lock);
     for (int32_t i = 0; i < self->n_blocks; i++) {
         if (self->blocks[i].ptr == ptr) {
+            pages = self->blocks[i].pages;
             self->blocks[i] = self->blocks[--self->n_blocks];
         }
     }
     pthread_mutex_unlock(&self->lock);
     if (cudaSetDevice(self->ordinal) == cudaSuccess) {
-        cudaFree(ptr); /* an error of the device comes with the next sync */
+        release(ptr, pages);
     }
 }
 

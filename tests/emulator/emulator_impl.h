@@ -24,7 +24,7 @@ void emulator_finish_all(void);
 bool emulator_in_host_function(void);
 
 /* Memory that others reach by its address, as network cards do: from here until it is taken back it
-   may not be freed. False: too much is. */
+   may not be freed. False: it is not made of pages (backend/cuda/pages.h), or too much is. */
 bool emulator_lend(const void *ptr);
 void emulator_take_back(const void *ptr);
 

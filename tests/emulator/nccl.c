@@ -159,8 +159,11 @@ static ncclResult_t register_memory(const ncclComm_t comm, void *memory, size_t 
         }
         free_one = r->bytes == 0 ? r : free_one;
     }
-    if (free_one == NULL || bytes == 0 || !emulator_lend(memory)) {
+    if (free_one == NULL || bytes == 0) {
         return ncclInvalidArgument;
+    }
+    if (!emulator_lend(memory)) {
+        return ncclSuccess; /* nothing comes of memory of cudaMalloc */
     }
     free_one->first = memory;
     __atomic_store_n(&free_one->bytes, bytes, __ATOMIC_RELEASE);

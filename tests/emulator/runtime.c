@@ -1,6 +1,7 @@
 /* The CUDA runtime of the emulator. A block of device memory ends at a page that nobody may touch,
    so a kernel that runs past the end stops the program; the bytes that rounding leaves before that
    page are checked when the block is freed. */
+#include "backend/cuda/pages.h"
 #include "tests/emulator/emulator_impl.h"
 
 #include <pthread.h>
@@ -207,9 +208,49 @@ static bool exchange_lent(const void *from, const void *to)
     return false;
 }
 
+/* Blocks that are made of pages. */
+enum { MAX_PAGED = 4096 };
+static void *paged[MAX_PAGED];
+
+static bool exchange_paged(void *from, void *to)
+{
+    for (int i = 0; i < MAX_PAGED; i++) {
+        void *expected = from;
+        if (__atomic_compare_exchange_n(&paged[i], &expected, to, false, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_ACQUIRE)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool sy_cuda_pages_take(int32_t ordinal, int64_t bytes, void **ptr, int64_t *taken)
+{
+    const size_t whole = up((size_t)bytes, PAGE);
+    void *made = NULL;
+    (void)ordinal;
+    if (bytes < PAGE || cudaMalloc(&made, whole) != cudaSuccess || !exchange_paged(NULL, made)) {
+        cudaFree(made);
+        return false;
+    }
+    *ptr = made;
+    *taken = (int64_t)whole;
+    return true;
+}
+
+void sy_cuda_pages_give_back(void *ptr, int64_t taken)
+{
+    (void)taken;
+    if (!exchange_paged(ptr, NULL)) {
+        fprintf(stderr, "emulator: pages are given back that were not taken\n");
+        abort();
+    }
+    cudaFree(ptr);
+}
+
 bool emulator_lend(const void *ptr)
 {
-    return exchange_lent(NULL, ptr);
+    return exchange_paged((void *)ptr, (void *)ptr) && exchange_lent(NULL, ptr);
 }
 
 void emulator_take_back(const void *ptr)

@@ -26,7 +26,8 @@ static int setup(void **state)
     static rig r;
     r = (rig){.bytes = 8 << 20};
     sy_comm *world = mpi_test_world();
-    assert_all_ok(test_device_open(&r.dev));
+    const sy_device_spec spec = {.backend = test_backend(), .threads = 1, .shareable = true};
+    assert_all_ok(sy_device_open(&spec, &r.dev));
     assert_all_ok(sy_stream_create(r.dev, "comm", &r.stream));
     assert_all_ok(sy_comm_split(world, 0, world->rank, r.dev, "test", &r.comm));
     assert_all_ok(sy_device_alloc(r.dev, r.bytes, SY_MEM_OTHER, &r.send));

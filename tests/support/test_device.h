@@ -6,10 +6,15 @@
 
 #include "backend/backend.h"
 
-static inline sy_status test_device_open(sy_device **out)
+static inline const char *test_backend(void)
 {
     const char *backend = getenv("SY_TEST_BACKEND");
-    sy_device_spec spec = {.backend = backend && *backend ? backend : "cpu", .threads = 1};
+    return backend && *backend ? backend : "cpu";
+}
+
+static inline sy_status test_device_open(sy_device **out)
+{
+    sy_device_spec spec = {.backend = test_backend(), .threads = 1};
     return sy_device_open(&spec, out);
 }
 
