@@ -40,13 +40,18 @@ class OnDevice(harness.Case):
             self.skipTest("no C++ compiler, so no emulator")
 
 
+def grouped(**more):
+    return {"router": "grouped", "experts": 8, "grouped": {"groups": 4, "groups_kept": 2, **more}}
+
+
 class Runs(OnDevice):
     def test_run_has_the_losses_of_the_cpu_and_its_checkpoint_is_read_there(self):
-        config = {"train": {"steps": 3, "checkpoint_every": 2}}
+        config = {"train": {"steps": 3, "checkpoint_every": 2},
+                  "moe": {**grouped(group_score="top2"), "score": "sigmoid", "bias_update_rate": 0.01}}
         self.train(self.config(**config, device=self.CPU), "cpu")
         self.train(self.config(**config), "run", env=LATE)
         self.near(self.losses("run"), self.losses("cpu"), 2e-4)
-        self.train(self.config(train={"steps": 4, "checkpoint_every": 2}, device=self.CPU), "run", "--resume")
+        self.train(self.config(**config, device=self.CPU), "run", "--resume", "--set", "train.steps=4")
         self.assertEqual(len(self.losses("run")), 4)
         self.assertLess(abs(self.loss("run", self.backend) / self.loss("run", "cpu") - 1), 1e-4)
         self.assertEqual(self.text("run", self.backend), self.text("run", "cpu"))
@@ -64,7 +69,8 @@ class Runs(OnDevice):
 
     def test_several_ranks_over_nccl_have_the_losses_of_the_cpu(self):
         padded = {"capacity_factor": 1.0, "pad_to_capacity": True}
-        rows = [(4, 1, 3, {"shared_experts": 1}, LATE), (2, 0, 1, padded, {**UNEVEN, "EMULATOR_NCCL_OLD": "1"}), (2, 2, 1, {}, LATE)]
+        v2 = {**grouped(group_loss_coeff=0.05, comm_loss_coeff=0.02), "shared_experts": 1}
+        rows = [(4, 1, 3, v2, LATE), (2, 0, 1, padded, {**UNEVEN, "EMULATOR_NCCL_OLD": "1"}), (2, 2, 1, {}, LATE)]
         for i, (ranks, zero, chunks, moe, env) in enumerate(rows):
             config = {"train": {"steps": 3}, "parallel": {"ep": 2, "zero": zero}, "moe": moe}
             self.train(self.config(**config, device=self.CPU), f"cpu{i}", ranks=ranks)
@@ -73,6 +79,9 @@ class Runs(OnDevice):
             if self.backend == "cuda_emulated":
                 self.assertRegex(job.stderr, " 0.0 MiB of a rank registered; that" if i == 1 else " 0.[1-9] MiB of a rank registered\n")
             self.near(self.losses(f"run{i}"), self.losses(f"cpu{i}"), 2e-4)
+        ours, theirs = ([float(r["moe/router_loss"]) for r in self.metrics(run)] for run in ("run0", "cpu0"))
+        self.near(ours, theirs, 2e-3)  # a choice may fall otherwise
+        self.assertGreater(min(theirs), 0)
 
     def test_two_ranks_on_one_gpu_are_refused_unless_asked_for(self):
         self.fails(2, ["ranks 0 and 1", "the same GPU", "SY_SHARE_GPU"], "train", self.config(), "--run-dir", self.folder / "run",
