@@ -10,19 +10,43 @@
 enum { MAX_RANKS = 8 };
 
 static sy_device *dev;
+static sy_stream *stream;
 
 static int open_device(void **state)
 {
     (void)state;
     assert_all_ok(test_device_open(&dev));
+    assert_all_ok(sy_stream_create(dev, "mesh", &stream));
     return 0;
 }
 
 static int close_device(void **state)
 {
     (void)state;
+    sy_stream_destroy(&stream);
     sy_device_close(&dev);
     return 0;
+}
+
+/* ranks [comm->size] from all, by way of the device. */
+static sy_status gather(sy_comm *comm, int32_t world_rank, int32_t *ranks)
+{
+    sy_status st = SY_OK;
+    int32_t *data = NULL;
+    SY_TRY(sy_device_alloc(dev, (1 + MAX_RANKS) * (int64_t)sizeof *data, SY_MEM_OTHER,
+                           (void **)&data));
+    SY_TRY(test_upload(stream, data, &world_rank, sizeof world_rank));
+    SY_TRY(sy_all_gather(comm, &(sy_comm_args){.stream = stream,
+                                               .send = data,
+                                               .recv = data + 1,
+                                               .n = 1,
+                                               .dtype = SY_I32,
+                                               .what = "members",
+                                               .layer = -1}));
+    SY_TRY(test_download(stream, ranks, data + 1, comm->size * (int64_t)sizeof *data));
+cleanup:
+    sy_device_free(dev, &data);
+    return st;
 }
 
 /* Are the world ranks in the group `first`, first + stride, ..., size of them? */
@@ -33,9 +57,7 @@ static bool members_are(const sy_mesh *mesh, sy_group group, int32_t world_rank,
     int32_t ranks[MAX_RANKS] = {0};
     bool ok = comm && comm->size == size && comm->dev == dev &&
               strcmp(comm->name, sy_group_name(group)) == 0;
-    comm->dev = NULL; /* to ask it about host memory */
-    ok = ok && sy_host_all_gather(comm, &world_rank, ranks, sizeof ranks[0], "members") == SY_OK;
-    comm->dev = dev;
+    ok = ok && gather(comm, world_rank, ranks) == SY_OK;
     for (int32_t i = 0; i < size && ok; i++) {
         ok = ranks[i] == first + i * stride;
     }
