@@ -380,7 +380,9 @@ sy_status sy__cuda_rmsnorm_backward(sy_stream *stream, const sy_rmsnorm_backward
 {
     sy_status st = SY_OK;
     const int64_t D = args->x.shape[2], n_rows = args->x.shape[0] * args->x.shape[1];
-    const int64_t each = n_rows / (D <= SHORT_ROW ? SHORT_PARTS : PARTS) + 1;
+    const int64_t most = D <= SHORT_ROW ? SHORT_PARTS : PARTS;
+    const int64_t room = SY_WORKSPACE_BYTES / (int64_t)sizeof(float) / (D > 0 ? D : 1);
+    const int64_t each = n_rows / (most < room ? most : room > 0 ? room : 1) + 1;
     const int64_t n_parts = blocks_for(n_rows, each);
     float *part = args->dw.data ? (float *)stream->workspace : nullptr;
     SY_TRY(require_workspace("rmsnorm_backward", part ? n_parts * D * (int64_t)sizeof *part : 0));
