@@ -17,8 +17,9 @@
     X(K)                                                                                           \
     X(E)                                                                                           \
     X(G)                                                                                           \
-    X(D) X(B) X(S) X(Skv) X(Nh) X(Nkv) X(V) X(F) X(R) X(C) X(src) X(align) X(scopes) X(pad) X(ta)  \
-        X(tb) X(beta) X(form) X(alias) X(mode) X(scaled)
+    X(D)                                                                                           \
+    X(B) X(S) X(Skv) X(Nh) X(Nkv) X(V) X(F) X(R) X(C) X(src) X(align) X(scopes) X(pad) X(ta) X(tb) \
+        X(beta) X(form) X(alias) X(mode) X(scaled)
 #define OP_CASE_DECLARE(field) int64_t field;
 typedef struct op_case {
     OP_CASE_FIELDS(OP_CASE_DECLARE)
@@ -68,12 +69,13 @@ typedef struct op_instance {
 /* Largest |got - wanted| / (|wanted| + rms(wanted)) of an output, by its dtype and the compute
  * dtype of the run. */
 typedef struct op_tolerance {
-    double f32;       /* F32 outputs */
-    double bf16;      /* BF16 outputs */
-    double bf16_wide; /* F32 outputs of a bf16 run; 0: as f32 */
-    double f64;       /* F64 outputs; 0: as f32 */
-    double floor;     /* errors are taken relative to at least this size: for outputs that cancel to
-                         nothing */
+    double f32;        /* F32 outputs */
+    double bf16;       /* BF16 outputs */
+    double bf16_cudnn; /* the same where cuDNN may compute them; 0: as bf16 */
+    double bf16_wide;  /* F32 outputs of a bf16 run; 0: as f32 */
+    double f64;        /* F64 outputs; 0: as f32 */
+    double floor; /* errors are taken relative to at least this size: for outputs that cancel to
+                     nothing */
 } op_tolerance;
 
 /* An op's results on the host: doubles, and the bytes as they were. */
