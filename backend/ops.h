@@ -327,9 +327,9 @@ typedef struct sy_capacity_args {
 #define SY_OPERANDS_capacity(I, O, U, Z) I(expert) I(priority) O(kept)
 
 /* Combine weights of the kept choices, 0 elsewhere. normalize: divided by the sum over the token's
-   K choices before drops (forms A and C of docs/NUMERICS.md 2), else raw p (forms B and E); times
-   scale. A drop does not rescale survivors. p [T, E] W; expert [T, K]; kept [T, K] U8 (optional:
-   all); weight [T, K] W. */
+   K choices before drops (forms A and C of docs/NUMERICS.md 2; 0 where all p are), else raw p
+   (forms B and E); times scale. A drop does not rescale survivors. p [T, E] W; expert [T, K]; kept
+   [T, K] U8 (optional: all); weight [T, K] W. */
 typedef struct sy_topk_weigh_args {
     sy_tensor p, expert, kept, weight;
     bool normalize;
@@ -532,7 +532,8 @@ typedef struct sy_adafactor_args {
     X(gate)                                                                                        \
     X(gate_backward)                                                                               \
     X(gemm)                                                                                        \
-    X(grouped_gemm) X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(rope) X(attention) \
+    X(grouped_gemm)                                                                                \
+    X(embed) X(embed_backward) X(rmsnorm) X(rmsnorm_backward) X(rope) X(attention)                 \
         X(attention_backward) X(swiglu) X(swiglu_backward) X(dequantize_nf4) X(activation)         \
             X(activation_backward) X(xent) X(gather_rows) X(combine_rows) X(router_scores) X(topk) \
                 X(capacity) X(topk_weigh) X(topk_backward) X(share_kept) X(share_kept_backward)    \

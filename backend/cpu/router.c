@@ -112,14 +112,14 @@ sy_status sy__cpu_topk(sy_stream *stream, const sy_topk_args *args)
     return SY_OK;
 }
 
-/* Sum of p over all choices of a token, dropped ones too. */
+/* Sum of p over all choices of a token, dropped ones too; 1 where all are 0. */
 static float choice_sum(const float *p, const int32_t *expert, int64_t K)
 {
     float sum = 0;
     for (int64_t k = 0; k < K; k++) {
         sum += expert[k] < 0 ? 0.0F : p[expert[k]];
     }
-    return sum;
+    return sum == 0.0F ? 1.0F : sum;
 }
 
 sy_status sy__cpu_topk_weigh(sy_stream *stream, const sy_topk_weigh_args *args)

@@ -160,14 +160,14 @@ __global__ void grouped_topk_kernel(const float *p, const float *bias, const uin
 
 /* ---- weights ---- */
 
-/* Sum of p over a token's choices, dropped ones too; the same in every lane. */
+/* Sum of p over a token's choices, dropped ones too; 1 where all are 0; the same in every lane. */
 __device__ inline float choice_sum(const float *p, const int32_t *expert, int32_t K)
 {
     float sum = 0;
     for (int k = 0; k < K; k++) {
         sum += expert[k] >= 0 ? p[expert[k]] : 0;
     }
-    return sum;
+    return sum == 0 ? 1 : sum;
 }
 
 __global__ void weigh_kernel(const float *p, const int32_t *expert, const uint8_t *kept,

@@ -164,14 +164,14 @@ sy_status sy__ref_capacity(sy_stream *stream, const sy_capacity_args *args)
     return SY_OK;
 }
 
-/* Sum of p over the choices of a token, dropped ones too. */
+/* Sum of p over the choices of a token, dropped ones too; 1 where all are 0. */
 static double choice_sum(const double *p, const int32_t *expert, int64_t K)
 {
     double sum = 0;
     for (int64_t k = 0; k < K; k++) {
         sum += expert[k] >= 0 ? p[expert[k]] : 0;
     }
-    return sum;
+    return sum == 0 ? 1 : sum;
 }
 
 sy_status sy__ref_topk_weigh(sy_stream *stream, const sy_topk_weigh_args *args)

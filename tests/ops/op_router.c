@@ -260,13 +260,25 @@ static const op_case capacity_cases[] = {
     {.T = 0, .E = 4, .K = 2, .C = 2 + 2, .form = 3},
 };
 
-/* mode 1: kept; align 1: normalize; form: score. */
+/* As a sigmoid of logits far below 0 is in fp32. */
+static void scores_vanish(op_operand *p)
+{
+    for (int64_t i = 0; i < op_numel(p); i++) {
+        *op_at(p, i) = 0;
+    }
+}
+
+/* mode 1: kept; align 1: normalize; form: score; C 1: all scores are 0. */
 static void build_topk_weigh(op_instance *in, const op_case *c)
 {
     sy_topk_weigh_args *args = OP_ARGS(in, topk_weigh);
     args->normalize = c->align != 0;
     args->scale = c->scaled ? 2.5 : 1;
-    fill_scores(in, wide_rows(in, "p", c->T, c->E), c->form);
+    op_operand *p = wide_rows(in, "p", c->T, c->E);
+    fill_scores(in, p, c->form);
+    if (c->C) {
+        scores_vanish(p);
+    }
     op_operand *expert = op_rows(op_tensor(in, "expert", OP_I32, 0, OP_SHAPE(c->T, c->K)), 0);
     op_choices(in, expert, c->K, c->E, 4, false);
     if (c->mode) {
@@ -275,14 +287,18 @@ static void build_topk_weigh(op_instance *in, const op_case *c)
     wide_rows(in, "weight", c->T, c->K);
 }
 
-/* align 1: normalize; form: score. */
+/* align 1: normalize; form: score; C 1: all scores are 0. */
 static void build_topk_backward(op_instance *in, const op_case *c)
 {
     sy_topk_backward_args *args = OP_ARGS(in, topk_backward);
     args->normalize = c->align != 0;
     args->scale = c->scaled ? 2.5 : 1;
     args->score = (sy_score)c->form;
-    fill_scores(in, wide_rows(in, "p", c->T, c->E), c->form);
+    op_operand *p = wide_rows(in, "p", c->T, c->E);
+    fill_scores(in, p, c->form);
+    if (c->C) {
+        scores_vanish(p);
+    }
     op_operand *expert = op_rows(op_tensor(in, "expert", OP_I32, 0, OP_SHAPE(c->T, c->K)), 0);
     op_choices(in, expert, c->K, c->E, 4, false);
     op_operand *g = op_normal(in, wide_rows(in, "g", c->T, c->K), 1);
@@ -304,6 +320,7 @@ static const op_case weigh_cases[] = {
     {.T = 300, .E = 130, .K = 8, .align = 1, .mode = 1},
     {.T = 300, .E = 130, .K = 8, .mode = 1},
     {.T = 2500, .E = 12, .K = 8, .align = 1},
+    {.T = 7, .E = 5, .K = 2, .align = 1, .form = SY_SCORE_SIGMOID, .scaled = 1, .C = 1},
 };
 
 /* Kept or not, and no token without a kept choice unless scaled. */
