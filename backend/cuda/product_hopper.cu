@@ -1,8 +1,8 @@
 /* Experts' products on Hopper: tiles of 128 x 256, the depth in steps of 64. In a block one thread
    asks the copy engine for tiles, four steps ahead, and two warpgroups multiply them, 64 rows each.
-   There is a block per multiprocessor, and it takes every n-th tile: while the sums of one are
-   stored, the first steps of the next arrive. As in product.cu an element of c is one sum over k
-   ascending: its bits do not depend on M. */
+   A multiprocessor has one block at a time, PER_SM in turn, and a block takes every n-th tile:
+   while the sums of one are stored, the first steps of the next arrive. As in product.cu an element
+   of c is one sum over k ascending: its bits do not depend on M. */
 #include "backend/cuda/hopper_impl.cuh"
 #include "backend/cuda/product_impl.h"
 #include "backend/cuda/sums_impl.cuh"
@@ -13,6 +13,7 @@ namespace
 enum {
     TILE_M = 128,
     TILE_N = 256,
+    PER_SM = 4, /* where NCCL's kernels sit on some multiprocessors the others take more blocks */
     DEPTH = 64,
     STAGES = 4,
     BAND = 16, /* row tiles that share what the cache holds of b */
@@ -254,7 +255,8 @@ sy_status run(sy_stream *stream, const sy__product &p, bool *done)
     const int64_t n_tiles = (p.N + TILE_N - 1) / TILE_N, m_tiles = (p.M + TILE_M - 1) / TILE_M;
     const int64_t tiles = n_tiles * (form::BY_DEPTH ? m_tiles * p.n_groups : m_tiles + p.n_groups);
     const int64_t b_groups = form::BY_DEPTH ? 1 : p.n_groups;
-    const unsigned n_blocks = (unsigned)(tiles < dev->n_sms ? tiles : dev->n_sms);
+    const int64_t most_blocks = (int64_t)PER_SM * dev->n_sms;
+    const unsigned n_blocks = (unsigned)(tiles < most_blocks ? tiles : most_blocks);
     CUtensorMap map_a, map_b;
     *done = make_map(encode, p.a, form::MN_A ? p.M : p.K, form::MN_A ? p.K : p.M, p.lda, 1, 0,
                      form::MN_A ? 64 : TILE_M, &map_a) &&

@@ -193,6 +193,10 @@ static const op_case grouped_cases[] = {
     WIDE(SY_GROUPED_NN),
     WIDE(SY_GROUPED_TN),
     {.form = SY_GROUPED_NT, .G = 2, .R = 70, .N = 200, .K = 72, .beta = 1},
+    /* more tiles than blocks */
+    {.form = SY_GROUPED_NT, .G = 2, .R = 300, .N = 2104, .K = 72},
+    {.form = SY_GROUPED_NN, .G = 2, .R = 300, .N = 72, .K = 2104},
+    {.form = SY_GROUPED_TN, .G = 2, .R = 40, .N = 264, .K = 1032},
     {.form = SY_GROUPED_TN, .G = 3, .R = 40, .N = 128, .K = 136, .mode = NAN_TAIL},
 };
 
