@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BACKEND = os.environ.get("SY_TEST_BACKEND") or "cpu"
 EMULATED = os.environ.get("SWITCHYARD_EMULATED")
 PROGRAM = EMULATED if BACKEND == "cuda_emulated" else os.environ.get("SWITCHYARD", str(ROOT / "build/launch/switchyard"))
+NAMES = {os.path.basename(program) for program in (PROGRAM, EMULATED) if program}
 LONG = bool(os.environ.get("SY_TEST_LONG"))
 DEADLINE = 60 * (4 if LONG or BACKEND == "cuda_emulated" else 1)  # seconds for any one job: beyond it, it hangs
 UNSET = object()  # in Case.config: leave this key out
@@ -46,7 +47,6 @@ class Job:
         self.mark = "SY_E2E_JOB=" + uuid.uuid4().hex
         self.ranks = ranks
         program = program or [EMULATED if backend == "cuda_emulated" else PROGRAM]
-        self.names = {os.path.basename(word) for word in program}
         shared = GPU_ENV if backend.startswith("cuda") else {}
         self.env = {**os.environ, **MPI_ENV, **shared, **(env or {}), "SY_E2E_JOB": self.mark.split("=")[1]}
         for name in ("SY_FAULT", "SY_IO_FAULTS"):
@@ -72,7 +72,7 @@ class Job:
                     exe = os.readlink(f"/proc/{entry}/exe")
                 except OSError:
                     continue
-                if self.mark in environ and os.path.basename(exe).split(" ")[0] in self.names:
+                if self.mark in environ and os.path.basename(exe).split(" ")[0] in NAMES:
                     rank = [e.split("=")[1] for e in environ if e.startswith("OMPI_COMM_WORLD_RANK=")]
                     found[int(rank[0]) if rank else 0] = int(entry)
         return found
