@@ -103,10 +103,10 @@ if [ -z "$emulated" ]; then
   [ "$capability" != 90 ] || capability=90a
   gpus=$(nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader | sort | uniq -c | tr -s ' ')
 fi
-nvcc=$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)
+PATH=$PATH:/usr/local/cuda/bin # nvcc, compute-sanitizer
 : >"$out"
 write "# The CUDA backend on a GPU" "" "- $(date -u +%Y-%m-%dT%H:%M:%SZ), $(git rev-parse --short HEAD 2>/dev/null || echo no-git)" \
-  "- $gpus" "- $("$nvcc" --version 2>/dev/null | tail -1), sm_$capability; $(nproc) cores"
+  "- $gpus" "- $(nvcc --version 2>/dev/null | tail -1), sm_$capability; $(nproc) cores"
 
 # ---- build ----
 

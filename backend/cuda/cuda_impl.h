@@ -47,8 +47,9 @@ typedef struct sy__cuda_device {
     int32_t n_blocks, max_blocks;
 } sy__cuda_device;
 
-/* A call or a staged copy on its way. */
-enum { SY__CUDA_SLOTS = 32, SY__CUDA_STAGED_BYTES = 16 << 10 };
+/* A call or a staged copy on its way. A collective takes two: with 256 slots the host runs ahead of
+   128, some layers' buckets, before it waits for one. */
+enum { SY__CUDA_SLOTS = 256, SY__CUDA_STAGED_BYTES = 16 << 10 };
 typedef enum sy__cuda_busy {
     SY__CUDA_FREE,
     SY__CUDA_UNTIL_CALL,
