@@ -45,7 +45,7 @@ struct machine {
     fiber fibers[MAX_THREADS];
     warp warps[MAX_THREADS / 32];
     meeting meetings[MAX_MEETINGS];
-    int32_t n_fibers_made, n_threads, running;
+    int32_t n_fibers_made, n_threads, running, order;
     char *stacks;
     jmp_buf scheduler;
     void (*thread)(const void *);
@@ -203,6 +203,7 @@ bool pass_barrier()
 void run_block(int32_t order, size_t shared_bytes)
 {
     const int32_t n_warps = m.n_threads / 32;
+    m.order = order;
     memset(m.shared, 0xff, shared_bytes);
     memset(m.meetings, 0, sizeof m.meetings);
     for (int32_t t = 0; t < m.n_threads; t++) {
@@ -242,6 +243,11 @@ void ready(const dim3 &block)
 }
 
 } // namespace
+
+int32_t emulator_running_order()
+{
+    return m.order;
+}
 
 void emulator_barrier(emulator_site site)
 {

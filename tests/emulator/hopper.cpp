@@ -1,7 +1,9 @@
 /* Hopper's copy engine, barriers in shared memory and products of warpgroups, said plainly. A copy
    runs as early as it may, when it is asked for; a product as late as it may, when somebody waits
    for it: so a stage that is filled again too early, or sums that are read too early, give other
-   numbers. Matrices are read by their descriptors, number by number, as the PTX manual defines them
+   numbers. On every third stream a product reads its matrices as early as it may, when the first
+   thread asks for it: so does a stage that some threads still write. Matrices are read by their
+   descriptors, number by number, as the PTX manual defines them
    ("matrix descriptor", "canonical layouts", "swizzling modes"); CUTLASS writes the same down in
    cute/arch/mma_sm90_desc.hpp and cute/atom/mma_traits_sm90_gmma.hpp. */
 #include <cstdio>
@@ -176,12 +178,12 @@ struct product {
 struct begun {
     product at[MAX_PENDING];
     int n;
-    int64_t group, n_computed;
+    int64_t group, n_begun, n_computed;
     bool fenced;
 } begun_by[1024];
 
-/* The operands of a warpgroup's product, read by its first thread; b as the sums of lane t of four
-   want it. */
+/* The operands of a warpgroup's product, read by the first of its threads that comes to it; b as
+   the sums of lane t of four want it. */
 struct operands {
     int64_t n;
     uint64_t matrix_a, matrix_b;
@@ -223,15 +225,22 @@ void read(operands *o, const product &p, int64_t n)
     }
 }
 
+/* The operands of product n of this thread's warpgroup. */
+operands *operands_of(const product &p, int64_t n)
+{
+    operands *o = &read_by[threadIdx.x / 128][n % MAX_PENDING];
+    if (o->n < n) {
+        read(o, p, n);
+    }
+    return o;
+}
+
 /* This thread's part of it. */
 void compute(const product &p, begun *mine)
 {
     const unsigned t = threadIdx.x % 128, row = t / 32 * 16 + t % 32 / 4;
     const int64_t n = ++mine->n_computed;
-    operands *o = &read_by[threadIdx.x / 128][n % MAX_PENDING];
-    if (o->n < n) {
-        read(o, p, n);
-    }
+    const operands *o = operands_of(p, n);
     want(o->n == n && o->matrix_a == p.a && o->matrix_b == p.b,
          "a warpgroup's threads multiply different matrices");
     for (unsigned k = 0; k < DEPTH; k++) {
@@ -264,6 +273,10 @@ void emulator_products(float *d, int n, uint64_t a, uint64_t b, bool mn_a, bool 
     want(mine.fenced, "products without products_begin");
     want(mine.n < MAX_PENDING && n <= MAX_N, "too many products under way");
     mine.at[mine.n++] = product{d, n, a, b, mn_a, mn_b, mine.group};
+    mine.n_begun++;
+    if (emulator_running_order() == 1) {
+        operands_of(mine.at[mine.n - 1], mine.n_begun);
+    }
 }
 
 void emulator_products_commit()

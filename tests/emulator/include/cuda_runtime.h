@@ -55,6 +55,7 @@ struct emulator_site {
     int line;
 };
 void emulator_barrier(emulator_site site);
+int32_t emulator_running_order(); /* that of the kernel's stream: 0, 1 or 2 */
 /* Give `bytes` bytes, get those of all 32 lanes, one after the other in steps of
  * EMULATOR_LANE_BYTES; valid until the next exchange. */
 const char *emulator_exchange(const void *mine, size_t bytes, emulator_site site);
