@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { RING = 256 };
+enum { RING = 512 }; /* more than streams have under way */
 
 typedef struct entry {
     const sy_comm *comm; /* NULL: the communicator is gone, n_done stays as it was */
