@@ -142,6 +142,8 @@ typedef struct sy_router_ops {
     sy_status (*check)(const sy_moe_config *config, const sy_config *all);
     const char *metric; /* name of r->metric per routed token, "moe/router_<metric>"; NULL: none */
     const sy_router_loss *losses; /* ends with key NULL; NULL: none */
+    /* As SY_ROUTER_MICRO_BATCH, of what is configured. (optional) */
+    bool (*sees_micro_batch)(const sy_moe_config *config);
     const sy_host_router_ops *host;
     /* Fill token, expert and (where drop_policy is probability) priority; in training perhaps make
      * counted, in p->keep. bias [E] wide may be absent. */

@@ -112,7 +112,9 @@ int32_t sy_layout_overrides(const sy_layout *layout, char buf[][SY_LAYOUT_TEXT],
 
 static bool router_sees_micro_batch(const sy_run_settings *s)
 {
-    return (sy_router_find(s->moe->router)->traits & SY_ROUTER_MICRO_BATCH) != 0;
+    const sy_router_ops *router = sy_router_find(s->moe->router);
+    return (router->traits & SY_ROUTER_MICRO_BATCH) != 0 ||
+           (router->sees_micro_batch != NULL && router->sees_micro_batch(s->moe));
 }
 
 /* Capacity of all ranks together is the same where rounds are. */

@@ -149,7 +149,7 @@ cleanup:
     return st;
 }
 
-/* Has the token, before its choice k, chosen another expert of the same n? */
+/* Has the token, before its choice k, chosen another expert of that one's group of n? */
 static bool visited_before(const int32_t *expert, int64_t k, int64_t n)
 {
     for (int64_t j = 0; j < k; j++) {

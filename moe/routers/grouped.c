@@ -35,6 +35,13 @@ cleanup:
     return st;
 }
 
+/* Over groups: products of loads and probabilities that are both of a micro-batch. */
+static bool has_losses(const sy_moe_config *config)
+{
+    const grouped_config *own = config->own;
+    return own->group_loss_coeff > 0 || own->comm_loss_coeff > 0;
+}
+
 static sy_status backward(const sy_moe_config *config, sy_pass *p, const sy_scores *s,
                           const sy_choices *c, const sy_tensor *g, const sy_tensor *loss,
                           sy_tensor *dz)
@@ -43,7 +50,7 @@ static sy_status backward(const sy_moe_config *config, sy_pass *p, const sy_scor
     const grouped_config *own = config->own;
     sy_tensor count;
     SY_TRY(sy__topk_backward(config, p, s, c, g, loss, dz));
-    if (own->group_loss_coeff <= 0 && own->comm_loss_coeff <= 0) {
+    if (!has_losses(config)) {
         goto cleanup;
     }
     SY_TRY(sy_arena_2d(p->scratch, SY_I64, 2, own->groups, &count));
@@ -77,8 +84,7 @@ static sy_status check(const sy_moe_config *config, const sy_config *all)
                                own->groups_kept, own->groups, n, config->top_k,
                                (config->top_k + n - 1) / n, own->groups);
     }
-    if ((own->group_loss_coeff > 0 || own->comm_loss_coeff > 0) &&
-        config->score == SY_SCORE_SIGMOID) {
+    if (has_losses(config) && config->score == SY_SCORE_SIGMOID) {
         return sy_config_error(all, "moe.score",
                                "moe.score sigmoid: moe.grouped.group_loss_coeff and "
                                "comm_loss_coeff are DeepSeek-V2's, for softmax; set them to 0");
@@ -123,6 +129,7 @@ const sy_router_ops sy__router_grouped = {
     .traits = SY_ROUTER_OWN_COUNT | SY_ROUTER_FIRST_COUNT,
     .check = check,
     .losses = losses,
+    .sees_micro_batch = has_losses,
     .choose = choose,
     .weigh = sy__topk_weigh,
     .backward = backward,
