@@ -31,13 +31,8 @@ static int32_t parts_of(const sy_block *block, part out[MAX_PARTS])
 
 static sy_status declare_norm(sy_block *block, const char *name, sy_params *params, sy_param **out)
 {
-    sy_param_spec spec = {.n_dim = 1,
-                          .shape_glb = {block->config->hidden},
-                          .shard_dim = -1,
-                          .replicas = SY_DENSE,
-                          .init = SY_INIT_ONES,
-                          .trainable = true};
-    snprintf(spec.name, sizeof spec.name, "layers/%03d/%s", block->layer, name);
+    const sy_param_spec spec =
+        sy_param_vector(block->config->hidden, SY_INIT_ONES, "layers/%03d/%s", block->layer, name);
     return sy_params_declare(params, &spec, out);
 }
 
