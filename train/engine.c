@@ -286,7 +286,7 @@ static sy_status register_memory(sy_engine *e)
     if (e->settings->parallel->register_buffers) {
         sy_info("parallel.register_buffers: %.1f MiB of a rank registered%s",
                 (double)bytes / (1 << 20),
-                bytes > 0 ? "" : "; that takes GPUs and NCCL 2.19 or later");
+                bytes > 0 ? "" : "; that takes several ranks on GPUs and NCCL 2.19 or later");
     }
 cleanup:
     return st;
