@@ -130,7 +130,7 @@ typedef struct sy_bind_spec {
     sy_device *dev;
     sy_dtype compute;
     int32_t zero;
-    int64_t bucket_bytes; /* 0: 32 MiB of gradient */
+    int64_t bucket_bytes; /* of gradient; 0: 32 MiB, in large models some 1/96 of all */
 } sy_bind_spec;
 /* Allocates values and gradients (zero), fixes segments, buckets and ranges. Not collective. */
 sy_status sy_params_bind(sy_params *params, const sy_bind_spec *spec);

@@ -8,6 +8,9 @@
 #include "core/alloc.h"
 
 static const int64_t default_bucket_bytes = (int64_t)32 << 20;
+/* All buckets are gathered behind an update, and a stream holds so many calls under way before the
+   host waits (backend/cuda/stream.c): a large model has larger buckets rather than more. */
+enum { MOST_BUCKETS = 96 };
 
 static int64_t round_up(int64_t n, int64_t multiple)
 {
@@ -187,11 +190,22 @@ cleanup:
     return st;
 }
 
+/* Elements of a bucket where nobody says it. */
+static int64_t default_bucket(const sy_params *params)
+{
+    const int64_t least = default_bucket_bytes / (int64_t)sy_dtype_bytes(params->wide);
+    int64_t n = 0;
+    for (int32_t s = 0; s < params->n_segments; s++) {
+        n += params->segment[s].trainable ? params->segment[s].n : 0;
+    }
+    return n / MOST_BUCKETS > least ? n / MOST_BUCKETS : least;
+}
+
 static sy_status cut_buckets(sy_params *params, int64_t bucket_bytes)
 {
     sy_status st = SY_OK;
-    int64_t wanted = (bucket_bytes > 0 ? bucket_bytes : default_bucket_bytes) /
-                     (int64_t)sy_dtype_bytes(params->wide);
+    const int64_t wanted = bucket_bytes > 0 ? bucket_bytes / (int64_t)sy_dtype_bytes(params->wide)
+                                            : default_bucket(params);
     for (int32_t s = 0; s < params->n_segments; s++) {
         sy_segment *g = &params->segment[s];
         int64_t unit = bucket_unit(params, g);
